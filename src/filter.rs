@@ -1,0 +1,194 @@
+//! Which events a reader wants. Pure.
+
+use crate::event::{Event, EventType, InvalidName, Topic, check_pattern};
+
+/// The topics and types a reader wants. Empty lists want everything; within a list one match is enough.
+///
+/// Two filters that were asked for in another order, or with repetitions, are equal, so readers that want the same
+/// thing can share one feed.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Filter {
+    topics: Vec<Pattern>,
+    types: Vec<Pattern>,
+}
+
+/// Which topics a filter wants, as far as an index can use it.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Topics<'a> {
+    /// These and no others; at least one.
+    Exact(Vec<&'a str>),
+    /// Any that match a pattern, or all there are.
+    Wide,
+}
+
+impl Filter {
+    /// A filter of patterns over topics and over types.
+    pub fn new(topics: Vec<Pattern>, types: Vec<Pattern>) -> Self {
+        Self { topics: normalized(topics), types: normalized(types) }
+    }
+
+    /// Whether the reader wants `event`.
+    pub fn matches(&self, event: &Event) -> bool {
+        self.matches_names(event.topic.as_str(), event.event_type.as_str())
+    }
+
+    /// Whether the reader wants an event of this topic and type.
+    pub fn matches_names(&self, topic: &str, event_type: &str) -> bool {
+        matches_any(&self.topics, topic) && matches_any(&self.types, event_type)
+    }
+
+    /// The topics it wants.
+    pub fn topics(&self) -> Topics<'_> {
+        let exact: Option<Vec<&str>> = self.topics.iter().map(Pattern::as_exact).collect();
+        match exact {
+            Some(topics) if !topics.is_empty() => Topics::Exact(topics),
+            _ => Topics::Wide,
+        }
+    }
+
+    /// Whether the log's indexes find just what it wants, so that no row is read in vain.
+    pub fn is_served_by_index(&self) -> bool {
+        let wants_any_type = self.types.is_empty();
+        wants_any_type && (self.topics.is_empty() || matches!(self.topics(), Topics::Exact(_)))
+    }
+}
+
+fn normalized(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
+    patterns.sort();
+    patterns.dedup();
+    patterns
+}
+
+fn matches_any(patterns: &[Pattern], name: &str) -> bool {
+    patterns.is_empty() || patterns.iter().any(|pattern| pattern.matches(name))
+}
+
+/// A name in which `*` stands for any run of characters but `.` and `/`, and `**` for any run at all.
+///
+/// A run may be empty: `orders.*` matches `orders.created` and `orders.`, not `orders.eu.created`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pattern(Box<str>);
+
+impl Pattern {
+    /// Takes `text` as a pattern; it obeys the rule of a [`Topic`], but that it may have `*` in it.
+    pub fn new(text: &str) -> Result<Self, InvalidName> {
+        check_pattern(text)?;
+        Ok(Self(text.into()))
+    }
+
+    /// The name it stands for, if it stands for just one.
+    fn as_exact(&self) -> Option<&str> {
+        (!self.0.contains('*')).then_some(&*self.0)
+    }
+
+    /// Whether `name` is one of those it stands for.
+    pub fn matches(&self, name: &str) -> bool {
+        let (pattern, name) = (self.0.as_bytes(), name.as_bytes());
+        let (mut p, mut n) = (0, 0);
+        // Where to go on if what follows a star fails: one byte further into the name. The leftmost match of what
+        // follows is enough, so only the last star of each kind is kept, and `**` gives up on the `*` behind it.
+        let mut star: Option<(usize, usize)> = None;
+        let mut double_star: Option<(usize, usize)> = None;
+        loop {
+            if pattern[p..].starts_with(b"**") {
+                p += 2;
+                (double_star, star) = (Some((p, n)), None);
+            } else if pattern[p..].starts_with(b"*") {
+                p += 1;
+                star = Some((p, n));
+            } else if n < name.len() && pattern.get(p) == Some(&name[n]) {
+                p += 1;
+                n += 1;
+            } else if n == name.len() && p == pattern.len() {
+                return true;
+            } else if let Some((after, at)) = star.filter(|&(_, at)| at < name.len() && !is_separator(name[at])) {
+                (p, n) = (after, at + 1);
+                star = Some((p, n));
+            } else if let Some((after, at)) = double_star.filter(|&(_, at)| at < name.len()) {
+                (p, n) = (after, at + 1);
+                (double_star, star) = (Some((p, n)), None);
+            } else {
+                return false;
+            }
+        }
+    }
+}
+
+fn is_separator(byte: u8) -> bool {
+    matches!(byte, b'.' | b'/')
+}
+
+impl From<&Topic> for Pattern {
+    fn from(topic: &Topic) -> Self {
+        Self(topic.as_str().into())
+    }
+}
+
+impl From<&EventType> for Pattern {
+    fn from(event_type: &EventType) -> Self {
+        Self(event_type.as_str().into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pattern(text: &str) -> Pattern {
+        Pattern::new(text).unwrap()
+    }
+
+    /// The rule as it is said, with no thought for speed.
+    fn naive(pattern: &[u8], name: &[u8]) -> bool {
+        if let Some(rest) = pattern.strip_prefix(b"**") {
+            return (0..=name.len()).any(|run| naive(rest, &name[run..]));
+        }
+        if let Some(rest) = pattern.strip_prefix(b"*") {
+            let longest = name.iter().position(|&byte| is_separator(byte)).unwrap_or(name.len());
+            return (0..=longest).any(|run| naive(rest, &name[run..]));
+        }
+        match (pattern.split_first(), name.split_first()) {
+            (None, None) => true,
+            (Some((p, pattern)), Some((n, name))) => p == n && naive(pattern, name),
+            _ => false,
+        }
+    }
+
+    #[test]
+    fn a_star_stops_at_separators_and_two_do_not() {
+        for (text, name, expected) in [
+            ("orders.*", "orders.created", true),
+            ("orders.*", "orders.eu.created", false),
+            ("orders.**", "orders.eu.created", true),
+            ("sensors/**", "sensors/kitchen/1", true),
+            ("sensors/*/1", "sensors/kitchen/1", true),
+            ("**.created", "orders.eu.created", true),
+            ("*", "orders", true),
+            ("*", "a.b", false),
+            ("**", "a.b/c", true),
+            ("orders", "orders", true),
+            ("orders", "orders2", false),
+        ] {
+            assert_eq!(pattern(text).matches(name), expected, "{text} {name}");
+        }
+    }
+
+    #[test]
+    fn order_and_repetition_do_not_make_another_filter() {
+        let filter = |names: [&str; 3]| Filter::new(names.map(pattern).into(), vec![]);
+        assert_eq!(filter(["a", "b", "a"]), filter(["b", "a", "b"]));
+        assert_eq!(filter(["a", "b", "a"]).topics(), Topics::Exact(vec!["a", "b"]));
+        assert_eq!(filter(["a", "b*", "a"]).topics(), Topics::Wide);
+        assert_eq!(Filter::default().topics(), Topics::Wide);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(20_000))]
+        #[test]
+        fn patterns_match_what_the_rule_says(text in "[ab./*]{1,12}", name in "[ab./]{1,14}") {
+            prop_assert_eq!(pattern(&text).matches(&name), naive(text.as_bytes(), name.as_bytes()));
+        }
+    }
+}

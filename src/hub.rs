@@ -1,0 +1,221 @@
+//! The hub: takes events, has them committed, announces them, and lets subscribers replay and follow.
+//!
+//! [`Hub`] is the handle that others hold. Behind it one task, the [writer](Writer), appends, commits and announces; nobody
+//! else writes. Nothing here knows of HTTP or SQL.
+
+mod feeds;
+mod recent;
+mod subscription;
+mod writer;
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::{Acquire, Release}},
+    },
+};
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+pub use self::{
+    feeds::Batch,
+    subscription::{Delivery, Gap, GapReason, Start, SubscribeError, Subscription},
+    writer::{PublishError, Writer},
+};
+use self::{feeds::Feeds, recent::Recent, writer::{Chore, Publication}};
+use crate::{
+    event::{Event, EventId, NewEvent, Timestamp},
+    event_log::{self, EventLog, Order, Page, Range, Stored, TopicSummary},
+    filter::Filter,
+};
+
+/// Publications that wait for the writer. One more is refused as busy.
+///
+/// At 50,000 commits' worth of events a second this is a wait of about a tenth of a second.
+const QUEUE_MAX_PUBLICATIONS: usize = 8192;
+
+/// Bytes of events that wait for the writer. More are refused as busy. Four batches of the largest size fit.
+const QUEUE_MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// The handle of the hub. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Hub {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    log: EventLog,
+    publications: mpsc::Sender<Publication>,
+    chores: mpsc::Sender<Chore>,
+    room: Arc<Semaphore>,
+    feeds: Feeds,
+    recent: Recent,
+    /// The oldest id kept; one above the newest when nothing is.
+    first_id: AtomicI64,
+    /// The newest id committed. Raised before the event is announced, so no subscriber has a newer one.
+    committed: AtomicI64,
+    /// The newest id announced. Raised after: every feed has been handed what lies up to here.
+    announced: AtomicI64,
+    draining: CancellationToken,
+}
+
+/// The oldest and the newest event there are. The log is empty when `first_id` is above `last_id`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Id of the oldest event kept.
+    pub first_id: EventId,
+    /// Id of the newest event committed; zero if there never was one.
+    pub last_id: EventId,
+}
+
+/// Why the hub would refuse an event now.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// It takes no more events.
+    #[error("the hub is draining")]
+    Draining,
+    /// The last commit failed, and so does another try.
+    #[error("commits fail: {0}")]
+    CommitsFail(Arc<event_log::Error>),
+    /// So many wait for the writer that one more is refused.
+    #[error("the queue of the writer is full")]
+    Busy,
+}
+
+impl Hub {
+    /// Opens the file at `path`. The hub works as soon as somebody runs the writer, and the file is let go when the
+    /// writer has ended.
+    pub async fn open(path: &Path) -> Result<(Self, Writer), event_log::OpenError> {
+        let (log, appender) = event_log::open(path).await?;
+        let failed = |source: event_log::Error| event_log::OpenError::Sqlite { path: path.into(), source: source.into() };
+        let last_id = appender.last_id();
+        let first_id = log.first_id().await.map_err(failed)?.unwrap_or(last_id.next());
+        let recent = Recent::load(&log, last_id).await.map_err(failed)?;
+        let (publications, waiting_publications) = mpsc::channel(QUEUE_MAX_PUBLICATIONS);
+        let (chores, waiting_chores) = mpsc::channel(1);
+        let shared = Arc::new(Shared {
+            log,
+            publications,
+            chores,
+            room: Arc::new(Semaphore::new(QUEUE_MAX_BYTES)),
+            feeds: Feeds::new(),
+            recent,
+            first_id: AtomicI64::new(first_id.as_i64()),
+            committed: AtomicI64::new(last_id.as_i64()),
+            announced: AtomicI64::new(last_id.as_i64()),
+            draining: CancellationToken::new(),
+        });
+        let writer = Writer::new(appender, waiting_publications, waiting_chores, shared.clone());
+        Ok((Self { shared }, writer))
+    }
+
+    /// Has `events` committed, all of them or none, and announced. They follow each other in the log.
+    ///
+    /// Waits for the commit. When the future is dropped the events are stored and announced all the same, if they were
+    /// taken at all: what is taken is never parted from its announcement.
+    pub async fn publish(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
+        let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
+        let permits = u32::try_from(bytes).map_err(|_| PublishError::Busy)?;
+        let room = self.shared.room.clone().try_acquire_many_owned(permits).map_err(|_| PublishError::Busy)?;
+        let (reply, stored) = oneshot::channel();
+        self.shared.publications.try_send(Publication { events, reply, _room: room })?;
+        // The writer answers every publication it took; it is gone without an answer only when it panicked.
+        stored.await.unwrap_or(Err(PublishError::Draining))
+    }
+
+    /// Begins to read what `filter` wants, from `start` on.
+    ///
+    /// Costs a read of the log where `start` is a time or a number of events, else nothing.
+    pub async fn subscribe(&self, filter: Filter, start: Start) -> Result<Subscription, SubscribeError> {
+        Subscription::begin(self.clone(), filter, start).await
+    }
+
+    /// The events of a stretch, a page at a time; see [`EventLog::page`].
+    pub async fn page(&self, filter: &Filter, range: Range, order: Order, limit: usize) -> Result<Page, event_log::Error> {
+        self.shared.log.page(filter, range, order, limit).await
+    }
+
+    /// The event with this id, if it is kept.
+    pub async fn event(&self, id: EventId) -> Result<Option<Event>, event_log::Error> {
+        self.shared.log.event(id).await
+    }
+
+    /// The lowest id that an event of this time or later can have.
+    pub async fn first_id_since(&self, time: Timestamp) -> Result<EventId, event_log::Error> {
+        self.shared.log.first_id_since(time).await
+    }
+
+    /// Up to `limit` topics in the order of their names, those after `after`.
+    pub async fn topics_after(&self, after: &str, limit: u32) -> Result<Vec<TopicSummary>, event_log::Error> {
+        self.shared.log.topics_after(after, limit).await
+    }
+
+    /// The oldest and the newest event there are.
+    pub fn bounds(&self) -> Bounds {
+        Bounds {
+            first_id: EventId::from_row(self.shared.first_id.load(Acquire)),
+            last_id: self.shared.committed(),
+        }
+    }
+
+    /// Whether an event that came now would be taken. After a failed commit this tries a small one.
+    pub async fn ready(&self) -> Result<(), NotReady> {
+        if self.shared.draining.is_cancelled() {
+            return Err(NotReady::Draining);
+        }
+        if self.shared.publications.capacity() == 0 {
+            return Err(NotReady::Busy);
+        }
+        let (reply, answer) = oneshot::channel();
+        if self.shared.chores.send(Chore::Probe(reply)).await.is_err() {
+            return Err(NotReady::Draining);
+        }
+        answer.await.unwrap_or(Err(NotReady::Draining))
+    }
+
+    /// Takes no more events and lets the writer end; subscriptions end when they have been handed what was announced.
+    ///
+    /// Does not wait: the writer's end is the end of the drain.
+    pub fn drain(&self) {
+        self.shared.draining.cancel();
+    }
+
+    /// The events after `cursor` that `filter` wants: from memory if they are recent, else a page of the log.
+    async fn page_after(&self, filter: &Filter, cursor: EventId, limit: usize) -> Result<RecentOrLogPage, event_log::Error> {
+        if let Some(page) = self.shared.recent.page_after(filter, cursor, limit) {
+            return Ok(page);
+        }
+        let Page { events, read_on } = self.page(filter, Range::after(cursor), Order::Ascending, limit).await?;
+        Ok(RecentOrLogPage { events: events.into_iter().map(Arc::new).collect(), read_on })
+    }
+}
+
+/// A [`Page`] whose events are shared.
+#[derive(Debug)]
+struct RecentOrLogPage {
+    events: Vec<Arc<Event>>,
+    read_on: Option<EventId>,
+}
+
+impl Shared {
+    fn committed(&self) -> EventId {
+        EventId::from_row(self.committed.load(Acquire))
+    }
+
+    fn announced(&self) -> EventId {
+        EventId::from_row(self.announced.load(Acquire))
+    }
+
+    /// Hands committed events to everybody who wants them. Only the writer calls this, in id order.
+    fn announce(&self, events: &[Arc<Event>]) {
+        let Some(last) = events.last() else { return };
+        assert!(events[0].id > self.announced(), "announced in id order");
+        self.recent.push(events);
+        self.committed.store(last.id.as_i64(), Release);
+        self.feeds.announce(events);
+        self.announced.store(last.id.as_i64(), Release);
+    }
+}

@@ -1,0 +1,203 @@
+//! Replay, then live, with no seam: the hub's side of one subscriber.
+
+use std::sync::Arc;
+
+use tokio::sync::broadcast::error::RecvError;
+
+use super::{Batch, Bounds, Hub, feeds::Listener};
+use crate::{
+    event::{EventId, Timestamp},
+    event_log::{self, Order, Range},
+    filter::Filter,
+};
+
+/// Events a subscription takes from the log at a time. With [64 KiB of data](event_log::EventLog::page) this bounds what
+/// a replay holds in memory.
+const PAGE_MAX_EVENTS: usize = 512;
+
+/// Where a subscriber begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With what is committed from now on.
+    Live,
+    /// After the event with this id.
+    After(EventId),
+    /// With the first event of this time or later.
+    Since(Timestamp),
+    /// With the first event kept.
+    First,
+    /// With the newest so many that match.
+    Last(u64),
+}
+
+/// Events that a subscriber asked for and cannot get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Why.
+    pub reason: GapReason,
+    /// The cursor it asked to go on from.
+    pub requested: EventId,
+    /// What there is. Reading goes on with the first.
+    pub bounds: Bounds,
+}
+
+/// Why there is a [`Gap`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GapReason {
+    /// The events after the cursor were trimmed.
+    Trimmed,
+    /// The cursor is newer than the newest event: it is from another file, or the file is an older one.
+    Ahead,
+}
+
+/// What a subscriber gets.
+#[derive(Debug)]
+pub enum Delivery {
+    /// The next events it wants.
+    Events(Arc<Batch>),
+    /// It missed some, for good.
+    Gap(Gap),
+}
+
+/// Why a subscription did not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum SubscribeError {
+    /// The hub takes no more subscribers.
+    #[error("the hub is draining")]
+    Draining,
+    /// The log could not tell where to begin.
+    #[error("the start of the subscription was not found")]
+    Log(#[from] event_log::Error),
+}
+
+/// Yields each event after its cursor that its filter wants, once, in id order.
+///
+/// It holds no events but those it was just given. A subscriber that is slow falls behind the announcements, reads the log
+/// again from its cursor, and is live again when it has caught up.
+#[derive(Debug)]
+pub struct Subscription {
+    hub: Hub,
+    filter: Arc<Filter>,
+    cursor: EventId,
+    listener: Listener,
+    behind: bool,
+}
+
+impl Subscription {
+    pub(super) async fn begin(hub: Hub, filter: Filter, start: Start) -> Result<Self, SubscribeError> {
+        let filter = Arc::new(filter);
+        // Taken before the log is read: an event committed in between is then in both, and the cursor drops the copy.
+        // The other way round it would be in neither.
+        let listener = hub.shared.feeds.join(&filter).ok_or(SubscribeError::Draining)?;
+        let mut subscription = Self { hub, filter, cursor: EventId::ZERO, listener, behind: true };
+        subscription.cursor = subscription.find(start).await?;
+        subscription.behind = subscription.cursor != subscription.hub.shared.committed();
+        Ok(subscription)
+    }
+
+    async fn find(&self, start: Start) -> Result<EventId, event_log::Error> {
+        let Bounds { first_id, last_id } = self.hub.bounds();
+        Ok(match start {
+            Start::Live => last_id,
+            Start::After(cursor) => cursor,
+            Start::First => first_id.previous(),
+            Start::Since(time) => self.hub.first_id_since(time).await?.previous().min(last_id),
+            Start::Last(0) => last_id,
+            Start::Last(events) => self.before_the_newest(events, last_id).await?.max(first_id.previous()),
+        })
+    }
+
+    /// The cursor that leaves the newest `events` that match up to `last_id` to be read.
+    async fn before_the_newest(&self, events: u64, last_id: EventId) -> Result<EventId, event_log::Error> {
+        let mut left = events;
+        let mut range = Range { after: EventId::ZERO, before: last_id.next() };
+        loop {
+            let limit = usize::try_from(left).map_or(PAGE_MAX_EVENTS, |left| left.min(PAGE_MAX_EVENTS));
+            let page = self.hub.page(&self.filter, range, Order::Descending, limit).await?;
+            left -= u64::try_from(page.events.len()).expect("a page is small");
+            match (left, page.events.last(), page.read_on) {
+                (0, Some(oldest), _) => return Ok(oldest.id.previous()),
+                (_, _, Some(id)) => range.before = id,
+                (_, _, None) => return Ok(EventId::ZERO),
+            }
+        }
+    }
+
+    /// The id up to which the subscriber has been given all it wants.
+    pub fn cursor(&self) -> EventId {
+        self.cursor
+    }
+
+    /// Moves the cursor over announced events that the filter did not want, if nothing that it wants is waiting.
+    pub fn settle(&mut self) {
+        // Read before the feed is looked at: all up to here has been handed to the feed by now.
+        let announced = self.hub.shared.announced();
+        if !self.behind && self.listener.receiver.is_empty() {
+            self.cursor = self.cursor.max(announced);
+        }
+    }
+
+    /// Waits for what comes next. `None`: the hub drains, and the subscriber may come back with its cursor.
+    ///
+    /// Dropping the future is safe: what it was about to yield is yielded by the next call.
+    pub async fn next(&mut self) -> Result<Option<Delivery>, event_log::Error> {
+        loop {
+            if self.behind {
+                if self.listener.receiver.is_closed() {
+                    // Never on to what the receiver still holds: that lies after a hole.
+                    return Ok(None);
+                }
+                if let Some(gap) = self.take_gap() {
+                    return Ok(Some(Delivery::Gap(gap)));
+                }
+                if let Some(batch) = self.replay().await? {
+                    return Ok(Some(Delivery::Events(batch)));
+                }
+                continue;
+            }
+            match self.listener.receiver.recv().await {
+                Ok(batch) => {
+                    if let Some(batch) = batch.after(self.cursor) {
+                        self.cursor = batch.last_id();
+                        return Ok(Some(Delivery::Events(batch)));
+                    }
+                }
+                Err(RecvError::Lagged(_)) => self.behind = true,
+                Err(RecvError::Closed) => return Ok(None),
+            }
+        }
+    }
+
+    /// Whether what lies after the cursor is gone; if so the cursor moves to where reading goes on.
+    fn take_gap(&mut self) -> Option<Gap> {
+        let bounds = self.hub.bounds();
+        let reason = if self.cursor > bounds.last_id {
+            GapReason::Ahead
+        } else if self.cursor < bounds.first_id.previous() {
+            GapReason::Trimmed
+        } else {
+            return None;
+        };
+        let gap = Gap { reason, requested: self.cursor, bounds };
+        self.cursor = bounds.first_id.previous();
+        Some(gap)
+    }
+
+    /// The next page, if it has an event.
+    async fn replay(&mut self) -> Result<Option<Arc<Batch>>, event_log::Error> {
+        // Read before the page: all up to here is in the log by now, and what comes later comes over the feed too.
+        let committed = self.hub.shared.committed();
+        let page = self.hub.page_after(&self.filter, self.cursor, PAGE_MAX_EVENTS).await?;
+        let last_id = page.events.last().map_or(EventId::ZERO, |event| event.id);
+        assert!(page.events.first().is_none_or(|event| event.id > self.cursor), "a page lies after the cursor");
+        self.cursor = page.read_on.unwrap_or(committed).max(last_id).max(self.cursor);
+        self.behind = page.read_on.is_some();
+        Ok((!page.events.is_empty()).then(|| Batch::new(page.events)))
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.hub.shared.feeds.leave(&self.listener);
+    }
+}

@@ -1,0 +1,175 @@
+//! The one task that appends, commits and announces.
+//!
+//! Because one task does all three, announce order is commit order is id order, and a request that is dropped half-way
+//! cannot part a commit from its announcement.
+
+use std::sync::Arc;
+
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
+
+use super::{NotReady, Shared};
+use crate::{
+    event::NewEvent,
+    event_log::{self, Appender, KeyConflict, Stored},
+};
+
+/// Publications that go into one commit at most. Commits grow with the load by themselves: this bounds the wait of the
+/// first in a burst.
+const COMMIT_MAX_PUBLICATIONS: usize = 1024;
+
+/// Events that wait for the writer, and where their publisher waits.
+#[derive(Debug)]
+pub(super) struct Publication {
+    pub(super) events: Vec<NewEvent>,
+    pub(super) reply: oneshot::Sender<Result<Vec<Stored>, PublishError>>,
+    /// Its share of the queue's bytes.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+/// What the writer does beside publishing.
+#[derive(Debug)]
+pub(super) enum Chore {
+    /// Tell whether commits work.
+    Probe(oneshot::Sender<Result<(), NotReady>>),
+}
+
+/// Why events were not taken. None of them is stored then.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum PublishError {
+    /// Too many wait for the writer. Later there may be room.
+    #[error("the hub has as many events waiting as it can hold")]
+    Busy,
+    /// The hub takes no more events.
+    #[error("the hub is draining")]
+    Draining,
+    /// A key stands for another event.
+    #[error(transparent)]
+    KeyConflict(#[from] KeyConflict),
+    /// The commit failed.
+    #[error("the events could not be committed")]
+    Log(#[source] Arc<event_log::Error>),
+}
+
+impl From<TrySendError<Publication>> for PublishError {
+    fn from(error: TrySendError<Publication>) -> Self {
+        match error {
+            TrySendError::Full(_) => Self::Busy,
+            TrySendError::Closed(_) => Self::Draining,
+        }
+    }
+}
+
+/// The one that writes. [`run`](Self::run) it in a task, and wait for that task after [draining](super::Hub::drain).
+#[derive(Debug)]
+pub struct Writer {
+    appender: Appender,
+    publications: mpsc::Receiver<Publication>,
+    chores: mpsc::Receiver<Chore>,
+    shared: Arc<Shared>,
+    failure: Option<Arc<event_log::Error>>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        appender: Appender,
+        publications: mpsc::Receiver<Publication>,
+        chores: mpsc::Receiver<Chore>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { appender, publications, chores, shared, failure: None }
+    }
+
+    /// Commits what comes until the hub drains, then what was taken by then; ends the feeds, empties the WAL and lets go
+    /// of the file.
+    pub async fn run(mut self) -> Result<(), event_log::Error> {
+        let draining = self.shared.draining.clone();
+        let mut waiting = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = draining.cancelled(), if !self.publications.is_closed() => self.publications.close(),
+                taken = self.publications.recv_many(&mut waiting, COMMIT_MAX_PUBLICATIONS) => match taken {
+                    0 => break,
+                    _ => self.commit(&mut waiting).await,
+                },
+                Some(chore) = self.chores.recv() => self.run_chore(chore).await,
+            }
+        }
+        self.shared.feeds.close();
+        self.shared.log.close().await;
+        self.appender.close().await
+    }
+
+    /// Commits, announces, then answers: whoever has an answer may rely on the other two.
+    async fn commit(&mut self, publications: &mut Vec<Publication>) {
+        let mut events = Vec::with_capacity(publications.len());
+        let mut replies = Vec::with_capacity(publications.len());
+        for publication in publications.drain(..) {
+            events.push(publication.events);
+            replies.push((publication.reply, publication._room));
+        }
+        match self.appender.append(events).await {
+            Ok(outcomes) => {
+                self.recovered();
+                let fresh: Vec<_> = outcomes
+                    .iter()
+                    .flatten()
+                    .flatten()
+                    .filter(|stored| !stored.duplicate)
+                    .map(|stored| stored.event.clone())
+                    .collect();
+                self.shared.announce(&fresh);
+                for ((reply, _room), outcome) in replies.into_iter().zip(outcomes) {
+                    // A publisher that went away has lost its answer, not its events.
+                    _ = reply.send(outcome.map_err(PublishError::from));
+                }
+            }
+            Err(error) => {
+                let error = self.failed(error);
+                for (reply, _room) in replies {
+                    _ = reply.send(Err(PublishError::Log(error.clone())));
+                }
+            }
+        }
+    }
+
+    async fn run_chore(&mut self, chore: Chore) {
+        match chore {
+            Chore::Probe(reply) => _ = reply.send(self.probe().await),
+        }
+    }
+
+    /// After a failure, tries whether it lasts; a publisher should not have to find out.
+    async fn probe(&mut self) -> Result<(), NotReady> {
+        if self.failure.is_none() {
+            return Ok(());
+        }
+        match self.appender.probe().await {
+            Ok(()) => {
+                self.recovered();
+                Ok(())
+            }
+            Err(error) => Err(NotReady::CommitsFail(self.failed(error))),
+        }
+    }
+
+    fn recovered(&mut self) {
+        if self.failure.take().is_some() {
+            tracing::info!("commits work again");
+        }
+    }
+
+    /// Traces the first of a row of failures: a full disk would else fill the trace as well.
+    fn failed(&mut self, error: event_log::Error) -> Arc<event_log::Error> {
+        if self.failure.is_none() {
+            tracing::error!(error = &error as &dyn std::error::Error, "a commit failed; its events were refused");
+        }
+        let error = Arc::new(error);
+        self.failure = Some(error.clone());
+        error
+    }
+}

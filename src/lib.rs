@@ -1,0 +1,5 @@
+//! segno
+pub mod event;
+pub mod event_log;
+pub mod filter;
+pub mod hub;
