@@ -78,7 +78,11 @@ impl NewEvent {
     /// About how many bytes the event takes while it waits for the writer.
     pub fn size_bytes(&self) -> usize {
         let key_bytes = self.key.as_ref().map_or(0, |key| key.as_str().len());
-        size_of::<Self>() + self.topic.0.len() + self.event_type.0.len() + self.data.0.len() + key_bytes
+        size_of::<Self>()
+            + self.topic.0.len()
+            + self.event_type.0.len()
+            + self.data.0.len()
+            + key_bytes
     }
 }
 
@@ -336,7 +340,9 @@ fn without_line_breaks(json: &str) -> Box<str> {
     if !json.contains(LINE_BREAKS) {
         return json.into();
     }
-    json.split(LINE_BREAKS).map(|line| line.trim_matches(WHITE_SPACE)).collect()
+    json.split(LINE_BREAKS)
+        .map(|line| line.trim_matches(WHITE_SPACE))
+        .collect()
 }
 
 /// A moment in UTC, in whole milliseconds since 1970.
@@ -362,7 +368,10 @@ impl Timestamp {
     /// The moment `age` before this one.
     #[must_use]
     pub fn before(self, age: std::time::Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)))
+        Self(
+            self.0
+                .saturating_sub(i64::try_from(age.as_millis()).unwrap_or(i64::MAX)),
+        )
     }
 }
 
@@ -386,7 +395,8 @@ impl fmt::Display for Timestamp {
     /// RFC 3339 in UTC with milliseconds: `2026-01-31T12:00:00.000Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A time no calendar holds can only come from a hand in the file; it is shown as the nearest there is.
-        let time = DateTime::<Utc>::from_timestamp_millis(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let time =
+            DateTime::<Utc>::from_timestamp_millis(self.0).unwrap_or(DateTime::<Utc>::MAX_UTC);
         f.write_str(&time.to_rfc3339_opts(SecondsFormat::Millis, true))
     }
 }
@@ -407,7 +417,14 @@ mod tests {
 
     #[test]
     fn topics_are_names_without_space_control_or_wildcard() {
-        for good in ["events", "orders.created", "sensors/kitchen/1", "ünï", "a", &"x".repeat(255)] {
+        for good in [
+            "events",
+            "orders.created",
+            "sensors/kitchen/1",
+            "ünï",
+            "a",
+            &"x".repeat(255),
+        ] {
             assert_eq!(Topic::new(good).unwrap().as_str(), good);
         }
         let bad = [
@@ -435,7 +452,16 @@ mod tests {
     #[test]
     fn ids_are_plain_digits() {
         assert_eq!("42".parse::<EventId>().unwrap().as_i64(), 42);
-        for bad in ["", "+1", "-1", "1.0", " 1", "1 ", "9223372036854775808", "abc"] {
+        for bad in [
+            "",
+            "+1",
+            "-1",
+            "1.0",
+            " 1",
+            "1 ",
+            "9223372036854775808",
+            "abc",
+        ] {
             assert!(bad.parse::<EventId>().is_err(), "{bad:?}");
         }
     }
@@ -444,12 +470,18 @@ mod tests {
     fn data_keeps_its_digits_and_loses_only_line_breaks() {
         let exact = r#"{"z": 12345678901234567890123, "a": 1.10, "a": "\ud800 \u0000 é\n"}"#;
         assert_eq!(data(exact).as_str(), exact);
-        assert_eq!(data("{\r\n  \"a\": [1,\n\n\t2],\r\"b\" : null }").as_str(), r#"{"a": [1,2],"b" : null }"#);
+        assert_eq!(
+            data("{\r\n  \"a\": [1,\n\n\t2],\r\"b\" : null }").as_str(),
+            r#"{"a": [1,2],"b" : null }"#
+        );
     }
 
     #[test]
     fn text_becomes_a_json_string() {
-        assert_eq!(Data::from_text("a \"b\"\r\n\0").unwrap().as_str(), r#""a \"b\"\r\n\u0000""#);
+        assert_eq!(
+            Data::from_text("a \"b\"\r\n\0").unwrap().as_str(),
+            r#""a \"b\"\r\n\u0000""#
+        );
     }
 
     #[test]

@@ -170,7 +170,10 @@ pub struct Range {
 impl Range {
     /// Everything after `cursor`.
     pub const fn after(cursor: EventId) -> Self {
-        Self { after: cursor, before: EventId::MAX }
+        Self {
+            after: cursor,
+            before: EventId::MAX,
+        }
     }
 }
 
@@ -235,15 +238,33 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         .await
         .map_err(failed)?;
     let (last_id, last_created_at) = newest(&mut connection).await.map_err(failed)?;
-    let appender = Appender { connection, last_id, last_created_at, _lock: lock };
-    Ok((EventLog { pool, path: path.into() }, appender))
+    let appender = Appender {
+        connection,
+        last_id,
+        last_created_at,
+        _lock: lock,
+    };
+    Ok((
+        EventLog {
+            pool,
+            path: path.into(),
+        },
+        appender,
+    ))
 }
 
 /// Two hubs on one file would each announce only their own events.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(path, "-lock");
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path);
-    let io_error = |source| OpenError::Io { path: path.into(), source };
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path);
+    let io_error = |source| OpenError::Io {
+        path: path.into(),
+        source,
+    };
     let file = file.map_err(io_error)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
@@ -260,17 +281,23 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 /// Looks before anything is changed: to open a file in WAL mode is to write into it.
 async fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
-    if !path.try_exists().map_err(|source| OpenError::Io { path: path.into(), source })? {
+    if !path.try_exists().map_err(|source| OpenError::Io {
+        path: path.into(),
+        source,
+    })? {
         return Ok(());
     }
     let failed = |source: sqlx::Error| open_error(path, source);
-    let options = SqliteConnectOptions::new().filename(path).disable_statement_logging();
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .disable_statement_logging();
     let mut connection = options.connect().await.map_err(failed)?;
-    let (application_id, tables): (i32, i64) =
-        sqlx::query_as("select (select application_id from pragma_application_id), count(*) from sqlite_schema")
-            .fetch_one(&mut connection)
-            .await
-            .map_err(failed)?;
+    let (application_id, tables): (i32, i64) = sqlx::query_as(
+        "select (select application_id from pragma_application_id), count(*) from sqlite_schema",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .map_err(failed)?;
     connection.close().await.map_err(failed)?;
     if application_id != APPLICATION_ID && tables > 0 {
         return Err(OpenError::NotSegno(path.into()));
@@ -279,16 +306,27 @@ async fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
 }
 
 async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
-    MIGRATIONS.run(connection).await.map_err(|error| match error {
-        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => OpenError::Newer(path.into()),
-        error => OpenError::Sqlite { path: path.into(), source: error.into() },
+    MIGRATIONS.run(connection).await.map_err(|error| {
+        if matches!(
+            error,
+            MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..)
+        ) {
+            return OpenError::Newer(path.into());
+        }
+        OpenError::Sqlite {
+            path: path.into(),
+            source: error.into(),
+        }
     })
 }
 
 fn open_error(path: &Path, source: sqlx::Error) -> OpenError {
     match primary_code(&source) {
         Some(26) => OpenError::NotSegno(path.into()),
-        _ => OpenError::Sqlite { path: path.into(), source: source.into() },
+        _ => OpenError::Sqlite {
+            path: path.into(),
+            source: source.into(),
+        },
     }
 }
 
@@ -333,7 +371,10 @@ impl Appender {
             fresh: Vec::with_capacity(published.len()),
             keyed: self.find_keys(&published).await?,
         };
-        let outcomes = published.into_iter().map(|events| draft.take(events)).collect();
+        let outcomes = published
+            .into_iter()
+            .map(|events| draft.take(events))
+            .collect();
         if !draft.fresh.is_empty() {
             self.insert(&draft).await?;
             self.last_id = draft.last_id;
@@ -350,7 +391,11 @@ impl Appender {
             .bind(draft.created_at.as_millis())
             .execute(&mut self.connection)
             .await?;
-        assert_eq!(usize::try_from(inserted.rows_affected()), Ok(rows.len()), "every event is a row");
+        assert_eq!(
+            usize::try_from(inserted.rows_affected()),
+            Ok(rows.len()),
+            "every event is a row"
+        );
         Ok(())
     }
 
@@ -378,13 +423,17 @@ impl Appender {
 
     /// Tries whether a commit works, by writing a number into the file that is there already.
     pub async fn probe(&mut self) -> Result<(), Error> {
-        sqlx::query("pragma user_version = 0").execute(&mut self.connection).await?;
+        sqlx::query("pragma user_version = 0")
+            .execute(&mut self.connection)
+            .await?;
         Ok(())
     }
 
     /// Copies the WAL into the file, empties it and lets go of the file.
     pub async fn close(mut self) -> Result<(), Error> {
-        sqlx::query("pragma wal_checkpoint(truncate)").execute(&mut self.connection).await?;
+        sqlx::query("pragma wal_checkpoint(truncate)")
+            .execute(&mut self.connection)
+            .await?;
         Ok(self.connection.close().await?)
     }
 }
@@ -393,7 +442,12 @@ type KeyedEvents = HashMap<(Topic, Key), Arc<Event>>;
 
 fn as_row(event: &Event) -> (&str, &str, &str, Option<&str>) {
     let key = event.key.as_ref().map(Key::as_str);
-    (event.topic.as_str(), event.event_type.as_str(), event.data.as_str(), key)
+    (
+        event.topic.as_str(),
+        event.event_type.as_str(),
+        event.data.as_str(),
+        key,
+    )
 }
 
 /// A transaction that is being put together.
@@ -429,23 +483,47 @@ impl Draft {
     }
 
     fn take_one(&mut self, new: NewEvent) -> Result<Stored, KeyConflict> {
-        let NewEvent { topic, event_type, data, key } = new;
-        if let Some(key) = &key {
-            if let Some(event) = self.keyed.get(&(topic.clone(), key.clone())) {
-                if event.event_type != event_type || event.data != data {
-                    return Err(KeyConflict { topic, key: key.clone(), id: event.id });
-                }
-                return Ok(Stored { event: event.clone(), duplicate: true });
+        let NewEvent {
+            topic,
+            event_type,
+            data,
+            key,
+        } = new;
+        let known = key
+            .as_ref()
+            .and_then(|key| self.keyed.get(&(topic.clone(), key.clone())));
+        if let (Some(key), Some(event)) = (&key, known) {
+            if event.event_type != event_type || event.data != data {
+                return Err(KeyConflict {
+                    topic,
+                    key: key.clone(),
+                    id: event.id,
+                });
             }
+            return Ok(Stored {
+                event: event.clone(),
+                duplicate: true,
+            });
         }
         self.last_id = self.last_id.next();
-        let event = Event { id: self.last_id, topic, event_type, data, created_at: self.created_at, key };
+        let event = Event {
+            id: self.last_id,
+            topic,
+            event_type,
+            data,
+            created_at: self.created_at,
+            key,
+        };
         let event = Arc::new(event);
         if let Some(key) = &event.key {
-            self.keyed.insert((event.topic.clone(), key.clone()), event.clone());
+            self.keyed
+                .insert((event.topic.clone(), key.clone()), event.clone());
         }
         self.fresh.push(event.clone());
-        Ok(Stored { event, duplicate: false })
+        Ok(Stored {
+            event,
+            duplicate: false,
+        })
     }
 }
 
@@ -516,7 +594,13 @@ impl EventLog {
     ///
     /// What one call looks at is bounded whatever the filter, so a page may be empty while [`Page::read_on`] says that
     /// there is more. Dropping the future is safe.
-    pub async fn page(&self, filter: &Filter, range: Range, order: Order, limit: usize) -> Result<Page, Error> {
+    pub async fn page(
+        &self,
+        filter: &Filter,
+        range: Range,
+        order: Order,
+        limit: usize,
+    ) -> Result<Page, Error> {
         let limit = limit.max(1);
         let max_rows = match filter.is_served_by_index() {
             true => i64::try_from(limit).unwrap_or(i64::MAX),
@@ -533,12 +617,17 @@ impl EventLog {
             .bind(range.before.as_i64())
             .bind(max_rows);
         if let Some(topics) = topics {
-            query = query.bind(serde_json::to_string(&topics).expect("strings always serialize into memory"));
+            query = query.bind(
+                serde_json::to_string(&topics).expect("strings always serialize into memory"),
+            );
         }
 
         let mut connection = self.pool.acquire().await?;
         let mut rows = query.fetch(&mut *connection);
-        let mut page = Page { events: Vec::new(), read_on: None };
+        let mut page = Page {
+            events: Vec::new(),
+            read_on: None,
+        };
         let (mut rows_seen, mut data_bytes) = (0, 0);
         while let Some(row) = rows.try_next().await? {
             rows_seen += 1;
@@ -561,7 +650,10 @@ impl EventLog {
 
     /// The event with this id, if it is kept.
     pub async fn event(&self, id: EventId) -> Result<Option<Event>, Error> {
-        let row = sqlx::query(EVENT).bind(id.as_i64()).fetch_optional(&self.pool).await?;
+        let row = sqlx::query(EVENT)
+            .bind(id.as_i64())
+            .fetch_optional(&self.pool)
+            .await?;
         Ok(row.as_ref().map(event_from_row).transpose()?)
     }
 
@@ -573,14 +665,24 @@ impl EventLog {
 
     /// The lowest id that an event of this time or later can have. Above the last id, if there is none yet.
     pub async fn first_id_since(&self, time: Timestamp) -> Result<EventId, Error> {
-        let low = sqlx::query_scalar(FIRST_ID_SINCE).bind(time.as_millis()).fetch_one(&self.pool).await?;
+        let low = sqlx::query_scalar(FIRST_ID_SINCE)
+            .bind(time.as_millis())
+            .fetch_one(&self.pool)
+            .await?;
         Ok(EventId::from_row(low))
     }
 
     /// Up to `limit` topics in the order of their names, those after `after`.
     pub async fn topics_after(&self, after: &str, limit: u32) -> Result<Vec<TopicSummary>, Error> {
-        let rows = sqlx::query(TOPICS_AFTER).bind(after).bind(limit).fetch_all(&self.pool).await?;
-        Ok(rows.iter().map(summary_from_row).collect::<Result<_, _>>()?)
+        let rows = sqlx::query(TOPICS_AFTER)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(rows
+            .iter()
+            .map(summary_from_row)
+            .collect::<Result<_, _>>()?)
     }
 
     /// Ends all reading; waits for what is being read.

@@ -24,7 +24,10 @@ pub enum Topics<'a> {
 impl Filter {
     /// A filter of patterns over topics and over types.
     pub fn new(topics: Vec<Pattern>, types: Vec<Pattern>) -> Self {
-        Self { topics: normalized(topics), types: normalized(types) }
+        Self {
+            topics: normalized(topics),
+            types: normalized(types),
+        }
     }
 
     /// Whether the reader wants `event`.
@@ -101,7 +104,9 @@ impl Pattern {
                 n += 1;
             } else if n == name.len() && p == pattern.len() {
                 return true;
-            } else if let Some((after, at)) = star.filter(|&(_, at)| at < name.len() && !is_separator(name[at])) {
+            } else if let Some((after, at)) =
+                star.filter(|&(_, at)| at < name.len() && !is_separator(name[at]))
+            {
                 (p, n) = (after, at + 1);
                 star = Some((p, n));
             } else if let Some((after, at)) = double_star.filter(|&(_, at)| at < name.len()) {
@@ -146,7 +151,10 @@ mod tests {
             return (0..=name.len()).any(|run| naive(rest, &name[run..]));
         }
         if let Some(rest) = pattern.strip_prefix(b"*") {
-            let longest = name.iter().position(|&byte| is_separator(byte)).unwrap_or(name.len());
+            let longest = name
+                .iter()
+                .position(|&byte| is_separator(byte))
+                .unwrap_or(name.len());
             return (0..=longest).any(|run| naive(rest, &name[run..]));
         }
         match (pattern.split_first(), name.split_first()) {
@@ -179,7 +187,10 @@ mod tests {
     fn order_and_repetition_do_not_make_another_filter() {
         let filter = |names: [&str; 3]| Filter::new(names.map(pattern).into(), vec![]);
         assert_eq!(filter(["a", "b", "a"]), filter(["b", "a", "b"]));
-        assert_eq!(filter(["a", "b", "a"]).topics(), Topics::Exact(vec!["a", "b"]));
+        assert_eq!(
+            filter(["a", "b", "a"]).topics(),
+            Topics::Exact(vec!["a", "b"])
+        );
         assert_eq!(filter(["a", "b*", "a"]).topics(), Topics::Wide);
         assert_eq!(Filter::default().topics(), Topics::Wide);
     }

@@ -12,7 +12,10 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering::{Acquire, Release}},
+        atomic::{
+            AtomicI64,
+            Ordering::{Acquire, Release},
+        },
     },
 };
 
@@ -24,7 +27,11 @@ pub use self::{
     subscription::{Delivery, Gap, GapReason, Start, SubscribeError, Subscription},
     writer::{PublishError, Writer},
 };
-use self::{feeds::Feeds, recent::Recent, writer::{Chore, Publication}};
+use self::{
+    feeds::Feeds,
+    recent::Recent,
+    writer::{Chore, Publication},
+};
 use crate::{
     event::{Event, EventId, NewEvent, Timestamp},
     event_log::{self, EventLog, Order, Page, Range, Stored, TopicSummary},
@@ -90,9 +97,16 @@ impl Hub {
     /// writer has ended.
     pub async fn open(path: &Path) -> Result<(Self, Writer), event_log::OpenError> {
         let (log, appender) = event_log::open(path).await?;
-        let failed = |source: event_log::Error| event_log::OpenError::Sqlite { path: path.into(), source: source.into() };
+        let failed = |source: event_log::Error| event_log::OpenError::Sqlite {
+            path: path.into(),
+            source: source.into(),
+        };
         let last_id = appender.last_id();
-        let first_id = log.first_id().await.map_err(failed)?.unwrap_or(last_id.next());
+        let first_id = log
+            .first_id()
+            .await
+            .map_err(failed)?
+            .unwrap_or(last_id.next());
         let recent = Recent::load(&log, last_id).await.map_err(failed)?;
         let (publications, waiting_publications) = mpsc::channel(QUEUE_MAX_PUBLICATIONS);
         let (chores, waiting_chores) = mpsc::channel(1);
@@ -108,7 +122,12 @@ impl Hub {
             announced: AtomicI64::new(last_id.as_i64()),
             draining: CancellationToken::new(),
         });
-        let writer = Writer::new(appender, waiting_publications, waiting_chores, shared.clone());
+        let writer = Writer::new(
+            appender,
+            waiting_publications,
+            waiting_chores,
+            shared.clone(),
+        );
         Ok((Self { shared }, writer))
     }
 
@@ -119,9 +138,18 @@ impl Hub {
     pub async fn publish(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
         let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
         let permits = u32::try_from(bytes).map_err(|_| PublishError::Busy)?;
-        let room = self.shared.room.clone().try_acquire_many_owned(permits).map_err(|_| PublishError::Busy)?;
+        let room = self
+            .shared
+            .room
+            .clone()
+            .try_acquire_many_owned(permits)
+            .map_err(|_| PublishError::Busy)?;
         let (reply, stored) = oneshot::channel();
-        self.shared.publications.try_send(Publication { events, reply, _room: room })?;
+        self.shared.publications.try_send(Publication {
+            events,
+            reply,
+            _room: room,
+        })?;
         // The writer answers every publication it took; it is gone without an answer only when it panicked.
         stored.await.unwrap_or(Err(PublishError::Draining))
     }
@@ -129,12 +157,22 @@ impl Hub {
     /// Begins to read what `filter` wants, from `start` on.
     ///
     /// Costs a read of the log where `start` is a time or a number of events, else nothing.
-    pub async fn subscribe(&self, filter: Filter, start: Start) -> Result<Subscription, SubscribeError> {
+    pub async fn subscribe(
+        &self,
+        filter: Filter,
+        start: Start,
+    ) -> Result<Subscription, SubscribeError> {
         Subscription::begin(self.clone(), filter, start).await
     }
 
     /// The events of a stretch, a page at a time; see [`EventLog::page`].
-    pub async fn page(&self, filter: &Filter, range: Range, order: Order, limit: usize) -> Result<Page, event_log::Error> {
+    pub async fn page(
+        &self,
+        filter: &Filter,
+        range: Range,
+        order: Order,
+        limit: usize,
+    ) -> Result<Page, event_log::Error> {
         self.shared.log.page(filter, range, order, limit).await
     }
 
@@ -149,7 +187,11 @@ impl Hub {
     }
 
     /// Up to `limit` topics in the order of their names, those after `after`.
-    pub async fn topics_after(&self, after: &str, limit: u32) -> Result<Vec<TopicSummary>, event_log::Error> {
+    pub async fn topics_after(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<TopicSummary>, event_log::Error> {
         self.shared.log.topics_after(after, limit).await
     }
 
@@ -184,12 +226,22 @@ impl Hub {
     }
 
     /// The events after `cursor` that `filter` wants: from memory if they are recent, else a page of the log.
-    async fn page_after(&self, filter: &Filter, cursor: EventId, limit: usize) -> Result<RecentOrLogPage, event_log::Error> {
+    async fn page_after(
+        &self,
+        filter: &Filter,
+        cursor: EventId,
+        limit: usize,
+    ) -> Result<RecentOrLogPage, event_log::Error> {
         if let Some(page) = self.shared.recent.page_after(filter, cursor, limit) {
             return Ok(page);
         }
-        let Page { events, read_on } = self.page(filter, Range::after(cursor), Order::Ascending, limit).await?;
-        Ok(RecentOrLogPage { events: events.into_iter().map(Arc::new).collect(), read_on })
+        let Page { events, read_on } = self
+            .page(filter, Range::after(cursor), Order::Ascending, limit)
+            .await?;
+        Ok(RecentOrLogPage {
+            events: events.into_iter().map(Arc::new).collect(),
+            read_on,
+        })
     }
 }
 

@@ -37,7 +37,10 @@ pub struct Batch {
 impl Batch {
     pub(super) fn new(events: Vec<Arc<Event>>) -> Arc<Self> {
         assert!(!events.is_empty(), "a batch has an event");
-        Arc::new(Self { events: events.into(), rendered: Default::default() })
+        Arc::new(Self {
+            events: events.into(),
+            rendered: Default::default(),
+        })
     }
 
     /// The events, in id order.
@@ -54,7 +57,9 @@ impl Batch {
     ///
     /// The hub does not look into it. `kind` is 0 or 1, and the same `kind` always comes with the same `render`.
     pub fn rendered(&self, kind: usize, render: impl FnOnce(&[Arc<Event>]) -> Bytes) -> Bytes {
-        self.rendered[kind].get_or_init(|| render(&self.events)).clone()
+        self.rendered[kind]
+            .get_or_init(|| render(&self.events))
+            .clone()
     }
 
     /// The batch without the events up to `cursor`; `None` if that leaves none.
@@ -113,7 +118,9 @@ impl Feeds {
             wide: Vec::new(),
             touched: Vec::new(),
         };
-        Self { table: Mutex::new(table) }
+        Self {
+            table: Mutex::new(table),
+        }
     }
 
     /// Takes a place at the feed for `filter`. `None` when the feeds are closed.
@@ -128,13 +135,18 @@ impl Feeds {
         };
         let feed = &mut table.feeds[index];
         feed.listeners += 1;
-        Some(Listener { receiver: feed.sender.subscribe(), feed: index })
+        Some(Listener {
+            receiver: feed.sender.subscribe(),
+            feed: index,
+        })
     }
 
     pub(super) fn leave(&self, listener: &Listener) {
         let mut table = self.table();
         // Once closed, the table is empty and stays so.
-        let Some(feed) = table.feeds.get_mut(listener.feed) else { return };
+        let Some(feed) = table.feeds.get_mut(listener.feed) else {
+            return;
+        };
         feed.listeners -= 1;
         if feed.listeners == 0 {
             table.remove(listener.feed);
@@ -145,7 +157,10 @@ impl Feeds {
     pub(super) fn announce(&self, events: &[Arc<Event>]) {
         let table = &mut *self.table();
         for event in events {
-            let of_topic = table.by_topic.get(event.topic.as_str()).map_or(&[][..], Vec::as_slice);
+            let of_topic = table
+                .by_topic
+                .get(event.topic.as_str())
+                .map_or(&[][..], Vec::as_slice);
             for &index in of_topic.iter().chain(&table.wide) {
                 let feed = &mut table.feeds[index];
                 if feed.filter.matches(event) {
@@ -174,7 +189,9 @@ impl Feeds {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().expect("nobody panics while holding the feeds")
+        self.table
+            .lock()
+            .expect("nobody panics while holding the feeds")
     }
 }
 
@@ -205,7 +222,10 @@ impl Table {
         match feed.filter.topics() {
             Topics::Exact(topics) => {
                 for topic in topics {
-                    let of_topic = self.by_topic.get_mut(topic).expect("filed under each of its topics");
+                    let of_topic = self
+                        .by_topic
+                        .get_mut(topic)
+                        .expect("filed under each of its topics");
                     of_topic.retain(|&other| other != index);
                     if of_topic.is_empty() {
                         self.by_topic.remove(topic);
@@ -237,13 +257,20 @@ mod tests {
     }
 
     fn filter(topics: &[&str]) -> Arc<Filter> {
-        let topics = topics.iter().map(|topic| Pattern::new(topic).unwrap()).collect();
+        let topics = topics
+            .iter()
+            .map(|topic| Pattern::new(topic).unwrap())
+            .collect();
         Arc::new(Filter::new(topics, vec![]))
     }
 
     fn ids(listener: &mut Listener) -> Vec<i64> {
         let batch = listener.receiver.try_recv().unwrap();
-        batch.events().iter().map(|event| event.id.as_i64()).collect()
+        batch
+            .events()
+            .iter()
+            .map(|event| event.id.as_i64())
+            .collect()
     }
 
     #[test]
@@ -265,12 +292,18 @@ mod tests {
     #[test]
     fn a_feed_goes_with_its_last_listener() {
         let feeds = Feeds::new();
-        let listeners = [&["a", "b"][..], &["b", "a"], &["a"], &["x*"]].map(|topics| feeds.join(&filter(topics)).unwrap());
+        let listeners = [&["a", "b"][..], &["b", "a"], &["a"], &["x*"]]
+            .map(|topics| feeds.join(&filter(topics)).unwrap());
         for listener in &listeners {
             feeds.leave(listener);
         }
         let table = feeds.table();
-        assert!(table.feeds.is_empty() && table.by_filter.is_empty() && table.by_topic.is_empty() && table.wide.is_empty());
+        assert!(
+            table.feeds.is_empty()
+                && table.by_filter.is_empty()
+                && table.by_topic.is_empty()
+                && table.wide.is_empty()
+        );
     }
 
     #[test]

@@ -34,14 +34,30 @@ struct Window {
 impl Recent {
     /// Fills the window from the end of the file, whose newest id is `last_id`.
     pub(super) async fn load(log: &EventLog, last_id: EventId) -> Result<Self, event_log::Error> {
-        let mut window = Window { after: last_id, events: VecDeque::new(), bytes: 0 };
-        let mut range = Range { after: EventId::ZERO, before: EventId::MAX };
+        let mut window = Window {
+            after: last_id,
+            events: VecDeque::new(),
+            bytes: 0,
+        };
+        let mut range = Range {
+            after: EventId::ZERO,
+            before: EventId::MAX,
+        };
         loop {
-            let page = log.page(&Filter::default(), range, Order::Descending, SCAN_MAX_EVENTS).await?;
+            let page = log
+                .page(
+                    &Filter::default(),
+                    range,
+                    Order::Descending,
+                    SCAN_MAX_EVENTS,
+                )
+                .await?;
             for event in page.events {
                 let bytes = size_bytes(&event);
                 if window.bytes + bytes > RECENT_MAX_BYTES {
-                    return Ok(Self { window: RwLock::new(window) });
+                    return Ok(Self {
+                        window: RwLock::new(window),
+                    });
                 }
                 window.after = event.id.previous();
                 window.bytes += bytes;
@@ -49,33 +65,53 @@ impl Recent {
             }
             match page.read_on {
                 Some(id) => range.before = id,
-                None => return Ok(Self { window: RwLock::new(window) }),
+                None => {
+                    return Ok(Self {
+                        window: RwLock::new(window),
+                    });
+                }
             }
         }
     }
 
     /// Adds committed events, in id order, and lets the oldest go.
     pub(super) fn push(&self, events: &[Arc<Event>]) {
-        let mut window = self.window.write().expect("nobody panics while holding the window");
+        let mut window = self
+            .window
+            .write()
+            .expect("nobody panics while holding the window");
         for event in events {
             window.bytes += size_bytes(event);
             window.events.push_back(event.clone());
         }
         while window.bytes > RECENT_MAX_BYTES {
-            let Some(oldest) = window.events.pop_front() else { break };
+            let Some(oldest) = window.events.pop_front() else {
+                break;
+            };
             window.bytes -= size_bytes(&oldest);
             window.after = oldest.id;
         }
     }
 
     /// The events after `cursor` that `filter` wants, at most `limit`. `None` if some of them may lie before the window.
-    pub(super) fn page_after(&self, filter: &Filter, cursor: EventId, limit: usize) -> Option<RecentOrLogPage> {
-        let window = self.window.read().expect("nobody panics while holding the window");
+    pub(super) fn page_after(
+        &self,
+        filter: &Filter,
+        cursor: EventId,
+        limit: usize,
+    ) -> Option<RecentOrLogPage> {
+        let window = self
+            .window
+            .read()
+            .expect("nobody panics while holding the window");
         if cursor < window.after {
             return None;
         }
         let first = window.events.partition_point(|event| event.id <= cursor);
-        let mut page = RecentOrLogPage { events: Vec::new(), read_on: None };
+        let mut page = RecentOrLogPage {
+            events: Vec::new(),
+            read_on: None,
+        };
         for (looked_at, event) in window.events.range(first..).enumerate() {
             if page.events.len() == limit || looked_at == SCAN_MAX_EVENTS {
                 return Some(page);
@@ -92,5 +128,9 @@ impl Recent {
 
 fn size_bytes(event: &Event) -> usize {
     let key_bytes = event.key.as_ref().map_or(0, |key| key.as_str().len());
-    size_of::<Event>() + event.topic.as_str().len() + event.event_type.as_str().len() + event.data.as_str().len() + key_bytes
+    size_of::<Event>()
+        + event.topic.as_str().len()
+        + event.event_type.as_str().len()
+        + event.data.as_str().len()
+        + key_bytes
 }

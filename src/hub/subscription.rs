@@ -84,12 +84,26 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    pub(super) async fn begin(hub: Hub, filter: Filter, start: Start) -> Result<Self, SubscribeError> {
+    pub(super) async fn begin(
+        hub: Hub,
+        filter: Filter,
+        start: Start,
+    ) -> Result<Self, SubscribeError> {
         let filter = Arc::new(filter);
         // Taken before the log is read: an event committed in between is then in both, and the cursor drops the copy.
         // The other way round it would be in neither.
-        let listener = hub.shared.feeds.join(&filter).ok_or(SubscribeError::Draining)?;
-        let mut subscription = Self { hub, filter, cursor: EventId::ZERO, listener, behind: true };
+        let listener = hub
+            .shared
+            .feeds
+            .join(&filter)
+            .ok_or(SubscribeError::Draining)?;
+        let mut subscription = Self {
+            hub,
+            filter,
+            cursor: EventId::ZERO,
+            listener,
+            behind: true,
+        };
         subscription.cursor = subscription.find(start).await?;
         subscription.behind = subscription.cursor != subscription.hub.shared.committed();
         Ok(subscription)
@@ -103,17 +117,31 @@ impl Subscription {
             Start::First => first_id.previous(),
             Start::Since(time) => self.hub.first_id_since(time).await?.previous().min(last_id),
             Start::Last(0) => last_id,
-            Start::Last(events) => self.before_the_newest(events, last_id).await?.max(first_id.previous()),
+            Start::Last(events) => self
+                .before_the_newest(events, last_id)
+                .await?
+                .max(first_id.previous()),
         })
     }
 
     /// The cursor that leaves the newest `events` that match up to `last_id` to be read.
-    async fn before_the_newest(&self, events: u64, last_id: EventId) -> Result<EventId, event_log::Error> {
+    async fn before_the_newest(
+        &self,
+        events: u64,
+        last_id: EventId,
+    ) -> Result<EventId, event_log::Error> {
         let mut left = events;
-        let mut range = Range { after: EventId::ZERO, before: last_id.next() };
+        let mut range = Range {
+            after: EventId::ZERO,
+            before: last_id.next(),
+        };
         loop {
-            let limit = usize::try_from(left).map_or(PAGE_MAX_EVENTS, |left| left.min(PAGE_MAX_EVENTS));
-            let page = self.hub.page(&self.filter, range, Order::Descending, limit).await?;
+            let limit =
+                usize::try_from(left).map_or(PAGE_MAX_EVENTS, |left| left.min(PAGE_MAX_EVENTS));
+            let page = self
+                .hub
+                .page(&self.filter, range, Order::Descending, limit)
+                .await?;
             left -= u64::try_from(page.events.len()).expect("a page is small");
             match (left, page.events.last(), page.read_on) {
                 (0, Some(oldest), _) => return Ok(oldest.id.previous()),
@@ -178,7 +206,11 @@ impl Subscription {
         } else {
             return None;
         };
-        let gap = Gap { reason, requested: self.cursor, bounds };
+        let gap = Gap {
+            reason,
+            requested: self.cursor,
+            bounds,
+        };
         self.cursor = bounds.first_id.previous();
         Some(gap)
     }
@@ -187,10 +219,22 @@ impl Subscription {
     async fn replay(&mut self) -> Result<Option<Arc<Batch>>, event_log::Error> {
         // Read before the page: all up to here is in the log by now, and what comes later comes over the feed too.
         let committed = self.hub.shared.committed();
-        let page = self.hub.page_after(&self.filter, self.cursor, PAGE_MAX_EVENTS).await?;
+        let page = self
+            .hub
+            .page_after(&self.filter, self.cursor, PAGE_MAX_EVENTS)
+            .await?;
         let last_id = page.events.last().map_or(EventId::ZERO, |event| event.id);
-        assert!(page.events.first().is_none_or(|event| event.id > self.cursor), "a page lies after the cursor");
-        self.cursor = page.read_on.unwrap_or(committed).max(last_id).max(self.cursor);
+        assert!(
+            page.events
+                .first()
+                .is_none_or(|event| event.id > self.cursor),
+            "a page lies after the cursor"
+        );
+        self.cursor = page
+            .read_on
+            .unwrap_or(committed)
+            .max(last_id)
+            .max(self.cursor);
         self.behind = page.read_on.is_some();
         Ok((!page.events.is_empty()).then(|| Batch::new(page.events)))
     }

@@ -80,12 +80,18 @@ impl Writer {
         chores: mpsc::Receiver<Chore>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { appender, publications, chores, shared, failure: None }
+        Self {
+            appender,
+            publications,
+            chores,
+            shared,
+            failure: None,
+        }
     }
 
-    /// Commits what comes until the hub drains, then what was taken by then; ends the feeds, empties the WAL and lets go
-    /// of the file.
-    pub async fn run(mut self) -> Result<(), event_log::Error> {
+    /// Commits what comes until the hub drains, then what was taken by then, and ends the feeds. To be [closed](Self::close)
+    /// when nobody reads any more.
+    pub async fn run(mut self) -> Self {
         let draining = self.shared.draining.clone();
         let mut waiting = Vec::new();
         loop {
@@ -100,6 +106,11 @@ impl Writer {
             }
         }
         self.shared.feeds.close();
+        self
+    }
+
+    /// Ends all reading, empties the WAL into the file and lets go of it.
+    pub async fn close(self) -> Result<(), event_log::Error> {
         self.shared.log.close().await;
         self.appender.close().await
     }
@@ -166,7 +177,10 @@ impl Writer {
     /// Traces the first of a row of failures: a full disk would else fill the trace as well.
     fn failed(&mut self, error: event_log::Error) -> Arc<event_log::Error> {
         if self.failure.is_none() {
-            tracing::error!(error = &error as &dyn std::error::Error, "a commit failed; its events were refused");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "a commit failed; its events were refused"
+            );
         }
         let error = Arc::new(error);
         self.failure = Some(error.clone());

@@ -1,0 +1,59 @@
+//! The command line: `segno serve`, `publish`, `tail` and `openapi`.
+
+mod publish;
+mod serve;
+mod tail;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{PublishConfig, ServeConfig, TailConfig};
+
+/// A persistent event hub: POST events, follow them over Server-Sent Events, resume where you were.
+///
+/// Without a command it serves.
+#[derive(Debug, Parser)]
+#[command(name = "segno", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    serve: ServeConfig,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the hub.
+    Serve(ServeConfig),
+    /// Publish an event, or each line of standard input.
+    Publish(PublishConfig),
+    /// Follow events, across cuts and restarts.
+    Tail(TailConfig),
+    /// Print the OpenAPI document.
+    Openapi,
+}
+
+impl Cli {
+    /// Does what was asked for.
+    pub async fn run(self) -> anyhow::Result<()> {
+        match self.command.unwrap_or(Command::Serve(self.serve)) {
+            Command::Serve(config) => serve::run(config).await,
+            Command::Publish(config) => publish::run(config).await,
+            Command::Tail(config) => tail::run(config).await,
+            Command::Openapi => print(&crate::http::openapi_document()),
+        }
+    }
+}
+
+/// Writes to standard output. That nobody reads it any more is no failure.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::{ErrorKind, Write};
+    let mut stdout = std::io::stdout().lock();
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,102 @@
+//! `segno serve`.
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use super::print;
+use crate::{
+    config::{LogFormat, ServeConfig},
+    server::Server,
+};
+
+pub(super) async fn run(config: ServeConfig) -> anyhow::Result<()> {
+    trace_to_stderr(config.log_format);
+    // A subscriber is a file descriptor, and most systems allow 1,024 until they are asked for more.
+    _ = rlimit::increase_nofile_limit(u64::MAX);
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
+    let server = Server::start(config.clone()).await?;
+    greet(&server, &config)?;
+
+    let stop = CancellationToken::new();
+    let second_signal = async {
+        signals.next().await;
+        stop.cancel();
+        signals.next().await;
+    };
+    tokio::select! {
+        served = server.serve(stop.cancelled()) => served.context("the file was not closed cleanly"),
+        () = second_signal => bail!("stopped at once, by a second signal; what was acknowledged is stored"),
+    }
+}
+
+/// SIGTERM, from a service manager, and SIGINT, from a keyboard.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+        }
+    }
+}
+
+fn trace_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("SEGNO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).init(),
+    }
+}
+
+/// Tells a person where everything is.
+fn greet(server: &Server, config: &ServeConfig) -> anyhow::Result<()> {
+    let address = server.address();
+    let host = if address.ip().is_unspecified() {
+        "localhost".into()
+    } else {
+        format_ip(address.ip())
+    };
+    let base = format!("http://{host}:{}", address.port());
+    let bounds = server.bounds();
+    let version = env!("CARGO_PKG_VERSION");
+    if config.log_format == LogFormat::Json {
+        let (first_id, last_id) = (bounds.first_id.as_i64(), bounds.last_id.as_i64());
+        tracing::info!(version, url = base, db = %config.db.display(), first_id, last_id, "listening");
+        return Ok(());
+    }
+    let kept = match bounds.first_id > bounds.last_id {
+        true => "no events yet".to_owned(),
+        false => format!("events {} to {}", bounds.first_id, bounds.last_id),
+    };
+    print(&format!(
+        "segno {version}\n  \
+         stream  {base}/sse\n  \
+         docs    {base}/docs\n  \
+         file    {} ({kept})\n",
+        config.db.display(),
+    ))
+}
+
+fn format_ip(ip: std::net::IpAddr) -> String {
+    match ip {
+        std::net::IpAddr::V4(ip) => ip.to_string(),
+        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+    }
+}

@@ -1,0 +1,339 @@
+//! The hub as seen from outside: publish to it, and follow it across cuts and restarts.
+//!
+//! Knows HTTP and nothing of the hub's inside. The command line, the tests and the benches use it.
+
+mod sse_parser;
+
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode, Url, header};
+use serde::Deserialize;
+use tokio::time::{Instant, sleep, timeout};
+
+pub use self::sse_parser::{Message, SseParser};
+
+/// Wait before the first try again; doubles up to [`RETRY_MAX`], each with a spread, so that clients do not come together.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
+
+/// Longest wait between tries.
+const RETRY_MAX: Duration = Duration::from_secs(15);
+
+/// Longest wait for a connection, and for the head of an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A hub. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// Why the hub did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address of the hub cannot be one.
+    #[error("'{0}' is not the address of a hub; it looks like http://127.0.0.1:8000")]
+    InvalidUrl(String),
+    /// The hub could not be reached, or the connection was cut.
+    #[error("no answer from the hub")]
+    Unreachable(#[source] reqwest::Error),
+    /// Nothing came for too long.
+    #[error("nothing came from the hub for {}", humantime::format_duration(*.0))]
+    Silent(Duration),
+    /// The hub cannot now, and may later.
+    #[error("the hub cannot take it now: {detail}")]
+    Later {
+        /// What the hub said.
+        detail: String,
+        /// When it asked to be asked again, if it did.
+        after: Option<Duration>,
+    },
+    /// The hub refused; asking again will not help.
+    #[error("{detail} ({code})")]
+    Refused {
+        /// The word for programs.
+        code: String,
+        /// The sentence for people.
+        detail: String,
+    },
+}
+
+impl Error {
+    /// Whether the same request may succeed later.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable(_) | Self::Silent(_) | Self::Later { .. } => true,
+            Self::InvalidUrl(_) | Self::Refused { .. } => false,
+        }
+    }
+}
+
+/// What the hub says when it refuses.
+#[derive(Debug, Deserialize)]
+struct Problem {
+    code: String,
+    detail: String,
+}
+
+/// The answer to a batch.
+#[derive(Debug, Deserialize)]
+struct Ids {
+    ids: Vec<u64>,
+}
+
+impl Client {
+    /// A client of the hub at `url`. Connects when it is first used.
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let invalid = || Error::InvalidUrl(url.to_owned());
+        let base = Url::parse(url).map_err(|_| invalid())?;
+        if !matches!(base.scheme(), "http" | "https") {
+            return Err(invalid());
+        }
+        // There is one, and the process may have several clients: the first installs it.
+        _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            .connect_timeout(ANSWER_TIMEOUT)
+            .build()
+            .map_err(Error::Unreachable)?;
+        Ok(Self { http, base })
+    }
+
+    /// Publishes events, given as NDJSON, as one batch; tries again for `retry_for` while the hub is away.
+    ///
+    /// Give every event a key: a try whose answer was lost is then not a second event. Returns the ids, in order.
+    pub async fn publish(&self, ndjson: &str, retry_for: Duration) -> Result<Vec<u64>, Error> {
+        let give_up = Instant::now() + retry_for;
+        let mut backoff = Backoff::default();
+        loop {
+            let error = match self.publish_once(ndjson).await {
+                Ok(ids) => return Ok(ids),
+                Err(error) => error,
+            };
+            let wait = backoff.next(&error);
+            if !error.may_pass() || Instant::now() + wait > give_up {
+                return Err(error);
+            }
+            sleep(wait).await;
+        }
+    }
+
+    async fn publish_once(&self, ndjson: &str) -> Result<Vec<u64>, Error> {
+        let request = self
+            .http
+            .post(self.at("/events"))
+            .header(header::CONTENT_TYPE, "application/x-ndjson")
+            .timeout(ANSWER_TIMEOUT)
+            .body(ndjson.to_owned());
+        let answer = accepted(request.send().await.map_err(Error::Unreachable)?).await?;
+        let body = answer.bytes().await.map_err(Error::Unreachable)?;
+        let ids: Ids = serde_json::from_slice(&body).map_err(|error| Error::Refused {
+            code: "unknown_answer".into(),
+            detail: format!("the answer is not that of a hub: {error}"),
+        })?;
+        Ok(ids.ids)
+    }
+
+    /// Follows what `query` asks for. Connects when the first message is asked for.
+    pub fn follow(&self, query: FollowQuery) -> Follow {
+        Follow {
+            client: self.clone(),
+            query,
+            connection: None,
+            cursor: None,
+            backoff: Backoff::default(),
+        }
+    }
+
+    fn at(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        url.set_path(&format!("{}{path}", self.base.path().trim_end_matches('/')));
+        url
+    }
+}
+
+/// Sorts an answer that is not a success into what may pass and what will not.
+async fn accepted(answer: Response) -> Result<Response, Error> {
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let after = answer
+        .headers()
+        .get(header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.parse().ok());
+    let body = answer.bytes().await.unwrap_or_default();
+    let Problem { code, detail } = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+        code: "http".into(),
+        detail: format!("the answer is {status}"),
+    });
+    Err(match status {
+        StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Error::Later {
+            detail,
+            after: after.map(Duration::from_secs),
+        },
+        _ if status.is_server_error() => Error::Later {
+            detail,
+            after: after.map(Duration::from_secs),
+        },
+        _ => Error::Refused { code, detail },
+    })
+}
+
+/// What to follow, and from where.
+#[derive(Debug, Clone)]
+pub struct FollowQuery {
+    /// Query parameters of `/sse`: topics, types, format, and the start if there is no cursor.
+    pub parameters: Vec<(&'static str, String)>,
+    /// The id of the last event there is.
+    pub cursor: Option<String>,
+    /// Silence after which the connection is taken for dead.
+    pub idle_timeout: Duration,
+}
+
+/// What a stream brings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Followed {
+    /// An event, or a `segno.gap`.
+    Message(Message),
+    /// The connection is there; the cursor is that of the first block.
+    Connected,
+    /// The connection was lost, or refused for now; another is tried after the wait.
+    Waiting {
+        /// Why.
+        reason: String,
+        /// How long.
+        wait: Duration,
+    },
+}
+
+/// A stream that reconnects by itself and resumes where it was.
+#[derive(Debug)]
+pub struct Follow {
+    client: Client,
+    query: FollowQuery,
+    connection: Option<Connection>,
+    cursor: Option<String>,
+    backoff: Backoff,
+}
+
+#[derive(Debug)]
+struct Connection {
+    answer: Response,
+    parser: SseParser,
+    messages: std::collections::VecDeque<Message>,
+}
+
+impl Follow {
+    /// The id to resume after; `None` before the first block.
+    pub fn cursor(&self) -> Option<&str> {
+        self.cursor.as_deref().or(self.query.cursor.as_deref())
+    }
+
+    /// Whether [`next`](Self::next) has a message at hand, without waiting.
+    pub fn has_next(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| !connection.messages.is_empty())
+    }
+
+    /// Waits for what comes next. An error is one that another try would meet again.
+    ///
+    /// Dropping the future while it waits for the hub loses nothing that was received.
+    pub async fn next(&mut self) -> Result<Followed, Error> {
+        loop {
+            let Some(connection) = &mut self.connection else {
+                match self.connect().await {
+                    Ok(connection) => self.connection = Some(connection),
+                    Err(error) => return self.wait(error, None).await,
+                }
+                return Ok(Followed::Connected);
+            };
+            if let Some(message) = connection.messages.pop_front() {
+                self.cursor = Some(message.last_event_id.clone());
+                return Ok(Followed::Message(message));
+            }
+            if !connection.parser.last_event_id().is_empty() {
+                self.cursor = Some(connection.parser.last_event_id().to_owned());
+            }
+            let error = match timeout(self.query.idle_timeout, connection.answer.chunk()).await {
+                Ok(Ok(Some(bytes))) => {
+                    self.backoff = Backoff::default();
+                    let messages = &mut connection.messages;
+                    connection
+                        .parser
+                        .feed(&bytes, |message| messages.push_back(message));
+                    continue;
+                }
+                Ok(Ok(None)) => Error::Later {
+                    detail: "it ended the stream".into(),
+                    after: None,
+                },
+                Ok(Err(error)) => Error::Unreachable(error),
+                Err(_) => Error::Silent(self.query.idle_timeout),
+            };
+            let retry = connection.parser.retry();
+            self.connection = None;
+            return self.wait(error, retry).await;
+        }
+    }
+
+    async fn wait(&mut self, error: Error, retry: Option<Duration>) -> Result<Followed, Error> {
+        if !error.may_pass() {
+            return Err(error);
+        }
+        let wait = retry.unwrap_or_else(|| self.backoff.next(&error));
+        sleep(wait).await;
+        Ok(Followed::Waiting {
+            reason: error.to_string(),
+            wait,
+        })
+    }
+
+    async fn connect(&self) -> Result<Connection, Error> {
+        let mut url = self.client.at("/sse");
+        url.query_pairs_mut().extend_pairs(&self.query.parameters);
+        let mut request = self
+            .client
+            .http
+            .get(url)
+            .header(header::ACCEPT, "text/event-stream");
+        if let Some(cursor) = self.cursor() {
+            request = request.header("last-event-id", cursor);
+        }
+        let answer = timeout(ANSWER_TIMEOUT, request.send())
+            .await
+            .map_err(|_| Error::Silent(ANSWER_TIMEOUT))?
+            .map_err(Error::Unreachable)?;
+        let answer = accepted(answer).await?;
+        Ok(Connection {
+            answer,
+            parser: SseParser::default(),
+            messages: std::collections::VecDeque::new(),
+        })
+    }
+}
+
+/// How long to wait before the next try.
+#[derive(Debug)]
+struct Backoff(Duration);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self(RETRY_FIRST)
+    }
+}
+
+impl Backoff {
+    /// The wait the hub asked for, or one that doubles, with a spread of a half.
+    fn next(&mut self, error: &Error) -> Duration {
+        if let Error::Later {
+            after: Some(after), ..
+        } = error
+        {
+            return *after;
+        }
+        let wait = self.0.mul_f64(0.75 + fastrand::f64() / 2.0);
+        self.0 = (self.0 * 2).min(RETRY_MAX);
+        wait
+    }
+}

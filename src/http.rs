@@ -1,0 +1,508 @@
+//! The hub over HTTP: routes, the OpenAPI document, and one shape for every refusal.
+//!
+//! Handlers turn a request into words of the hub, ask the hub, and turn what it says into an answer. No SQL, and no rule
+//! about events: those are in [`event`](crate::event).
+
+mod error;
+mod health;
+mod history;
+mod parameter;
+mod publish;
+mod sse_frame;
+mod stream;
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use poem::{
+    Endpoint, EndpointExt, IntoResponse, Request, Response, Route,
+    endpoint::BoxEndpoint,
+    http::{Method, header},
+};
+use poem_openapi::{
+    OpenApi, OpenApiService, Tags,
+    param::{Header, Path, Query},
+    registry::{MetaApi, Registry},
+};
+
+use self::{
+    error::{Code, PROBLEM_JSON, Problem, Refused},
+    health::{Healthy, Readiness},
+    history::{
+        History, HistoryLines, HistoryQuery, OneEvent, ReadEvent, ReadHistory, ReadTopics,
+        TopicList,
+    },
+    parameter::{
+        Checked, Cursor, LIMIT_MAX_EVENTS, Limit, Moment, Newest, Since, TopicPattern, TypePattern,
+        all, optional,
+    },
+    publish::{
+        BodyTimeout, EventsBody, MessageAnswer, MessageBody, MessageStatus, PublishEvents,
+        PublishMessage, PublishRaw, Published, PublishedAny, RawData,
+    },
+    sse_frame::Format,
+    stream::{EventStream, Starts, Subscribing},
+};
+use crate::{
+    event::{EventId, EventType, Key, NewEvent, Topic},
+    event_log::{Order, Range},
+    filter::Filter,
+    hub::{Hub, Start},
+};
+
+/// What the HTTP side may be told.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Silence after which a stream shows a sign of life.
+    pub heartbeat: Duration,
+    /// Longest time the body of a request may take to arrive.
+    pub body_timeout: Duration,
+}
+
+/// All that the hub answers to.
+pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
+    let service = service(Api {
+        hub,
+        heartbeat: settings.heartbeat,
+    });
+    let methods = Arc::new(Methods::of(&service.spec()));
+    let docs = service.swagger_ui();
+    let spec = service.spec_endpoint();
+    Route::new()
+        .at("/openapi.json", poem::get(spec))
+        .nest("/docs", docs)
+        .nest("/", service)
+        .data(BodyTimeout(settings.body_timeout))
+        .around(move |endpoint, request| {
+            let methods = methods.clone();
+            async move { Ok(answer(&*endpoint, request, &methods).await) }
+        })
+        .map_to_response()
+}
+
+/// The OpenAPI document, as it stands under `openapi/`.
+pub fn openapi_document() -> String {
+    let mut document = service(ApiDescription).spec();
+    document.push('\n');
+    document
+}
+
+fn service<A: OpenApi>(api: A) -> OpenApiService<A, ()> {
+    OpenApiService::new(api, "segno", env!("CARGO_PKG_VERSION")).description(
+        "A persistent event hub. Publish over REST; follow over Server-Sent Events; resume where you were.",
+    )
+}
+
+/// The API without a hub behind it: enough to describe it.
+struct ApiDescription;
+
+impl OpenApi for ApiDescription {
+    fn meta() -> Vec<MetaApi> {
+        Api::meta()
+    }
+
+    fn register(registry: &mut Registry) {
+        Api::register(registry);
+    }
+
+    fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+}
+
+/// Asks the routes, and tells what poem itself refused in our shape.
+async fn answer<E: Endpoint>(endpoint: &E, mut request: Request, methods: &Methods) -> Response {
+    join_topic(&mut request);
+    let uri = request.uri().clone();
+    let response = match endpoint.call(request).await {
+        Ok(response) => response.into_response(),
+        Err(error) => error.into_response(),
+    };
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error())
+        || response.content_type() == Some(PROBLEM_JSON)
+    {
+        return response;
+    }
+    let text = response.into_body().into_string().await.unwrap_or_default();
+    error::translate(status, &text, methods.allowed(uri.path())).into_response()
+}
+
+/// A topic may have slashes in it, and a path parameter may not: `/topics/a/b` is read as `/topics/a%2Fb`.
+fn join_topic(request: &mut Request) {
+    const PREFIX: &str = "/topics/";
+    let Some(topic) = request
+        .uri()
+        .path()
+        .strip_prefix(PREFIX)
+        .filter(|topic| topic.contains('/'))
+    else {
+        return;
+    };
+    let path = format!("{PREFIX}{}", topic.replace('/', "%2F"));
+    let path_and_query = match request.uri().query() {
+        Some(query) => format!("{path}?{query}"),
+        None => path,
+    };
+    if let Ok(uri) = path_and_query.parse() {
+        *request.uri_mut() = uri;
+    }
+}
+
+/// Which methods each path takes, read from the document.
+struct Methods(Vec<(Vec<String>, String)>);
+
+impl Methods {
+    fn of(document: &str) -> Self {
+        let document: serde_json::Value =
+            serde_json::from_str(document).expect("the document is JSON");
+        let paths = document["paths"]
+            .as_object()
+            .expect("the document has paths");
+        let documented = paths.iter().map(|(path, operations)| {
+            let methods = operations
+                .as_object()
+                .expect("a path has operations")
+                .keys();
+            let methods: Vec<_> = methods.map(|method| method.to_uppercase()).collect();
+            (
+                path.split('/').map(str::to_owned).collect(),
+                methods.join(", "),
+            )
+        });
+        Self(documented.collect())
+    }
+
+    fn allowed(&self, path: &str) -> Option<String> {
+        let segments: Vec<_> = path.split('/').collect();
+        let takes = |template: &[String]| {
+            template.len() == segments.len()
+                && template
+                    .iter()
+                    .zip(&segments)
+                    .all(|(part, segment)| part == segment || part.starts_with('{'))
+        };
+        let documented = self
+            .0
+            .iter()
+            .find(|(template, _)| takes(template))
+            .map(|(_, methods)| methods.clone());
+        // What is not in the document is read only: the document itself and its page.
+        Some(documented.unwrap_or_else(|| "GET".into()))
+    }
+}
+
+#[derive(Tags)]
+enum Tag {
+    /// Send events. A 2xx means: committed, synced to disk and announced.
+    Publish,
+    /// Follow events as they come, from where you were.
+    Stream,
+    /// Look back.
+    History,
+    /// For whoever runs the hub.
+    Health,
+}
+
+#[derive(Clone)]
+struct Api {
+    hub: Hub,
+    heartbeat: Duration,
+}
+
+#[OpenApi]
+impl Api {
+    /// Publish an event or a batch
+    ///
+    /// A batch is stored whole or not at all, and its events follow each other in the log. An event with a `key` that was
+    /// published on the topic before is not stored again: the answer is 200 with the first one's id.
+    #[oai(
+        path = "/events",
+        method = "post",
+        tag = "Tag::Publish",
+        operation_id = "publish"
+    )]
+    async fn publish(&self, body: EventsBody) -> Result<PublishedAny, Refused<PublishEvents>> {
+        Ok(PublishedAny(match body {
+            EventsBody::One(event) => Published::one(self.hub.publish(vec![event]).await?),
+            EventsBody::Batch(events) => Published::Batch(self.hub.publish(events).await?),
+        }))
+    }
+
+    /// Publish a body as it is
+    ///
+    /// `curl -d hello localhost:8000/topics/greetings` publishes `"hello"`. A topic may have slashes in it.
+    #[oai(
+        path = "/topics/:topic",
+        method = "post",
+        tag = "Tag::Publish",
+        operation_id = "publish_raw"
+    )]
+    async fn publish_raw(
+        &self,
+        /// The topic.
+        topic: Path<Checked<Topic>>,
+        /// What happened; `message` if not given.
+        #[oai(name = "type")]
+        event_type: Query<Option<Checked<EventType>>>,
+        /// Your own name for the event. The same key again on the same topic is not a second event.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<Option<Checked<Key>>>,
+        body: RawData,
+    ) -> Result<Published, Refused<PublishRaw>> {
+        let event = NewEvent {
+            topic: topic.0.get()?,
+            event_type: optional(event_type.0)?.unwrap_or_default(),
+            data: body.0,
+            key: optional(key.0)?,
+        };
+        Ok(Published::one(self.hub.publish(vec![event]).await?))
+    }
+
+    /// Send a message
+    ///
+    /// Stored on the topic `messages` with the data `{"status":"Received","message":…}`.
+    #[oai(
+        path = "/messages",
+        method = "post",
+        tag = "Tag::Publish",
+        operation_id = "send_message"
+    )]
+    async fn send_message(
+        &self,
+        body: MessageBody,
+    ) -> Result<MessageAnswer, Refused<PublishMessage>> {
+        self.send(&body, MessageStatus::Received).await
+    }
+
+    /// Send a message as REST
+    ///
+    /// Stored on the topic `messages` with the data `{"status":"Received via REST","message":…}`.
+    #[oai(
+        path = "/send_rest",
+        method = "post",
+        tag = "Tag::Publish",
+        operation_id = "send_rest"
+    )]
+    async fn send_rest(&self, body: MessageBody) -> Result<MessageAnswer, Refused<PublishMessage>> {
+        self.send(&body, MessageStatus::ReceivedViaRest).await
+    }
+
+    /// Follow events
+    ///
+    /// First everything after the start, then live, with no seam. A start is, in this order: the header `Last-Event-ID`, one
+    /// of the queries `last_event_id`, `since` and `last`, or none, which is live from now. A subscriber that comes back
+    /// with the id of the last event it has gets every later one that matches, once, in order.
+    #[oai(
+        path = "/sse",
+        method = "get",
+        tag = "Tag::Stream",
+        operation_id = "follow"
+    )]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a parameter of the request"
+    )]
+    async fn follow(
+        &self,
+        /// Topics to follow; all if not given. `*` stands for any characters but `.` and `/`, `**` for any at all.
+        topic: Query<Vec<Checked<TopicPattern>>>,
+        /// Types to follow; all if not given. Patterns as for topics.
+        #[oai(name = "type")]
+        event_type: Query<Vec<Checked<TypePattern>>>,
+        /// The id of the last event you have. Browsers send it by themselves when they reconnect. Wins over the queries.
+        #[oai(name = "Last-Event-ID")]
+        last_event_id_header: Header<Option<Checked<Cursor>>>,
+        /// The same for clients that cannot send headers; also spelled `lastEventId` and `Last-Event-ID`.
+        last_event_id: Query<Option<Checked<Cursor>>>,
+        #[oai(name = "lastEventId", deprecated)] last_event_id_camel: Query<
+            Option<Checked<Cursor>>,
+        >,
+        #[oai(name = "Last-Event-ID", deprecated)] last_event_id_kebab: Query<
+            Option<Checked<Cursor>>,
+        >,
+        /// Events of this time or later: `15m` ago, an RFC 3339 time, or `start` for all that is kept.
+        since: Query<Option<Checked<Since>>>,
+        /// The newest so many that match.
+        last: Query<Option<Checked<Newest>>>,
+        /// What stands in `data:`: the event's data, or the whole event.
+        format: Query<Option<Checked<Format>>>,
+    ) -> Result<EventStream, Refused<Subscribing>> {
+        let filter = filter(topic.0, event_type.0)?;
+        let format = optional(format.0)?.unwrap_or_default();
+        let starts = Starts {
+            header: optional(last_event_id_header.0)?,
+            cursors: [
+                optional(last_event_id.0)?,
+                optional(last_event_id_camel.0)?,
+                optional(last_event_id_kebab.0)?,
+            ],
+            since: optional(since.0)?.map(|since| since.0),
+            last: optional(last.0)?.map(|newest| Start::Last(newest.0)),
+        };
+        let subscription = self.hub.subscribe(filter, starts.choose()?).await?;
+        Ok(EventStream::new(subscription, format, self.heartbeat))
+    }
+
+    /// Look back
+    ///
+    /// A page of events, oldest first unless `order=desc`; follow `next`, or the `Link` header, for more. With
+    /// `Accept: application/x-ndjson` the whole range comes as a stream, one event a line.
+    #[oai(
+        path = "/events",
+        method = "get",
+        tag = "Tag::History",
+        operation_id = "history"
+    )]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a parameter of the request"
+    )]
+    async fn history(
+        &self,
+        /// Topics; all if not given. Patterns as for `/sse`.
+        topic: Query<Vec<Checked<TopicPattern>>>,
+        /// Types; all if not given. Patterns as for `/sse`.
+        #[oai(name = "type")]
+        event_type: Query<Vec<Checked<TypePattern>>>,
+        /// Only events above this id.
+        after: Query<Option<Checked<Cursor>>>,
+        /// Only events below this id.
+        before: Query<Option<Checked<Cursor>>>,
+        /// Only events of this time or later: `15m` ago or an RFC 3339 time.
+        since: Query<Option<Checked<Since>>>,
+        /// Only events before this time.
+        until: Query<Option<Checked<Moment>>>,
+        /// Oldest or newest first.
+        order: Query<Option<Checked<Order>>>,
+        /// How many; 100 if not given, or all with NDJSON.
+        limit: Query<Option<Checked<Limit>>>,
+        request: &Request,
+    ) -> Result<History, Refused<ReadHistory>> {
+        let mut range = Range {
+            after: optional(after.0)?
+                .and_then(|cursor| cursor.0)
+                .unwrap_or(EventId::ZERO),
+            before: optional(before.0)?
+                .and_then(|cursor| cursor.0)
+                .unwrap_or(EventId::MAX),
+        };
+        if let Some(Since(Start::Since(time))) = optional(since.0)? {
+            range.after = range
+                .after
+                .max(self.hub.first_id_since(time).await?.previous());
+        }
+        if let Some(Moment(time)) = optional(until.0)? {
+            range.before = range.before.min(self.hub.first_id_since(time).await?);
+        }
+        let query = HistoryQuery {
+            filter: filter(topic.0, event_type.0)?,
+            range,
+            order: optional(order.0)?.unwrap_or_default(),
+            limit: optional(limit.0)?.map(|limit| limit.0),
+        };
+        if accepts_ndjson(request) {
+            return Ok(History::Lines(HistoryLines::new(self.hub.clone(), query)));
+        }
+        Ok(history::read_page(&self.hub, query, request.uri()).await?)
+    }
+
+    /// One event
+    #[oai(
+        path = "/events/:id",
+        method = "get",
+        tag = "Tag::History",
+        operation_id = "event"
+    )]
+    async fn event(
+        &self,
+        /// Its id.
+        id: Path<Checked<EventId>>,
+    ) -> Result<OneEvent, Refused<ReadEvent>> {
+        let id = id.0.get()?;
+        match self.hub.event(id).await? {
+            Some(event) => Ok(OneEvent(event)),
+            None => Err(Problem::new(
+                Code::UnknownEvent,
+                format_args!("there is no event {id}, or no longer"),
+            )
+            .into()),
+        }
+    }
+
+    /// Topics
+    ///
+    /// Each topic that has events, in the order of the names.
+    #[oai(
+        path = "/topics",
+        method = "get",
+        tag = "Tag::History",
+        operation_id = "topics"
+    )]
+    async fn topics(
+        &self,
+        /// Only topics whose name comes after this one.
+        after: Query<Option<String>>,
+        /// How many; 1000 if not given.
+        limit: Query<Option<Checked<Limit>>>,
+    ) -> Result<TopicList, Refused<ReadTopics>> {
+        let limit = optional(limit.0)?.map_or(LIMIT_MAX_EVENTS, |limit| limit.0);
+        let after = after.0.unwrap_or_default();
+        let topics = self
+            .hub
+            .topics_after(&after, u32::try_from(limit).expect("a limit is small"))
+            .await?;
+        Ok(TopicList::new(topics, limit))
+    }
+
+    /// Does it run?
+    #[oai(
+        path = "/health/live",
+        method = "get",
+        tag = "Tag::Health",
+        operation_id = "live"
+    )]
+    async fn live(&self) -> Healthy {
+        Healthy
+    }
+
+    /// Would it take an event now?
+    #[oai(
+        path = "/health/ready",
+        method = "get",
+        tag = "Tag::Health",
+        operation_id = "ready"
+    )]
+    async fn ready(&self) -> Result<Healthy, Refused<Readiness>> {
+        self.hub.ready().await?;
+        Ok(Healthy)
+    }
+}
+
+impl Api {
+    async fn send(
+        &self,
+        body: &MessageBody,
+        status: MessageStatus,
+    ) -> Result<MessageAnswer, Refused<PublishMessage>> {
+        let stored = self.hub.publish(vec![body.to_event(status)?]).await?;
+        Ok(body.answer(status, stored[0].event.id))
+    }
+}
+
+fn filter(
+    topics: Vec<Checked<TopicPattern>>,
+    types: Vec<Checked<TypePattern>>,
+) -> Result<Filter, Problem> {
+    let topics = all(topics)?.into_iter().map(|topic| topic.0).collect();
+    let types = all(types)?
+        .into_iter()
+        .map(|event_type| event_type.0)
+        .collect();
+    Ok(Filter::new(topics, types))
+}
+
+fn accepts_ndjson(request: &Request) -> bool {
+    let accept = request
+        .headers()
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("application/x-ndjson"))
+}

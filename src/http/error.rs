@@ -1,0 +1,510 @@
+//! What a client is told when it is refused: one shape, and the only table of codes and statuses.
+
+use std::{fmt, marker::PhantomData, time::Duration};
+
+use poem::{
+    IntoResponse, Response,
+    error::ResponseError,
+    http::{HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    ApiResponse,
+    registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+};
+use serde_json::json;
+
+use crate::{event_log, hub};
+
+/// Content type of a [`Problem`]. Source: RFC 9457.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// When a client that found the hub busy may try again.
+const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When a client that found the hub draining may try again: by then another may run.
+const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// What went wrong, in a word for programs. The words are part of the API and do not change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Code {
+    InvalidJson,
+    InvalidText,
+    MissingField,
+    UnknownField,
+    InvalidField,
+    InvalidTopic,
+    InvalidType,
+    InvalidKey,
+    EmptyBatch,
+    InvalidId,
+    InvalidCursor,
+    InvalidTime,
+    InvalidLimit,
+    InvalidOrder,
+    InvalidFormat,
+    InvalidParameter,
+    ConflictingStarts,
+    UnknownPath,
+    UnknownEvent,
+    MethodNotAllowed,
+    RequestTimeout,
+    KeyConflict,
+    EventTooLarge,
+    BatchTooLarge,
+    UnsupportedContentType,
+    Internal,
+    Busy,
+    Draining,
+    LogBusy,
+    CommitsFail,
+    DiskFull,
+    ReadOnly,
+}
+
+impl Code {
+    /// The table: status, word, and what it means.
+    const fn entry(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::InvalidJson => (
+                StatusCode::BAD_REQUEST,
+                "invalid_json",
+                "the body is not JSON; the detail says where",
+            ),
+            Self::InvalidText => (
+                StatusCode::BAD_REQUEST,
+                "invalid_text",
+                "the body is not UTF-8",
+            ),
+            Self::MissingField => (
+                StatusCode::BAD_REQUEST,
+                "missing_field",
+                "a field that is needed is not there",
+            ),
+            Self::UnknownField => (
+                StatusCode::BAD_REQUEST,
+                "unknown_field",
+                "there is a field that nobody knows",
+            ),
+            Self::InvalidField => (
+                StatusCode::BAD_REQUEST,
+                "invalid_field",
+                "a field has another type of JSON",
+            ),
+            Self::InvalidTopic => (
+                StatusCode::BAD_REQUEST,
+                "invalid_topic",
+                "a topic is out of rule",
+            ),
+            Self::InvalidType => (
+                StatusCode::BAD_REQUEST,
+                "invalid_type",
+                "an event type is out of rule",
+            ),
+            Self::InvalidKey => (
+                StatusCode::BAD_REQUEST,
+                "invalid_key",
+                "a key is out of rule",
+            ),
+            Self::EmptyBatch => (
+                StatusCode::BAD_REQUEST,
+                "empty_batch",
+                "there is no event in the body",
+            ),
+            Self::InvalidId => (
+                StatusCode::BAD_REQUEST,
+                "invalid_id",
+                "an id is not a whole number",
+            ),
+            Self::InvalidCursor => (
+                StatusCode::BAD_REQUEST,
+                "invalid_cursor",
+                "a cursor is not a whole number",
+            ),
+            Self::InvalidTime => (
+                StatusCode::BAD_REQUEST,
+                "invalid_time",
+                "a time cannot be read",
+            ),
+            Self::InvalidLimit => (
+                StatusCode::BAD_REQUEST,
+                "invalid_limit",
+                "a limit is out of range",
+            ),
+            Self::InvalidOrder => (
+                StatusCode::BAD_REQUEST,
+                "invalid_order",
+                "the order is neither asc nor desc",
+            ),
+            Self::InvalidFormat => (
+                StatusCode::BAD_REQUEST,
+                "invalid_format",
+                "the format is neither data nor event",
+            ),
+            Self::InvalidParameter => (
+                StatusCode::BAD_REQUEST,
+                "invalid_parameter",
+                "a parameter cannot be read",
+            ),
+            Self::ConflictingStarts => (
+                StatusCode::BAD_REQUEST,
+                "conflicting_starts",
+                "more than one start was given",
+            ),
+            Self::UnknownPath => (
+                StatusCode::NOT_FOUND,
+                "unknown_path",
+                "there is nothing at this path",
+            ),
+            Self::UnknownEvent => (
+                StatusCode::NOT_FOUND,
+                "unknown_event",
+                "there is no event with this id, or no longer",
+            ),
+            Self::MethodNotAllowed => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "the path has other methods; see `Allow`",
+            ),
+            Self::RequestTimeout => (
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                "the body took too long to arrive",
+            ),
+            Self::KeyConflict => (
+                StatusCode::CONFLICT,
+                "key_conflict",
+                "the key was used for another event",
+            ),
+            Self::EventTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "event_too_large",
+                "the data of an event is over 1 MiB",
+            ),
+            Self::BatchTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "batch_too_large",
+                "a batch is over 16 MiB or 10,000 events",
+            ),
+            Self::UnsupportedContentType => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_content_type",
+                "the body is of a type that is not taken here",
+            ),
+            Self::Internal => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal",
+                "the hub failed; its trace says why",
+            ),
+            Self::Busy => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
+                "too many events wait; try again after `Retry-After`",
+            ),
+            Self::Draining => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "draining",
+                "the hub is stopping; try again after `Retry-After`",
+            ),
+            Self::LogBusy => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "log_busy",
+                "another process holds the file; try again after `Retry-After`",
+            ),
+            Self::CommitsFail => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "commits_fail",
+                "events cannot be stored; the detail says why",
+            ),
+            Self::DiskFull => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "disk_full",
+                "there is no room to store the event",
+            ),
+            Self::ReadOnly => (
+                StatusCode::INSUFFICIENT_STORAGE,
+                "read_only",
+                "the file may not be written",
+            ),
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        self.entry().0
+    }
+
+    fn retry_after(self) -> Option<Duration> {
+        match self.status() {
+            _ if self == Self::Draining => Some(DRAINING_RETRY_AFTER),
+            StatusCode::SERVICE_UNAVAILABLE => Some(BUSY_RETRY_AFTER),
+            _ => None,
+        }
+    }
+}
+
+/// A refusal, on the wire as RFC 9457 `application/problem+json`.
+///
+/// Shape: `{"title":"Bad Request","status":400,"code":"invalid_topic","detail":"…"}`. `code` is for programs, `detail` says
+/// to a person what to do. `busy`, `draining`, `log_busy` and `commits_fail` come with `Retry-After`, in seconds.
+#[derive(Debug, Clone)]
+pub(crate) struct Problem {
+    code: Code,
+    detail: String,
+    allow: Option<String>,
+}
+
+impl Problem {
+    pub(crate) fn new(code: Code, detail: impl fmt::Display) -> Self {
+        Self {
+            code,
+            detail: detail.to_string(),
+            allow: None,
+        }
+    }
+
+    /// The path has other methods, `allow` of them.
+    pub(crate) fn method_not_allowed(allow: String) -> Self {
+        let detail = format!("this path takes {allow}");
+        Self {
+            code: Code::MethodNotAllowed,
+            detail,
+            allow: Some(allow),
+        }
+    }
+
+    /// The same, with the place where it was found.
+    pub(crate) fn at(mut self, place: impl fmt::Display) -> Self {
+        self.detail = format!("{place}: {}", self.detail);
+        self
+    }
+
+    /// Traces `error` with its causes and keeps them from the client.
+    fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error, "a request failed");
+        Self::new(Code::Internal, "internal error")
+    }
+
+    /// The body of the answer.
+    pub(crate) fn to_json(&self) -> String {
+        let status = self.code.status();
+        json!({
+            "title": status.canonical_reason(),
+            "status": status.as_u16(),
+            "code": self.code.entry().1,
+            "detail": self.detail,
+        })
+        .to_string()
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.detail)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl ResponseError for Problem {
+    fn status(&self) -> StatusCode {
+        self.code.status()
+    }
+
+    fn as_response(&self) -> Response {
+        let mut response = Response::builder()
+            .status(self.status())
+            .content_type(PROBLEM_JSON)
+            .body(self.to_json());
+        if let Some(wait) = self.code.retry_after() {
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, wait.as_secs().into());
+        }
+        if let Some(allow) = self
+            .allow
+            .as_ref()
+            .and_then(|allow| HeaderValue::from_str(allow).ok())
+        {
+            response.headers_mut().insert(header::ALLOW, allow);
+        }
+        response
+    }
+}
+
+impl From<&event_log::Error> for Problem {
+    fn from(error: &event_log::Error) -> Self {
+        match error {
+            event_log::Error::Full(_) => {
+                Self::new(Code::DiskFull, "the disk is full; nothing was stored")
+            }
+            event_log::Error::ReadOnly(_) => Self::new(
+                Code::ReadOnly,
+                "the file may not be written; nothing was stored",
+            ),
+            event_log::Error::Busy(_) => Self::new(
+                Code::LogBusy,
+                "another process holds the file; nothing was stored",
+            ),
+            event_log::Error::Other(_) => Self::internal(error),
+        }
+    }
+}
+
+impl From<event_log::Error> for Problem {
+    fn from(error: event_log::Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<hub::PublishError> for Problem {
+    fn from(error: hub::PublishError) -> Self {
+        match &error {
+            hub::PublishError::Busy => Self::new(Code::Busy, error),
+            hub::PublishError::Draining => Self::new(Code::Draining, error),
+            hub::PublishError::KeyConflict(conflict) => Self::new(Code::KeyConflict, conflict),
+            hub::PublishError::Log(log_error) => Self::from(&**log_error),
+        }
+    }
+}
+
+impl From<hub::SubscribeError> for Problem {
+    fn from(error: hub::SubscribeError) -> Self {
+        match &error {
+            hub::SubscribeError::Draining => Self::new(Code::Draining, error),
+            hub::SubscribeError::Log(log_error) => Self::from(log_error),
+        }
+    }
+}
+
+impl From<hub::NotReady> for Problem {
+    fn from(error: hub::NotReady) -> Self {
+        match &error {
+            hub::NotReady::Draining => Self::new(Code::Draining, error),
+            hub::NotReady::Busy => Self::new(Code::Busy, error),
+            hub::NotReady::CommitsFail(_) => Self::new(Code::CommitsFail, error),
+        }
+    }
+}
+
+/// What poem itself refused, told in our shape.
+pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -> Problem {
+    match status {
+        StatusCode::NOT_FOUND => Problem::new(
+            Code::UnknownPath,
+            "there is nothing at this path; /docs lists what there is",
+        ),
+        StatusCode::METHOD_NOT_ALLOWED => Problem::method_not_allowed(allow.unwrap_or_default()),
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(Code::UnsupportedContentType, text),
+        status if status.is_client_error() => Problem::new(Code::InvalidParameter, text),
+        _ => {
+            tracing::error!(%status, text, "a request failed");
+            Problem::new(Code::Internal, "internal error")
+        }
+    }
+}
+
+/// The codes an operation may refuse with, for its documentation.
+pub(crate) trait Refusals {
+    const CODES: &'static [Code];
+}
+
+/// A [`Problem`] of the operation `O`.
+#[derive(Debug)]
+pub(crate) struct Refused<O> {
+    problem: Problem,
+    operation: PhantomData<fn() -> O>,
+}
+
+impl<O, E: Into<Problem>> From<E> for Refused<O> {
+    fn from(error: E) -> Self {
+        Self {
+            problem: error.into(),
+            operation: PhantomData,
+        }
+    }
+}
+
+impl<O> From<Refused<O>> for poem::Error {
+    fn from(refused: Refused<O>) -> Self {
+        refused.problem.into()
+    }
+}
+
+impl<O: Refusals> ApiResponse for Refused<O> {
+    fn meta() -> MetaResponses {
+        let mut statuses: Vec<StatusCode> = O::CODES.iter().map(|code| code.status()).collect();
+        statuses.sort();
+        statuses.dedup();
+        MetaResponses {
+            responses: statuses
+                .into_iter()
+                .map(|status| describe(status, O::CODES))
+                .collect(),
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Problem, _>("Problem".into(), |_| problem_schema());
+    }
+}
+
+fn describe(status: StatusCode, codes: &[Code]) -> MetaResponse {
+    let of_status = codes.iter().filter(|code| code.status() == status);
+    let lines: Vec<_> = of_status
+        .map(|code| format!("`{}`: {}", code.entry().1, code.entry().2))
+        .collect();
+    MetaResponse {
+        // Made once for each run, when the document is built.
+        description: lines.join("; ").leak(),
+        status: Some(status.as_u16()),
+        status_range: None,
+        content: vec![MetaMediaType {
+            content_type: PROBLEM_JSON,
+            schema: MetaSchemaRef::Reference("Problem".into()),
+        }],
+        headers: vec![],
+    }
+}
+
+fn problem_schema() -> MetaSchema {
+    let field = |ty, description, example: serde_json::Value| {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            description: Some(description),
+            example: Some(example),
+            ..MetaSchema::new(ty)
+        }))
+    };
+    MetaSchema {
+        description: Some("A refusal, as RFC 9457 has it."),
+        required: vec!["title", "status", "code", "detail"],
+        properties: vec![
+            (
+                "title",
+                field("string", "The status in words.", json!("Bad Request")),
+            ),
+            ("status", field("integer", "The status.", json!(400))),
+            (
+                "code",
+                field(
+                    "string",
+                    "What went wrong, for programs. The codes do not change.",
+                    json!("invalid_topic"),
+                ),
+            ),
+            (
+                "detail",
+                field(
+                    "string",
+                    "What went wrong and what to do, for people.",
+                    json!("topic: it is empty"),
+                ),
+            ),
+        ],
+        ..MetaSchema::new("object")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        self.as_response()
+    }
+}

@@ -1,0 +1,484 @@
+//! What is kept: events by range, one by its id, and the topics there are.
+
+use futures_util::{Stream, stream};
+use poem::{
+    Body, IntoResponse, Response,
+    http::{Uri, header},
+};
+use poem_openapi::{
+    ApiResponse,
+    registry::{
+        MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
+    },
+};
+use serde_json::json;
+
+use super::error::{Code, Problem, Refusals};
+use crate::{
+    event::{Event, EventId, Topic},
+    event_log::{self, Order, Page, Range, TopicSummary},
+    filter::Filter,
+    hub::{Bounds, Hub},
+};
+
+/// Events in an answer when no limit was asked for.
+const DEFAULT_LIMIT_EVENTS: usize = 100;
+
+/// Bytes of JSON after which an answer ends, though the limit is not reached; `next` goes on from there.
+const ANSWER_MAX_BYTES: usize = 8 * 1024 * 1024;
+
+/// Pages of the log that one answer looks at; a filter that matches hardly anything ends with fewer events and a `next`.
+const ANSWER_MAX_PAGES: usize = 64;
+
+/// Events that NDJSON takes from the log at a time.
+const NDJSON_PAGE_EVENTS: usize = 512;
+
+/// What a request for history asks for.
+#[derive(Debug)]
+pub(super) struct HistoryQuery {
+    pub(super) filter: Filter,
+    pub(super) range: Range,
+    pub(super) order: Order,
+    pub(super) limit: Option<usize>,
+}
+
+impl HistoryQuery {
+    /// Leaves out what was read up to `id`.
+    fn read_on(&mut self, id: EventId) {
+        match self.order {
+            Order::Ascending => self.range.after = id,
+            Order::Descending => self.range.before = id,
+        }
+    }
+}
+
+/// The answer of `GET /events`.
+#[derive(Debug)]
+pub(super) enum History {
+    /// `{"events":[…],"first_id":1,"last_id":9,"next":"/events?after=5"}`.
+    Page {
+        /// The JSON.
+        body: Vec<u8>,
+        /// Where to go on.
+        next: Option<String>,
+    },
+    /// The whole range, one event a line.
+    Lines(HistoryLines),
+}
+
+/// A range of events that is yet to be read.
+#[derive(Debug)]
+pub(super) struct HistoryLines {
+    hub: Hub,
+    query: HistoryQuery,
+}
+
+impl HistoryLines {
+    pub(super) fn new(hub: Hub, query: HistoryQuery) -> Self {
+        Self { hub, query }
+    }
+
+    /// The lines, in chunks of a page. Memory is that of a page however long the range is.
+    fn into_chunks(self) -> impl Stream<Item = std::io::Result<Vec<u8>>> {
+        stream::try_unfold(Some(self), |lines| async move {
+            let Some(Self { hub, mut query }) = lines else {
+                return Ok(None);
+            };
+            let left = query.limit.unwrap_or(usize::MAX);
+            let page = hub
+                .page(
+                    &query.filter,
+                    query.range,
+                    query.order,
+                    left.min(NDJSON_PAGE_EVENTS),
+                )
+                .await;
+            let Page { events, read_on } = page.map_err(broken_off)?;
+            let mut chunk = Vec::new();
+            for event in &events {
+                event.write_json(&mut chunk);
+                chunk.push(b'\n');
+            }
+            query.limit = query.limit.map(|limit| limit - events.len());
+            let goes_on = read_on.filter(|_| query.limit != Some(0));
+            let rest = goes_on.map(|id| {
+                query.read_on(id);
+                Self { hub, query }
+            });
+            Ok(Some((chunk, rest)))
+        })
+    }
+}
+
+/// An error in the middle of a body can only break it off; the client sees that it did not end as it should.
+fn broken_off(error: event_log::Error) -> std::io::Error {
+    tracing::error!(
+        error = &error as &dyn std::error::Error,
+        "a history was broken off because the log failed"
+    );
+    std::io::Error::other(error)
+}
+
+/// Reads a page of history. `uri` is the request's, to make the link to the next page from.
+pub(super) async fn read_page(
+    hub: &Hub,
+    mut query: HistoryQuery,
+    uri: &Uri,
+) -> Result<History, Problem> {
+    let Bounds { first_id, last_id } = hub.bounds();
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT_EVENTS);
+    let mut body = b"{\"events\":[".to_vec();
+    let mut events = 0;
+    let mut next = None;
+    for _ in 0..ANSWER_MAX_PAGES {
+        let page = hub
+            .page(&query.filter, query.range, query.order, limit - events)
+            .await?;
+        for event in &page.events {
+            if events > 0 {
+                body.push(b',');
+            }
+            event.write_json(&mut body);
+            events += 1;
+        }
+        next = page.read_on;
+        let Some(id) = next else { break };
+        query.read_on(id);
+        if events == limit || body.len() > ANSWER_MAX_BYTES {
+            break;
+        }
+    }
+    let next = next.map(|id| next_link(uri, query.order, id));
+    let tail = format!(
+        "],\"first_id\":{first_id},\"last_id\":{last_id},\"next\":{}}}",
+        json!(next)
+    );
+    body.extend_from_slice(tail.as_bytes());
+    Ok(History::Page { body, next })
+}
+
+/// The same query with its cursor moved.
+fn next_link(uri: &Uri, order: Order, id: EventId) -> String {
+    let moved = match order {
+        Order::Ascending => "after",
+        Order::Descending => "before",
+    };
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let kept = pairs.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some(moved));
+    let query: String = kept.flat_map(|pair| [pair, "&"]).collect();
+    format!("/events?{query}{moved}={id}")
+}
+
+impl IntoResponse for History {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Page { body, next } => {
+                let mut response = Response::builder().content_type("application/json");
+                if let Some(next) = next {
+                    response = response.header(header::LINK, format!("<{next}>; rel=\"next\""));
+                }
+                response.body(body)
+            }
+            Self::Lines(lines) => Response::builder()
+                .content_type("application/x-ndjson")
+                .header("x-accel-buffering", "no")
+                .body(Body::from_bytes_stream(lines.into_chunks())),
+        }
+    }
+}
+
+/// The answer of `GET /events/{id}`.
+#[derive(Debug)]
+pub(super) struct OneEvent(pub(super) Event);
+
+impl IntoResponse for OneEvent {
+    fn into_response(self) -> Response {
+        let mut body = Vec::new();
+        self.0.write_json(&mut body);
+        Response::builder()
+            .content_type("application/json")
+            .body(body)
+    }
+}
+
+/// The answer of `GET /topics`.
+#[derive(Debug)]
+pub(super) struct TopicList {
+    topics: Vec<TopicSummary>,
+    /// The name to go on after, if there may be more.
+    next: Option<Topic>,
+}
+
+impl TopicList {
+    pub(super) fn new(topics: Vec<TopicSummary>, limit: usize) -> Self {
+        let next = topics
+            .last()
+            .filter(|_| topics.len() == limit)
+            .map(|summary| summary.topic.clone());
+        Self { topics, next }
+    }
+}
+
+impl IntoResponse for TopicList {
+    fn into_response(self) -> Response {
+        let topics: Vec<_> = self
+            .topics
+            .iter()
+            .map(|summary| {
+                json!({
+                    "topic": summary.topic,
+                    "events": summary.events,
+                    "first_id": summary.first_id,
+                    "last_id": summary.last_id,
+                    "last_created_at": summary.last_created_at,
+                })
+            })
+            .collect();
+        let body = json!({"topics": topics, "next": self.next});
+        Response::builder()
+            .content_type("application/json")
+            .body(body.to_string())
+    }
+}
+
+fn field(schema: MetaSchema) -> MetaSchemaRef {
+    MetaSchemaRef::Inline(Box::new(schema))
+}
+
+fn id_field(description: &'static str) -> MetaSchemaRef {
+    field(MetaSchema {
+        description: Some(description),
+        example: Some(json!(1)),
+        ..MetaSchema::new_with_format("integer", "int64")
+    })
+}
+
+fn text_field(description: &'static str, example: &str) -> MetaSchemaRef {
+    field(MetaSchema {
+        description: Some(description),
+        example: Some(json!(example)),
+        ..MetaSchema::new("string")
+    })
+}
+
+fn time_field(description: &'static str) -> MetaSchemaRef {
+    field(MetaSchema {
+        description: Some(description),
+        example: Some(json!("2026-01-31T12:00:00.000Z")),
+        ..MetaSchema::new_with_format("string", "date-time")
+    })
+}
+
+fn event_schema() -> MetaSchema {
+    let data = MetaSchema {
+        description: Some("The JSON that was published."),
+        example: Some(json!({"text": "hello"})),
+        ..MetaSchema::ANY
+    };
+    MetaSchema {
+        description: Some("A stored event."),
+        required: vec!["id", "topic", "type", "data", "created_at"],
+        properties: vec![
+            (
+                "id",
+                id_field("Its position in the log. Grows, and is never used again."),
+            ),
+            (
+                "topic",
+                text_field("The name that groups events.", "greetings"),
+            ),
+            ("type", text_field("What happened.", "message")),
+            ("data", field(data)),
+            ("created_at", time_field("When it was committed.")),
+            (
+                "key",
+                text_field(
+                    "The publisher's own name for it, if it gave one.",
+                    "order-1001-paid",
+                ),
+            ),
+        ],
+        ..MetaSchema::new("object")
+    }
+}
+
+fn history_schema() -> MetaSchema {
+    let events = MetaSchema {
+        items: Some(Box::new(MetaSchemaRef::Reference("Event".into()))),
+        ..MetaSchema::new("array")
+    };
+    let next = MetaSchema {
+        description: Some("Where to go on; null at the end of the range."),
+        nullable: true,
+        ..MetaSchema::new("string")
+    };
+    MetaSchema {
+        description: Some(
+            "A page of history. It may have fewer events than the limit and still a `next`.",
+        ),
+        required: vec!["events", "first_id", "last_id", "next"],
+        properties: vec![
+            ("events", field(events)),
+            (
+                "first_id",
+                id_field("The oldest event kept. Above `last_id` when nothing is."),
+            ),
+            (
+                "last_id",
+                id_field("The newest event committed; 0 if there never was one."),
+            ),
+            ("next", field(next)),
+        ],
+        ..MetaSchema::new("object")
+    }
+}
+
+fn topics_schema() -> MetaSchema {
+    let summary = MetaSchema {
+        required: vec!["topic", "events", "first_id", "last_id", "last_created_at"],
+        properties: vec![
+            ("topic", text_field("Its name.", "greetings")),
+            ("events", id_field("How many of its events are kept.")),
+            ("first_id", id_field("The oldest of them.")),
+            ("last_id", id_field("The newest of them.")),
+            (
+                "last_created_at",
+                time_field("When the newest was committed."),
+            ),
+        ],
+        ..MetaSchema::new("object")
+    };
+    let topics = MetaSchema {
+        items: Some(Box::new(field(summary))),
+        ..MetaSchema::new("array")
+    };
+    let next = MetaSchema {
+        description: Some("The `after` to go on with; null at the end."),
+        nullable: true,
+        ..MetaSchema::new("string")
+    };
+    MetaSchema {
+        description: Some("Topics, in the order of their names."),
+        required: vec!["topics", "next"],
+        properties: vec![("topics", field(topics)), ("next", field(next))],
+        ..MetaSchema::new("object")
+    }
+}
+
+fn found(
+    description: &'static str,
+    content: Vec<MetaMediaType>,
+    headers: Vec<MetaHeader>,
+) -> MetaResponses {
+    MetaResponses {
+        responses: vec![MetaResponse {
+            description,
+            status: Some(200),
+            status_range: None,
+            content,
+            headers,
+        }],
+    }
+}
+
+fn as_json(schema: MetaSchemaRef) -> MetaMediaType {
+    MetaMediaType {
+        content_type: "application/json",
+        schema,
+    }
+}
+
+impl ApiResponse for History {
+    fn meta() -> MetaResponses {
+        let lines = MetaSchema {
+            description: Some("The whole range, one event a line."),
+            ..MetaSchema::new("string")
+        };
+        let link = MetaHeader {
+            name: "LINK".into(),
+            description: Some("The next page, as `rel=\"next\"`.".into()),
+            required: false,
+            deprecated: false,
+            schema: field(MetaSchema::new("string")),
+        };
+        let content = vec![
+            as_json(MetaSchemaRef::Reference("History".into())),
+            MetaMediaType {
+                content_type: "application/x-ndjson",
+                schema: field(lines),
+            },
+        ];
+        found("The events of the range.", content, vec![link])
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<OneEvent, _>("Event".into(), |_| event_schema());
+        registry.create_schema::<Self, _>("History".into(), |_| history_schema());
+    }
+}
+
+impl ApiResponse for OneEvent {
+    fn meta() -> MetaResponses {
+        found(
+            "The event.",
+            vec![as_json(MetaSchemaRef::Reference("Event".into()))],
+            vec![],
+        )
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Self, _>("Event".into(), |_| event_schema());
+    }
+}
+
+impl ApiResponse for TopicList {
+    fn meta() -> MetaResponses {
+        found(
+            "The topics.",
+            vec![as_json(MetaSchemaRef::Reference("Topics".into()))],
+            vec![],
+        )
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Self, _>("Topics".into(), |_| topics_schema());
+    }
+}
+
+/// The refusals of `GET /events`.
+#[derive(Debug)]
+pub(super) struct ReadHistory;
+
+impl Refusals for ReadHistory {
+    const CODES: &'static [Code] = &[
+        Code::InvalidTopic,
+        Code::InvalidType,
+        Code::InvalidCursor,
+        Code::InvalidTime,
+        Code::InvalidOrder,
+        Code::InvalidLimit,
+        Code::Internal,
+        Code::LogBusy,
+    ];
+}
+
+/// The refusals of `GET /events/{id}`.
+#[derive(Debug)]
+pub(super) struct ReadEvent;
+
+impl Refusals for ReadEvent {
+    const CODES: &'static [Code] = &[
+        Code::InvalidId,
+        Code::UnknownEvent,
+        Code::Internal,
+        Code::LogBusy,
+    ];
+}
+
+/// The refusals of `GET /topics`.
+#[derive(Debug)]
+pub(super) struct ReadTopics;
+
+impl Refusals for ReadTopics {
+    const CODES: &'static [Code] = &[Code::InvalidLimit, Code::Internal, Code::LogBusy];
+}

@@ -1,0 +1,313 @@
+//! Parameters of requests: how each is read, refused and described.
+
+use std::{borrow::Cow, time::Duration};
+
+use poem_openapi::{
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{ParseFromParameter, ParseResult, Type},
+};
+use serde_json::json;
+
+use super::error::{Code, Problem};
+use crate::{
+    event::{EventId, EventType, Key, Timestamp, Topic},
+    event_log::Order,
+    filter::Pattern,
+    hub::Start,
+};
+
+/// Most events in one answer of the history. Source: the hub's HTTP contract.
+pub(super) const LIMIT_MAX_EVENTS: usize = 1000;
+
+/// Something that can be read from a parameter.
+pub(super) trait Parameter: Sized + Send + Sync {
+    /// What the document says of it.
+    fn schema() -> MetaSchema;
+
+    /// Reads it; the problem says what was expected.
+    fn read(text: &str) -> Result<Self, Problem>;
+}
+
+/// A parameter that was read, or why it was not.
+///
+/// poem-openapi would answer a bad parameter in plain text; this carries the problem to the handler, which answers it
+/// like any other.
+#[derive(Debug)]
+pub(super) struct Checked<T>(Result<T, Problem>);
+
+impl<T> Checked<T> {
+    pub(super) fn get(self) -> Result<T, Problem> {
+        self.0
+    }
+}
+
+/// The value of a parameter that may be left out.
+pub(super) fn optional<T>(parameter: Option<Checked<T>>) -> Result<Option<T>, Problem> {
+    parameter.map(Checked::get).transpose()
+}
+
+/// The values of a parameter that may be repeated.
+pub(super) fn all<T>(parameters: Vec<Checked<T>>) -> Result<Vec<T>, Problem> {
+    parameters.into_iter().map(Checked::get).collect()
+}
+
+impl<T: Parameter> Type for Checked<T> {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "parameter".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(T::schema()))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl<T: Parameter> ParseFromParameter for Checked<T> {
+    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
+        Ok(Self(T::read(value)))
+    }
+}
+
+impl Parameter for Topic {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            example: Some(json!("greetings")),
+            max_length: Some(255),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        Self::new(text).map_err(|error| {
+            Problem::new(Code::InvalidTopic, format_args!("topic '{text}': {error}"))
+        })
+    }
+}
+
+impl Parameter for EventType {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            max_length: Some(255),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        Self::new(text).map_err(|error| {
+            Problem::new(Code::InvalidType, format_args!("type '{text}': {error}"))
+        })
+    }
+}
+
+impl Parameter for Key {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            max_length: Some(255),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        Self::new(text).map_err(|error| Problem::new(Code::InvalidKey, error))
+    }
+}
+
+/// A pattern over topics.
+#[derive(Debug)]
+pub(super) struct TopicPattern(pub(super) Pattern);
+
+impl Parameter for TopicPattern {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            max_length: Some(255),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        Pattern::new(text).map(Self).map_err(|error| {
+            Problem::new(Code::InvalidTopic, format_args!("topic '{text}': {error}"))
+        })
+    }
+}
+
+/// A pattern over types.
+#[derive(Debug)]
+pub(super) struct TypePattern(pub(super) Pattern);
+
+impl Parameter for TypePattern {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            max_length: Some(255),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        Pattern::new(text).map(Self).map_err(|error| {
+            Problem::new(Code::InvalidType, format_args!("type '{text}': {error}"))
+        })
+    }
+}
+
+/// The id in a path.
+impl Parameter for EventId {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(0.0),
+            example: Some(json!(1)),
+            ..MetaSchema::new_with_format("integer", "int64")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        text.parse()
+            .map_err(|error| Problem::new(Code::InvalidId, format_args!("'{text}': {error}")))
+    }
+}
+
+/// An id as a cursor. An empty one is none, as some clients send it.
+#[derive(Debug)]
+pub(super) struct Cursor(pub(super) Option<EventId>);
+
+impl Parameter for Cursor {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(0.0),
+            ..MetaSchema::new_with_format("integer", "int64")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Ok(Self(None));
+        }
+        let cursor = text.parse().map_err(|error| {
+            Problem::new(Code::InvalidCursor, format_args!("'{text}': {error}"))
+        })?;
+        Ok(Self(Some(cursor)))
+    }
+}
+
+/// A number of events that `last=` asks for.
+#[derive(Debug)]
+pub(super) struct Newest(pub(super) u64);
+
+impl Parameter for Newest {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(0.0),
+            ..MetaSchema::new_with_format("integer", "int64")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        let number: EventId = text.parse().map_err(|_| {
+            Problem::new(
+                Code::InvalidLimit,
+                format_args!("last '{text}': it is a whole number of events, such as 10"),
+            )
+        })?;
+        Ok(Self(number.as_i64().unsigned_abs()))
+    }
+}
+
+/// A moment: `15m` ago, an RFC 3339 time, or `start`.
+#[derive(Debug)]
+pub(super) struct Since(pub(super) Start);
+
+impl Parameter for Since {
+    fn schema() -> MetaSchema {
+        MetaSchema::new("string")
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        if text == "start" {
+            return Ok(Self(Start::First));
+        }
+        Moment::read(text).map(|moment| Self(Start::Since(moment.0)))
+    }
+}
+
+/// A moment: `15m` ago or an RFC 3339 time.
+#[derive(Debug)]
+pub(super) struct Moment(pub(super) Timestamp);
+
+impl Parameter for Moment {
+    fn schema() -> MetaSchema {
+        MetaSchema::new("string")
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        // In a query "+" stands for a space, and people write offsets like "+02:00" as they are.
+        let time = text.replace(' ', "+").parse().ok();
+        let age = || -> Option<Timestamp> {
+            let age: Duration = humantime::parse_duration(text).ok()?;
+            Some(Timestamp::now().before(age))
+        };
+        time.or_else(age).map(Self).ok_or_else(|| {
+            let detail = format!("'{text}' is no time: say 15m, 2h, 7d, or 2026-01-31T12:00:00Z");
+            Problem::new(Code::InvalidTime, detail)
+        })
+    }
+}
+
+/// How many events an answer may have.
+#[derive(Debug)]
+pub(super) struct Limit(pub(super) usize);
+
+impl Parameter for Limit {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(1.0),
+            maximum: Some(1000.0),
+            ..MetaSchema::new_with_format("integer", "int32")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        let limit = text
+            .parse()
+            .ok()
+            .filter(|limit| (1..=LIMIT_MAX_EVENTS).contains(limit));
+        limit.map(Self).ok_or_else(|| {
+            Problem::new(
+                Code::InvalidLimit,
+                format_args!("limit '{text}': it is a whole number from 1 to {LIMIT_MAX_EVENTS}"),
+            )
+        })
+    }
+}
+
+impl Parameter for Order {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            enum_items: vec![json!("asc"), json!("desc")],
+            default: Some(json!("asc")),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        match text {
+            "asc" => Ok(Self::Ascending),
+            "desc" => Ok(Self::Descending),
+            _ => Err(Problem::new(
+                Code::InvalidOrder,
+                format_args!("order '{text}': it is asc or desc"),
+            )),
+        }
+    }
+}

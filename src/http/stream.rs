@@ -1,0 +1,277 @@
+//! `GET /sse`: replay, then live, as a stream of server-sent events.
+
+use std::{pin::Pin, time::Duration};
+
+use bytes::Bytes;
+use futures_util::stream;
+use poem::{Body, IntoResponse, Response, http::header};
+use poem_openapi::{
+    ApiResponse,
+    registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+};
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    error::{Code, Problem, Refusals},
+    parameter::{Cursor, Parameter},
+    sse_frame::{self, Format},
+};
+use crate::{
+    event::EventId,
+    hub::{Batch, Delivery, Start, Subscription},
+};
+
+/// How soon a client comes back after a cut: about 2 s, spread so that they do not come together.
+const RETRY: std::ops::Range<u64> = 1500..2500;
+
+/// How soon a client comes back after the hub has ended its stream: spread over a few seconds, because all streams end at
+/// once and the next hub needs a moment to start.
+const FAREWELL_RETRY: std::ops::Range<u64> = 1000..5000;
+
+fn spread(millis: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(fastrand::u64(millis))
+}
+
+impl Parameter for Format {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            enum_items: vec!["data".into(), "event".into()],
+            default: Some("data".into()),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        match text {
+            "data" => Ok(Self::Data),
+            "event" => Ok(Self::Event),
+            _ => Err(Problem::new(
+                Code::InvalidFormat,
+                format_args!("format '{text}': it is data or event"),
+            )),
+        }
+    }
+}
+
+/// The places a request may name a start in.
+#[derive(Debug)]
+pub(super) struct Starts {
+    /// The header, which wins: a browser that reconnects sends it beside the query it began with.
+    pub(super) header: Option<Cursor>,
+    /// The spellings of the query parameter.
+    pub(super) cursors: [Option<Cursor>; 3],
+    /// `since=`.
+    pub(super) since: Option<Start>,
+    /// `last=`.
+    pub(super) last: Option<Start>,
+}
+
+impl Starts {
+    /// The one start that was meant; none is live from now.
+    pub(super) fn choose(self) -> Result<Start, Problem> {
+        if let Some(Cursor(Some(cursor))) = self.header {
+            return Ok(Start::After(cursor));
+        }
+        let mut cursors: Vec<EventId> = self
+            .cursors
+            .into_iter()
+            .flatten()
+            .filter_map(|cursor| cursor.0)
+            .collect();
+        cursors.dedup();
+        let cursors = cursors.into_iter().map(Start::After);
+        let starts: Vec<Start> = cursors.chain(self.since).chain(self.last).collect();
+        match starts[..] {
+            [] => Ok(Start::Live),
+            [start] => Ok(start),
+            _ => Err(Problem::new(
+                Code::ConflictingStarts,
+                "give one of last_event_id, since and last",
+            )),
+        }
+    }
+}
+
+/// The answer of `GET /sse`.
+#[derive(Debug)]
+pub(super) struct EventStream {
+    subscription: Subscription,
+    format: Format,
+    heartbeat: Duration,
+    /// The cursor the client has.
+    told: EventId,
+    stage: Stage,
+    quiet: Pin<Box<Sleep>>,
+    last_sent: Instant,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Following,
+    Ended,
+}
+
+impl EventStream {
+    pub(super) fn new(subscription: Subscription, format: Format, heartbeat: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            told: subscription.cursor(),
+            subscription,
+            format,
+            heartbeat,
+            stage: Stage::Opening,
+            quiet: Box::pin(tokio::time::sleep_until(now + heartbeat)),
+            last_sent: now,
+        }
+    }
+
+    /// The next bytes for the client; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        let bytes = match self.stage {
+            Stage::Opening => {
+                self.stage = Stage::Following;
+                encode(|out| sse_frame::write_opening(spread(RETRY), self.told, out))
+            }
+            Stage::Following => self.follow().await,
+            Stage::Ended => return None,
+        };
+        self.last_sent = Instant::now();
+        Some(bytes)
+    }
+
+    async fn follow(&mut self) -> Bytes {
+        loop {
+            tokio::select! {
+                biased;
+                delivery = self.subscription.next() => return match delivery {
+                    Ok(Some(Delivery::Events(batch))) => {
+                        self.told = batch.last_id();
+                        render(&batch, self.format)
+                    }
+                    Ok(Some(Delivery::Gap(gap))) => {
+                        self.told = gap.bounds.first_id.previous();
+                        encode(|out| sse_frame::write_gap(&gap, out))
+                    }
+                    Ok(None) => self.end(),
+                    Err(error) => {
+                        tracing::error!(error = &error as &dyn std::error::Error, "a stream ended because the log failed");
+                        self.end()
+                    }
+                },
+                () = &mut self.quiet => {
+                    // The timer is set anew only here: an event costs no timer.
+                    let due = self.last_sent + self.heartbeat;
+                    let now = Instant::now();
+                    self.quiet.as_mut().reset(if due > now { due } else { now + self.heartbeat });
+                    if due <= now {
+                        return self.beat();
+                    }
+                }
+            }
+        }
+    }
+
+    fn beat(&mut self) -> Bytes {
+        self.subscription.settle();
+        let cursor = self.subscription.cursor();
+        let moved_to = (cursor > self.told).then_some(cursor);
+        self.told = cursor;
+        encode(|out| sse_frame::write_heartbeat(moved_to, out))
+    }
+
+    fn end(&mut self) -> Bytes {
+        self.stage = Stage::Ended;
+        encode(|out| sse_frame::write_farewell(spread(FAREWELL_RETRY), out))
+    }
+}
+
+fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut out = Vec::with_capacity(64);
+    write(&mut out);
+    out.into()
+}
+
+/// The frames of a batch, encoded once for all who get it in this format.
+fn render(batch: &Batch, format: Format) -> Bytes {
+    let kind = match format {
+        Format::Data => 0,
+        Format::Event => 1,
+    };
+    batch.rendered(kind, |events| {
+        let mut out = Vec::with_capacity(
+            events
+                .iter()
+                .map(|event| event.data.as_str().len() + 64)
+                .sum(),
+        );
+        for event in events {
+            sse_frame::write_event(event, format, &mut out);
+        }
+        out.into()
+    })
+}
+
+impl IntoResponse for EventStream {
+    fn into_response(self) -> Response {
+        let blocks = stream::unfold(self, |mut stream| async move {
+            let bytes = stream.next().await?;
+            Some((Ok::<_, std::io::Error>(bytes), stream))
+        });
+        Response::builder()
+            .content_type("text/event-stream")
+            .header(header::CACHE_CONTROL, "no-cache, no-transform")
+            .header("x-accel-buffering", "no")
+            .body(Body::from_bytes_stream(blocks))
+    }
+}
+
+impl ApiResponse for EventStream {
+    fn meta() -> MetaResponses {
+        let schema = MetaSchema {
+            description: Some(
+                "Server-sent events. First a block with `retry:` and `id:` alone, the cursor it goes on from. Then, for each \
+                 event, `id:`, `event:` (its type, unless that is `message`) and `data:` (its data, or with `format=event` the \
+                 whole event as JSON). After a silence of 15 s a comment, with an `id:` line if the cursor has moved over \
+                 events that did not match. `event: segno.gap` with \
+                 `{\"reason\":\"trimmed\"|\"ahead\",\"requested\":…,\"first_id\":…,\"last_id\":…}` where events that were asked \
+                 for are gone. The stream ends only when the hub stops.",
+            ),
+            example: Some("retry: 2000\nid: 41\n\nid: 42\ndata: {\"text\":\"hello\"}\n\n".into()),
+            ..MetaSchema::new_with_format("string", "event-stream")
+        };
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: "The events, as they come. It does not end: follow it with `curl -N` or an `EventSource`.",
+                status: Some(200),
+                status_range: None,
+                content: vec![MetaMediaType {
+                    content_type: "text/event-stream",
+                    schema: MetaSchemaRef::Inline(Box::new(schema)),
+                }],
+                headers: vec![],
+            }],
+        }
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+/// The refusals of `GET /sse`.
+#[derive(Debug)]
+pub(super) struct Subscribing;
+
+impl Refusals for Subscribing {
+    const CODES: &'static [Code] = &[
+        Code::InvalidTopic,
+        Code::InvalidType,
+        Code::InvalidCursor,
+        Code::InvalidTime,
+        Code::InvalidLimit,
+        Code::InvalidFormat,
+        Code::ConflictingStarts,
+        Code::Internal,
+        Code::Draining,
+        Code::LogBusy,
+    ];
+}

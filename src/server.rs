@@ -1,0 +1,218 @@
+//! Listens, serves, and stops in the right order.
+//!
+//! The accept loop and the connections are ours, over hyper's HTTP/1: poem's own server takes no limit on how long a
+//! request's head may take, spins when `accept` fails, and does not end while a stream is open.
+
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use poem::{
+    Endpoint, Request, Response,
+    http::uri::Scheme,
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinHandle,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    config::ServeConfig,
+    event_log,
+    http::{self, Settings},
+    hub::{Bounds, Hub, Writer},
+};
+
+/// Connections the kernel holds for us before we accept them.
+///
+/// tokio's own `bind` says 128; of 1,000 clients that connected at once 515 had to send their SYN again, and each waited a
+/// second or more.
+const LISTEN_BACKLOG: u32 = 4096;
+
+/// Wait after a failed `accept`, most often for a file descriptor to come free.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Bytes of a connection that hyper holds, read or to be written. Bounds what a slow reader costs, and the head of a
+/// request.
+const CONNECTION_BUFFER_BYTES: usize = 64 * 1024;
+
+/// A hub that listens.
+#[derive(Debug)]
+pub struct Server {
+    hub: Hub,
+    writer: JoinHandle<Writer>,
+    listener: TcpListener,
+    config: ServeConfig,
+}
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The file was not opened.
+    #[error(transparent)]
+    Open(#[from] event_log::OpenError),
+    /// The address is not to be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// The address that was asked for.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl Server {
+    /// Listens, then opens the file, and starts the writer. Connections wait until [`serve`](Self::serve).
+    pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
+        let address = config.listen;
+        let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
+        let (hub, writer) = Hub::open(&config.db).await?;
+        let writer = tokio::spawn(writer.run());
+        Ok(Self {
+            hub,
+            writer,
+            listener,
+            config,
+        })
+    }
+
+    /// The address it listens on, with the port the system chose if 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.listener
+            .local_addr()
+            .expect("a listening socket has an address")
+    }
+
+    /// The oldest and the newest event there are.
+    pub fn bounds(&self) -> Bounds {
+        self.hub.bounds()
+    }
+
+    /// Serves until `stop` is ready, then drains: takes no more connections and events, answers the publishers that wait,
+    /// ends the streams, and lets go of the file.
+    pub async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), event_log::Error> {
+        let settings = Settings {
+            heartbeat: self.config.heartbeat,
+            body_timeout: self.config.body_timeout,
+        };
+        let connections = Connections {
+            endpoint: Arc::new(http::endpoint(self.hub.clone(), settings)),
+            header_timeout: self.config.header_timeout,
+            ending: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        };
+        let places = Arc::new(Semaphore::new(self.config.max_connections));
+        tokio::select! {
+            () = accept(self.listener, &connections, &places) => unreachable!("accepts for ever"),
+            () = stop => tracing::info!("draining"),
+            // A hub that cannot write must not look as if it could.
+            ended = &mut self.writer => panic!("the writer ended by itself: {ended:?}"),
+        }
+        // Dropping the accept loop closed the listener. Next the writer: publishers have their answers when it ends, and
+        // the streams end with the feeds. Only then the connections, and last the file that they may still read.
+        self.hub.drain();
+        let writer = self.writer.await.expect("the writer does not panic");
+        connections.ending.cancel();
+        connections.tasks.close();
+        if tokio::time::timeout(self.config.drain_timeout, connections.tasks.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!(
+                connections = connections.tasks.len(),
+                "cut connections that did not end in time"
+            );
+        }
+        writer.close().await
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() {
+        TcpSocket::new_v4()?
+    } else {
+        TcpSocket::new_v6()?
+    };
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(LISTEN_BACKLOG)
+}
+
+/// What every connection shares.
+struct Connections<E> {
+    endpoint: Arc<E>,
+    header_timeout: Duration,
+    ending: CancellationToken,
+    tasks: TaskTracker,
+}
+
+async fn accept<E: Endpoint<Output = Response> + 'static>(
+    listener: TcpListener,
+    connections: &Connections<E>,
+    places: &Arc<Semaphore>,
+) {
+    let mut failing = false;
+    loop {
+        let place = places.clone().acquire_owned().await.expect("never closed");
+        match listener.accept().await {
+            Ok((stream, remote)) => {
+                failing = false;
+                connections.spawn(stream, remote, place);
+            }
+            Err(error) if is_of_one_connection(&error) => (),
+            Err(error) => {
+                // Trying again at once would spin; tracing each time would fill the trace.
+                if !failing {
+                    tracing::error!(%error, "cannot accept connections; trying again until it works");
+                }
+                failing = true;
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    }
+}
+
+/// A connection that went away before it was accepted says nothing about the next.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
+}
+
+impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
+    fn spawn(&self, stream: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
+        // An event should not wait for the acknowledgement of the one before. Where it cannot be set, it is only slower.
+        _ = stream.set_nodelay(true);
+        let local = LocalAddr(stream.local_addr().unwrap_or(remote).into());
+        let remote = RemoteAddr(remote.into());
+        let endpoint = self.endpoint.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let endpoint = endpoint.clone();
+            let request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
+            async move {
+                Ok::<hyper::Response<_>, Infallible>(endpoint.get_response(request).await.into())
+            }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .max_buf_size(CONNECTION_BUFFER_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let ending = self.ending.clone();
+        self.tasks.spawn(async move {
+            let _place = place;
+            let mut connection = pin!(connection);
+            // How a connection ends, and with what error, matters to nobody: the client has gone.
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                () = ending.cancelled() => connection.as_mut().graceful_shutdown(),
+            }
+            _ = connection.await;
+        });
+    }
+}
