@@ -1,0 +1,454 @@
+//! The test language: a hub to speak to, streams to read, and waits that end.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use reqwest::{RequestBuilder, Response, StatusCode};
+use segno::{
+    client::{Message, SseParser},
+    config::{LogFormat, ServeConfig},
+    server::Server,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for anything that must happen. Far above what it takes, so that a slow machine is not a failure.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits for `future`, and says what was waited for when it does not come.
+pub(crate) async fn within<T>(what: impl fmt::Display, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {DEADLINE:?} for {what}"),
+    }
+}
+
+/// A running hub on a port of its own. It drains when dropped.
+pub(crate) struct TestHub {
+    url: String,
+    http: reqwest::Client,
+    stop: CancellationToken,
+    serving: Option<JoinHandle<()>>,
+    folder: TempDir,
+}
+
+/// The configuration tests run with: as by default, but for the address and the file.
+pub(crate) fn config(folder: &Path) -> ServeConfig {
+    ServeConfig {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        db: folder.join("segno.db"),
+        heartbeat: Duration::from_secs(15),
+        header_timeout: Duration::from_secs(30),
+        body_timeout: Duration::from_secs(30),
+        max_connections: 50_000,
+        drain_timeout: Duration::from_secs(10),
+        log_format: LogFormat::Text,
+    }
+}
+
+impl TestHub {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| ()).await
+    }
+
+    /// Starts a hub whose configuration is changed by `change`.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut ServeConfig)) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), change).await
+    }
+
+    pub(crate) async fn start_in(folder: TempDir, change: impl FnOnce(&mut ServeConfig)) -> Self {
+        let mut config = config(folder.path());
+        change(&mut config);
+        let server = Server::start(config).await.unwrap();
+        let url = format!("http://{}", server.address());
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let serving = tokio::spawn(async move {
+            server.serve(stopped.cancelled()).await.unwrap();
+        });
+        Self {
+            url,
+            http: reqwest_client(),
+            stop,
+            serving: Some(serving),
+            folder,
+        }
+    }
+
+    /// Drains it, and gives its folder for another start.
+    pub(crate) async fn stop(mut self) -> TempDir {
+        self.stop.cancel();
+        within("the hub to drain", self.serving.take().unwrap())
+            .await
+            .unwrap();
+        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+    }
+
+    /// Begins to drain it without waiting for the end.
+    pub(crate) fn begin_to_stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.url)
+    }
+
+    pub(crate) fn address(&self) -> &str {
+        self.url.strip_prefix("http://").unwrap()
+    }
+
+    pub(crate) fn db(&self) -> PathBuf {
+        self.folder.path().join("segno.db")
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.http.get(self.url(path))
+    }
+
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
+        self.http.post(self.url(path))
+    }
+
+    /// Posts JSON as it stands.
+    pub(crate) fn post_json(&self, path: &str, json: impl Into<String>) -> RequestBuilder {
+        self.post(path)
+            .header("content-type", "application/json")
+            .body(json.into())
+    }
+
+    pub(crate) async fn get_json(&self, path: &str) -> Value {
+        answer(self.get(path)).await.json()
+    }
+
+    /// Publishes one event for each text, each with its own commit, and gives their ids.
+    pub(crate) async fn publish<const N: usize>(&self, topic: &str, data: [&str; N]) -> [u64; N] {
+        let mut ids = [0; N];
+        for (id, data) in ids.iter_mut().zip(data) {
+            let answer = answer(self.post(&format!("/topics/{topic}")).body(data.to_owned())).await;
+            assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+            *id = answer.json()["id"].as_u64().unwrap();
+        }
+        ids
+    }
+
+    /// Publishes `count` events in batches: topic from `topic`, data the number of the event, counted from 1.
+    pub(crate) async fn publish_many(&self, count: u64, topic: impl Fn(u64) -> String) {
+        let numbers: Vec<u64> = (1..=count).collect();
+        for batch in numbers.chunks(10_000) {
+            let lines: String = batch
+                .iter()
+                .map(|n| format!("{{\"topic\":\"{}\",\"data\":{n}}}\n", topic(*n)))
+                .collect();
+            let request = self
+                .post("/events")
+                .header("content-type", "application/x-ndjson")
+                .body(lines);
+            assert_eq!(answer(request).await.status, StatusCode::CREATED);
+        }
+    }
+
+    /// Opens a stream; the query is what stands behind `/sse`, such as `?topic=orders`.
+    pub(crate) async fn follow(&self, query: &str) -> TestStream {
+        TestStream::open(self.get(&format!("/sse{query}"))).await
+    }
+
+    /// Opens a stream that resumes after `cursor`.
+    pub(crate) async fn resume(&self, query: &str, cursor: u64) -> TestStream {
+        TestStream::open(
+            self.get(&format!("/sse{query}"))
+                .header("last-event-id", cursor),
+        )
+        .await
+    }
+
+    pub(crate) async fn last_id(&self) -> u64 {
+        self.get_json("/events?limit=1").await["last_id"]
+            .as_u64()
+            .unwrap()
+    }
+}
+
+impl Drop for TestHub {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+pub(crate) fn reqwest_client() -> reqwest::Client {
+    _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::new()
+}
+
+/// An answer that was read to its end.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers
+            .get(name)
+            .unwrap_or_else(|| panic!("no header {name} in {self:?}"))
+            .to_str()
+            .unwrap()
+    }
+
+    /// The word of a refusal, after a look at its shape.
+    pub(crate) fn code(&self) -> String {
+        assert_eq!(
+            self.header("content-type"),
+            "application/problem+json",
+            "{self:?}"
+        );
+        let problem = self.json();
+        assert_eq!(problem["status"], self.status.as_u16(), "{self:?}");
+        assert!(
+            problem["detail"]
+                .as_str()
+                .is_some_and(|detail| !detail.is_empty()),
+            "{self:?}"
+        );
+        problem["code"].as_str().unwrap().to_owned()
+    }
+}
+
+/// Sends the request and reads the answer.
+pub(crate) async fn answer(request: RequestBuilder) -> Answer {
+    within("an answer", async {
+        let response = request.send().await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Answer {
+            status,
+            headers,
+            body: response.text().await.unwrap(),
+        }
+    })
+    .await
+}
+
+/// A stream that is being read.
+pub(crate) struct TestStream {
+    response: Response,
+    parser: SseParser,
+    messages: std::collections::VecDeque<Message>,
+    /// Everything that came, for reports and for tests of the bytes.
+    pub(crate) received: String,
+}
+
+impl TestStream {
+    pub(crate) async fn open(request: RequestBuilder) -> Self {
+        let response = within("the head of a stream", request.send())
+            .await
+            .unwrap();
+        assert_eq!(
+            response.status(),
+            StatusCode::OK,
+            "{:?}",
+            response.text().await
+        );
+        let mut stream = Self {
+            response,
+            parser: SseParser::default(),
+            messages: Default::default(),
+            received: String::new(),
+        };
+        // The first block says that the hub has begun: what is published from now on is in the stream.
+        stream
+            .read_until("the first block", |stream| stream.received.contains("\n\n"))
+            .await;
+        stream
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.response.headers()[name].to_str().unwrap()
+    }
+
+    /// The cursor a browser would come back with.
+    pub(crate) fn cursor(&self) -> u64 {
+        self.parser.last_event_id().parse().unwrap()
+    }
+
+    /// Reads a chunk; false at the end of the stream.
+    async fn read_chunk(&mut self) -> Result<bool, reqwest::Error> {
+        let Some(chunk) = self.response.chunk().await? else {
+            return Ok(false);
+        };
+        if self.received.len() < 100_000 {
+            self.received.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+        let messages = &mut self.messages;
+        self.parser
+            .feed(&chunk, |message| messages.push_back(message));
+        Ok(true)
+    }
+
+    /// Reads on until `done` says so.
+    pub(crate) async fn read_until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + DEADLINE;
+        while !done(self) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, self.read_chunk()).await {
+                Ok(Ok(true)) => (),
+                Ok(Ok(false)) => {
+                    panic!("the stream ended before {what}; it was:\n{}", self.received)
+                }
+                Ok(Err(error)) => panic!(
+                    "the stream broke before {what}: {error}; it was:\n{}",
+                    self.received
+                ),
+                Err(_) => panic!(
+                    "waited {DEADLINE:?} for {what}; the stream was:\n{}",
+                    self.received
+                ),
+            }
+        }
+    }
+
+    pub(crate) async fn next(&mut self) -> Message {
+        self.read_until("the next message", |stream| !stream.messages.is_empty())
+            .await;
+        self.messages.pop_front().unwrap()
+    }
+
+    /// The data of the next `N` events.
+    pub(crate) async fn next_data<const N: usize>(&mut self) -> [String; N] {
+        let mut data = [const { String::new() }; N];
+        for item in &mut data {
+            *item = self.next().await.data;
+        }
+        data
+    }
+
+    /// The ids of the next `count` events.
+    pub(crate) async fn next_ids(&mut self, count: usize) -> Vec<u64> {
+        let mut ids = Vec::with_capacity(count);
+        while ids.len() < count {
+            ids.push(self.next().await.last_event_id.parse().unwrap());
+        }
+        ids
+    }
+
+    /// Reads to the end of the stream; an error if it was cut. Messages that came are still there to be taken.
+    pub(crate) async fn read_to_end(&mut self) -> Result<(), reqwest::Error> {
+        within("the end of the stream", async {
+            while self.read_chunk().await? {}
+            Ok(())
+        })
+        .await
+    }
+
+    /// The messages that came and were not taken.
+    pub(crate) fn take_received(&mut self) -> Vec<Message> {
+        self.messages.drain(..).collect()
+    }
+}
+
+/// The real program in a process of its own.
+pub(crate) struct Program {
+    child: Child,
+    pub(crate) port: u16,
+}
+
+/// A port that was free a moment ago.
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+pub(crate) fn segno() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_segno"))
+}
+
+impl Program {
+    /// Starts `segno serve` and waits until it is ready.
+    pub(crate) async fn start(folder: &Path, port: u16) -> Self {
+        let mut command = segno();
+        command
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--db"])
+            .arg(folder.join("segno.db"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self::spawn(command, port).await
+    }
+
+    /// Starts `command`, which serves on `port`, and waits until it is ready.
+    pub(crate) async fn spawn(mut command: Command, port: u16) -> Self {
+        let program = Self {
+            child: command.spawn().unwrap(),
+            port,
+        };
+        let http = reqwest_client();
+        let ready = format!("{}/health/ready", program.url());
+        within("the program to be ready", async {
+            while !http
+                .get(&ready)
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        program
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends `signal`, by its name.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{signal}"), self.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for its end; its exit code, `None` if a signal ended it.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        within("the program to end", async {
+            loop {
+                if let Some(status) = self.child.try_wait().unwrap() {
+                    return status.code();
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
