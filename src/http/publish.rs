@@ -15,7 +15,7 @@ use poem_openapi::{
         MetaSchemaRef, Registry,
     },
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
 use super::error::{Code, Problem, Refusals};
@@ -114,18 +114,29 @@ fn json_problem(error: &serde_json::Error) -> Problem {
     Problem::new(code, error)
 }
 
-fn parse_json(body: &[u8]) -> Result<EventsBody, Problem> {
-    let is_batch = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[');
-    if !is_batch {
-        let event: EventJson =
-            serde_json::from_slice(body).map_err(|error| json_problem(&error))?;
-        return event.into_event().map(EventsBody::One);
+/// Reads a JSON object. serde would take an array for a struct as well.
+fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
+    if json.trim_ascii_start().first() == Some(&b'{') {
+        return serde_json::from_slice(json).map_err(|error| json_problem(&error));
     }
-    let events: Vec<EventJson> =
+    match serde_json::from_slice::<IgnoredAny>(json) {
+        Ok(_) => Err(Problem::new(Code::InvalidField, "it is not a JSON object")),
+        Err(error) => Err(json_problem(&error)),
+    }
+}
+
+fn parse_event(json: &[u8]) -> Result<NewEvent, Problem> {
+    parse_object::<EventJson>(json)?.into_event()
+}
+
+fn parse_json(body: &[u8]) -> Result<EventsBody, Problem> {
+    if body.trim_ascii_start().first() != Some(&b'[') {
+        return parse_event(body).map(EventsBody::One);
+    }
+    let events: Vec<&RawValue> =
         serde_json::from_slice(body).map_err(|error| json_problem(&error))?;
     let events = events.into_iter().enumerate().map(|(index, event)| {
-        event
-            .into_event()
+        parse_event(event.get().as_bytes())
             .map_err(|problem| problem.at(format_args!("event {} of the array", index + 1)))
     });
     batch(events)
@@ -137,10 +148,7 @@ fn parse_ndjson(body: &[u8]) -> Result<EventsBody, Problem> {
         .enumerate()
         .filter(|(_, line)| !line.trim_ascii().is_empty());
     let events = lines.map(|(index, line)| {
-        let event: Result<EventJson, _> = serde_json::from_slice(line);
-        event
-            .map_err(|error| json_problem(&error))
-            .and_then(EventJson::into_event)
+        parse_event(line)
             .map_err(|problem| problem.at(format_args!("line {} of the body", index + 1)))
     });
     batch(events)
@@ -481,9 +489,7 @@ impl<'a> ApiExtractor<'a> for MessageBody {
             return Err(unsupported(&other, "application/json").into());
         }
         let body = read_body(request, body, EVENT_BODY_MAX_BYTES).await?;
-        let message: MessageJson =
-            serde_json::from_slice(&body).map_err(|error| json_problem(&error))?;
-        Ok(Self(message.message))
+        Ok(Self(parse_object::<MessageJson>(&body)?.message))
     }
 }
 

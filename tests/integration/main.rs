@@ -2,5 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod bad_input;
+mod drain;
+mod history;
 mod publish;
+mod stream;
 mod test_hub;

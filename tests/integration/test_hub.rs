@@ -35,7 +35,7 @@ pub(crate) struct TestHub {
     http: reqwest::Client,
     stop: CancellationToken,
     serving: Option<JoinHandle<()>>,
-    folder: TempDir,
+    folder: Option<TempDir>,
 }
 
 /// The configuration tests run with: as by default, but for the address and the file.
@@ -77,7 +77,7 @@ impl TestHub {
             http: reqwest_client(),
             stop,
             serving: Some(serving),
-            folder,
+            folder: Some(folder),
         }
     }
 
@@ -87,7 +87,7 @@ impl TestHub {
         within("the hub to drain", self.serving.take().unwrap())
             .await
             .unwrap();
-        std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap())
+        self.folder.take().unwrap()
     }
 
     /// Begins to drain it without waiting for the end.
@@ -104,7 +104,7 @@ impl TestHub {
     }
 
     pub(crate) fn db(&self) -> PathBuf {
-        self.folder.path().join("segno.db")
+        self.folder.as_ref().unwrap().path().join("segno.db")
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {
@@ -415,6 +415,17 @@ impl Program {
 
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// The test language for this process.
+    pub(crate) fn as_hub(&self) -> TestHub {
+        TestHub {
+            url: self.url(),
+            http: reqwest_client(),
+            stop: CancellationToken::new(),
+            serving: None,
+            folder: None,
+        }
     }
 
     /// kill -9.

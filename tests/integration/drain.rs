@@ -1,0 +1,148 @@
+//! Stopping: publishers are answered, streams end cleanly, the WAL is in the file, the exit code is 0.
+
+use std::process::{Command, Stdio};
+
+use super::test_hub::{Program, TestHub, answer, free_port, within};
+
+#[tokio::test]
+async fn streams_end_cleanly_with_a_retry_that_is_spread() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a"]).await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        streams.push(hub.follow("?since=start").await);
+    }
+    hub.begin_to_stop();
+    let mut retries = Vec::new();
+    for stream in &mut streams {
+        stream.read_to_end().await.unwrap();
+        assert_eq!(stream.take_received().len(), 1);
+        let last = stream.received.trim_end().rsplit("\n\n").next().unwrap();
+        retries.push(
+            last.strip_prefix("retry: ")
+                .unwrap()
+                .parse::<u32>()
+                .unwrap(),
+        );
+    }
+    assert!(
+        retries.iter().all(|retry| (1000..5000).contains(retry)),
+        "{retries:?}"
+    );
+    retries.dedup();
+    assert!(retries.len() > 10, "{retries:?}");
+    hub.stop().await;
+}
+
+/// One that is far behind ends too; it comes back with its cursor.
+#[tokio::test]
+async fn a_subscriber_far_behind_loses_nothing_over_a_drain() {
+    let hub = TestHub::start().await;
+    let big = "x".repeat(200_000);
+    for n in 1..=60 {
+        hub.publish("t", [&format!("{n} {big}")]).await;
+    }
+    let mut stream = hub.follow("?since=start").await;
+    hub.begin_to_stop();
+    stream.read_to_end().await.unwrap();
+    let before: Vec<u64> = stream
+        .take_received()
+        .iter()
+        .map(|message| message.last_event_id.parse().unwrap())
+        .collect();
+    let cursor = stream.cursor();
+    let hub = TestHub::start_in(hub.stop().await, |_| ()).await;
+    let mut again = hub.resume("", cursor).await;
+    let after = again.next_ids(60 - before.len()).await;
+    assert_eq!([before, after].concat(), (1..=60).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn sigterm_answers_publishers_ends_curl_and_empties_the_wal() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(folder.path(), free_port()).await;
+    let hub = program.as_hub();
+    let mut curl = Command::new("curl")
+        .args(["-sN", &hub.url("/sse")])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first_line = [0; 6];
+    std::io::Read::read_exact(curl.stdout.as_mut().unwrap(), &mut first_line).unwrap();
+    assert_eq!(&first_line, b"retry:");
+
+    let publishers = futures_util::future::join_all((0..50).map(|n| {
+        let request = hub.post("/topics/t").body(n.to_string());
+        async move { request.send().await }
+    }));
+    let (answers, ()) = tokio::join!(publishers, async { program.signal("TERM") });
+    assert_eq!(program.exit_code().await, Some(0));
+    assert!(
+        within("curl to end", async { curl.wait().unwrap() })
+            .await
+            .success(),
+        "the stream ended as a whole"
+    );
+    let acknowledged = answers
+        .iter()
+        .flatten()
+        .filter(|answer| answer.status() == 201)
+        .count();
+    assert!(
+        !folder.path().join("segno.db-wal").exists(),
+        "the WAL is in the file"
+    );
+
+    let program = Program::start(folder.path(), program.port).await;
+    let stored = usize::try_from(program.as_hub().last_id().await).unwrap();
+    assert!(stored >= acknowledged, "{stored} of {acknowledged}");
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut program = Program::start(folder.path(), free_port()).await;
+    // A request whose body never comes keeps the drain waiting.
+    let mut socket = std::net::TcpStream::connect(("127.0.0.1", program.port)).unwrap();
+    std::io::Write::write_all(
+        &mut socket,
+        b"POST /topics/t HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n",
+    )
+    .unwrap();
+    let began = std::time::Instant::now();
+    program.signal("INT");
+    while answer_is(&program).await {}
+    program.signal("INT");
+    assert_eq!(program.exit_code().await, Some(1));
+    assert!(
+        began.elapsed().as_secs() < 9,
+        "it did not wait for the drain timeout"
+    );
+}
+
+async fn answer_is(program: &Program) -> bool {
+    super::test_hub::reqwest_client()
+        .get(format!("{}/health/live", program.url()))
+        .send()
+        .await
+        .is_ok()
+}
+
+#[tokio::test]
+async fn a_draining_hub_refuses_to_publish() {
+    let hub = TestHub::start().await;
+    // A connection that is open already can still ask.
+    let open = hub.publish("t", ["a"]).await;
+    assert_eq!(open, [1]);
+    let mut held = hub.follow("?since=start").await;
+    hub.begin_to_stop();
+    held.read_to_end().await.unwrap();
+    if let Ok(answer) = hub.post("/topics/t").body("x").send().await {
+        assert_eq!(answer.status(), 503);
+        assert_eq!(answer.headers()["retry-after"], "5");
+    }
+    let folder = hub.stop().await;
+    let hub = TestHub::start_in(folder, |_| ()).await;
+    assert_eq!(hub.last_id().await, 1);
+    assert_eq!(answer(hub.get("/health/ready")).await.status, 200);
+}

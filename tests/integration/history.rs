@@ -1,0 +1,227 @@
+//! `GET /events`, `GET /events/{id}`, `GET /topics`.
+
+use proptest::{prelude::*, sample::select};
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::test_hub::{TestHub, answer};
+
+fn ids(page: &Value) -> Vec<u64> {
+    page["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["id"].as_u64().unwrap())
+        .collect()
+}
+
+/// Follows `next` to its end.
+async fn all_pages(hub: &TestHub, path: &str) -> Vec<u64> {
+    let mut all = Vec::new();
+    let mut next = Some(path.to_owned());
+    while let Some(path) = next {
+        let page = answer(hub.get(&path)).await;
+        assert_eq!(page.status, StatusCode::OK, "{page:?}");
+        let json = page.json();
+        all.extend(ids(&json));
+        next = json["next"].as_str().map(str::to_owned);
+        let link = page
+            .headers
+            .get("link")
+            .map(|link| link.to_str().unwrap().to_owned());
+        assert_eq!(
+            link,
+            next.as_ref().map(|next| format!("<{next}>; rel=\"next\""))
+        );
+    }
+    all
+}
+
+#[tokio::test]
+async fn an_empty_hub_has_an_empty_history() {
+    let hub = TestHub::start().await;
+    assert_eq!(
+        hub.get_json("/events").await,
+        json!({"events": [], "first_id": 1, "last_id": 0, "next": null})
+    );
+    assert_eq!(
+        hub.get_json("/topics").await,
+        json!({"topics": [], "next": null})
+    );
+    assert_eq!(
+        answer(hub.get("/events").header("accept", "application/x-ndjson"))
+            .await
+            .body,
+        ""
+    );
+}
+
+#[tokio::test]
+async fn ranges_orders_and_filters_choose_the_events() {
+    let hub = TestHub::start().await;
+    for (topic, event_type) in [
+        ("a", "x"),
+        ("b.1", "x"),
+        ("b.2", "y"),
+        ("a", "y"),
+        ("c", "x"),
+    ] {
+        answer(
+            hub.post(&format!("/topics/{topic}?type={event_type}"))
+                .body("1"),
+        )
+        .await;
+    }
+    for (query, expected) in [
+        ("", &[1, 2, 3, 4, 5][..]),
+        ("?order=desc", &[5, 4, 3, 2, 1]),
+        ("?after=2", &[3, 4, 5]),
+        ("?before=3", &[1, 2]),
+        ("?after=1&before=4&order=desc", &[3, 2]),
+        ("?topic=a", &[1, 4]),
+        ("?topic=a&topic=b.*", &[1, 2, 3, 4]),
+        ("?topic=c&topic=a&order=desc", &[5, 4, 1]),
+        ("?type=y", &[3, 4]),
+        ("?topic=a&type=y", &[4]),
+        ("?since=1h&until=1s", &[]),
+        ("?since=1h", &[1, 2, 3, 4, 5]),
+        ("?until=2000-01-01T00:00:00Z", &[]),
+        ("?until=2100-01-01T00:00:00%2B01:00", &[1, 2, 3, 4, 5]),
+        ("?after=5", &[]),
+        ("?after=99", &[]),
+        ("?limit=2", &[1, 2]),
+    ] {
+        assert_eq!(
+            ids(&hub.get_json(&format!("/events{query}")).await),
+            expected,
+            "{query}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_history_links_to_the_next() {
+    let hub = TestHub::start().await;
+    hub.publish_many(25, |_| "a/b".into()).await;
+    assert_eq!(
+        all_pages(&hub, "/events?limit=10&topic=a%2Fb").await,
+        (1..=25).collect::<Vec<_>>()
+    );
+    assert_eq!(
+        all_pages(&hub, "/events?limit=7&order=desc&before=20").await,
+        (1..20).rev().collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn ndjson_gives_any_range_as_a_stream() {
+    let hub = TestHub::start().await;
+    hub.publish_many(3000, |n| format!("t{}", n % 3)).await;
+    let lines = |path: &'static str| {
+        let request = hub.get(path).header("accept", "application/x-ndjson");
+        async move {
+            let answer = answer(request).await;
+            assert_eq!(answer.header("content-type"), "application/x-ndjson");
+            answer
+                .body
+                .lines()
+                .map(|line| {
+                    serde_json::from_str::<Value>(line).unwrap()["id"]
+                        .as_u64()
+                        .unwrap()
+                })
+                .collect::<Vec<_>>()
+        }
+    };
+    assert_eq!(lines("/events").await, (1..=3000).collect::<Vec<_>>());
+    assert_eq!(
+        lines("/events?order=desc&after=10").await,
+        (11..=3000).rev().collect::<Vec<_>>()
+    );
+    assert_eq!(
+        lines("/events?topic=t1&limit=600").await,
+        (0..600).map(|n| 3 * n + 1).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn one_event_can_be_read_or_is_not_there() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a"]).await;
+    let event = hub.get_json("/events/1").await;
+    assert_eq!((&event["id"], &event["data"]), (&json!(1), &json!("a")));
+    let missing = answer(hub.get("/events/2")).await;
+    assert_eq!(
+        (missing.status, missing.code()),
+        (StatusCode::NOT_FOUND, "unknown_event".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn topics_tell_what_there_is_of_each() {
+    let hub = TestHub::start().await;
+    hub.publish("b", ["1"]).await;
+    hub.publish("a", ["2", "3"]).await;
+    let last = hub.get_json("/events/3").await["created_at"].clone();
+    let topics = hub.get_json("/topics").await;
+    assert_eq!(
+        topics["topics"][0],
+        json!({"topic": "a", "events": 2, "first_id": 2, "last_id": 3, "last_created_at": last})
+    );
+    assert_eq!(
+        (&topics["topics"][1]["topic"], &topics["next"]),
+        (&json!("b"), &Value::Null)
+    );
+    let first = hub.get_json("/topics?limit=1").await;
+    assert_eq!(
+        (&first["topics"][0]["topic"], &first["next"]),
+        (&json!("a"), &json!("a"))
+    );
+    assert_eq!(
+        hub.get_json("/topics?after=a").await["topics"][0]["topic"],
+        "b"
+    );
+}
+
+/// An answer with large events ends early and says where to go on.
+#[tokio::test]
+async fn a_page_is_bounded_in_bytes() {
+    let hub = TestHub::start().await;
+    let big = "x".repeat(1_000_000);
+    for _ in 0..12 {
+        hub.publish("t", [&big]).await;
+    }
+    let page = answer(hub.get("/events?limit=1000")).await;
+    assert!(page.body.len() < 10_000_000, "{}", page.body.len());
+    assert_eq!(
+        all_pages(&hub, "/events?limit=1000").await,
+        (1..=12).collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn pages_put_together_are_the_whole() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let hub = runtime.block_on(TestHub::start());
+    const TOPICS: [&str; 4] = ["a", "b.1", "b.2", "c/d"];
+    runtime.block_on(hub.publish_many(700, |n| TOPICS[usize::try_from(n * n % 4).unwrap()].into()));
+    let whole = runtime.block_on(all_pages(&hub, "/events?limit=1000"));
+    let topic_of = |id: &u64| TOPICS[usize::try_from(id * id % 4).unwrap()];
+    let filters = [
+        ("", &TOPICS[..]),
+        ("&topic=a", &["a"]),
+        ("&topic=b.*", &["b.1", "b.2"]),
+        ("&topic=c/d&topic=a", &["c/d", "a"]),
+    ];
+    proptest!(ProptestConfig::with_cases(40), |(limit in 1..300_u64, after in 0..700_u64, span in 0..800_u64, descending: bool, filter in select(filters.to_vec()))| {
+        let (query, wanted) = filter;
+        let (before, order) = (after + span, if descending { "desc" } else { "asc" });
+        let path = format!("/events?limit={limit}&after={after}&before={before}&order={order}{query}");
+        let mut expected: Vec<u64> =
+            whole.iter().copied().filter(|id| (after + 1..before).contains(id) && wanted.contains(&topic_of(id))).collect();
+        if descending {
+            expected.reverse();
+        }
+        prop_assert_eq!(runtime.block_on(all_pages(&hub, &path)), expected, "{}", path);
+    });
+}
