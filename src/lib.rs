@@ -1,4 +1,66 @@
-//! segno
+//! segno, a persistent event hub: the map of its code.
+//!
+//! Programs POST events; each is committed to a SQLite file under an id that only grows, then announced; `GET /sse` replays
+//! what lies after the id a subscriber has, then follows live, with no seam.
+//!
+//! # Who knows whom: arrows point down only
+//!
+//! ```text
+//!  main ─ cli ─ config                client   knows: HTTP from outside, nothing of the hub's inside
+//!    │
+//!  server            knows: sockets, signals, the order of stopping
+//!    │
+//!  http/             knows: requests, JSON, SSE frames, statuses   no SQL
+//!    │
+//!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
+//!    │
+//!  event_log         knows: SQLite, transactions                   no HTTP, no channels
+//!    │
+//!  filter, event     know: what a valid topic, id or filter is     no I/O
+//! ```
+//!
+//! The test `tidy` holds the code to it.
+//!
+//! # An event in
+//!
+//! `http::publish` reads a request into [`NewEvent`](event::NewEvent)s, whose constructors hold every rule.
+//! [`Hub::publish`](hub::Hub::publish) puts them, with a place for the answer, into the writer's bounded queue; a full queue
+//! is [`Busy`](hub::PublishError::Busy). The [writer](hub::Writer) takes all that waits, [appends](event_log::Appender) it
+//! in one statement, commits, announces it to the feeds in id order, and answers.
+//!
+//! # An event out
+//!
+//! `http::stream` reads a request into a [`Start`](hub::Start) and a [`Filter`](filter::Filter).
+//! [`Hub::subscribe`](hub::Hub::subscribe) first joins the feed of that filter; then [`Subscription`](hub::Subscription)
+//! reads pages after its cursor, from memory if they are recent, else from the file, until it has caught up; then it takes
+//! what the feed announces, and goes back to pages when it lags. `http::sse_frame` turns a batch into bytes, once for all
+//! who share the feed.
+//!
+//! # Invariants
+//!
+//! 1. Announce order = commit order = id order, and the commit comes first. One task does all three, so a request that is
+//!    dropped half-way cannot part them.
+//! 2. A subscription yields each matching event after its cursor once, in id order; what is at or below the cursor is
+//!    skipped.
+//! 3. Every write to the file goes through the writer. Readers have their own pool and read pages; no statement stays open
+//!    while a client is slow.
+//! 4. An id is never used twice. Nobody promises ids without holes.
+//! 5. Everything that waits has a bound with a name: queue, feed, page, window, data, connections, drain.
+//!
+//! # Stopping
+//!
+//! Stop accepting → [`Hub::drain`](hub::Hub::drain) closes the queue → the writer stores what it took, answers and ends →
+//! the feeds end → subscriptions yield `None` → streams end cleanly → connections end → the WAL is put into the file.
+//!
+//! # In reading order
+//!
+//! [`event`], [`filter`], [`event_log`], [`hub`], [`http`], [`server`], [`config`], [`cli`], [`client`].
+
+#![cfg_attr(
+    test,
+    expect(clippy::unwrap_used, reason = "in a test a panic is the report")
+)]
+
 pub mod cli;
 pub mod client;
 pub mod config;

@@ -3,8 +3,13 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod bad_input;
+mod command_line;
+mod crash;
 mod drain;
+mod faults;
 mod history;
+mod openapi;
 mod publish;
 mod stream;
 mod test_hub;
+mod tidy;

@@ -1,0 +1,294 @@
+//! The program as a person runs it.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    process::{Command, Output, Stdio},
+};
+
+use clap::CommandFactory;
+use serde_json::Value;
+
+use super::test_hub::{Program, TestHub, answer, free_port, segno, within};
+
+/// Runs to its end with `input` on standard input.
+async fn run(mut command: Command, input: &str) -> Output {
+    let input = input.to_owned();
+    let running = tokio::task::spawn_blocking(move || {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
+        child.wait_with_output().unwrap()
+    });
+    within("the program to end", running).await.unwrap()
+}
+
+fn command(args: &[&str], url: &str) -> Command {
+    let mut command = segno();
+    command.args(args).env("SEGNO_URL", url);
+    command
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn the_command_line_is_well_formed() {
+    segno::cli::Cli::command().debug_assert();
+}
+
+#[tokio::test]
+async fn bad_usage_is_told_with_exit_code_2() {
+    for args in [
+        &["--nonsense"][..],
+        &["tail", "--since", "1h", "--last", "2"],
+        &["serve", "--listen", "x"],
+        &["serve", "--heartbeat", "soon"],
+    ] {
+        let output = run(command(args, "http://127.0.0.1:1"), "").await;
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(!output.stderr.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_bare_segno_serves_and_says_where() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = segno()
+        .env("SEGNO_LISTEN", "127.0.0.1:0")
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let greeting: Vec<String> = (0..4).map(|_| lines.next().unwrap().unwrap()).collect();
+    assert!(greeting[0].starts_with("segno 0."), "{greeting:?}");
+    assert!(
+        greeting[1].trim().starts_with("stream  http://127.0.0.1:")
+            && greeting[1].ends_with("/sse"),
+        "{greeting:?}"
+    );
+    assert!(greeting[2].ends_with("/docs"), "{greeting:?}");
+    assert_eq!(greeting[3].trim(), "file    segno.db (no events yet)");
+    let docs = greeting[2].split_whitespace().last().unwrap();
+    assert!(reqwest_get(docs).await.contains("segno"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(folder.path().join("segno.db").exists());
+}
+
+async fn reqwest_get(url: &str) -> String {
+    super::test_hub::reqwest_client()
+        .get(url)
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn with_log_format_json_every_line_is_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = segno()
+        .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let listening: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!(
+        (&listening["level"], &listening["message"]),
+        (&"INFO".into(), &"listening".into())
+    );
+    assert!(
+        listening["url"]
+            .as_str()
+            .unwrap()
+            .starts_with("http://127.0.0.1:")
+    );
+    assert!(
+        Command::new("kill")
+            .arg(child.id().to_string())
+            .status()
+            .unwrap()
+            .success()
+    );
+    for line in lines {
+        serde_json::from_str::<Value>(&line.unwrap()).unwrap();
+    }
+    assert!(child.wait().unwrap().success());
+    let mut printed = String::new();
+    child.stdout.unwrap().read_to_string(&mut printed).unwrap();
+    assert_eq!(printed, "");
+}
+
+#[tokio::test]
+async fn publish_takes_an_argument_or_lines() {
+    let hub = TestHub::start().await;
+    let url = hub.url("");
+    let one = run(
+        command(
+            &[
+                "publish",
+                r#"{"a": 1.10}"#,
+                "--topic",
+                "orders",
+                "--type",
+                "paid",
+            ],
+            &url,
+        ),
+        "",
+    )
+    .await;
+    assert_eq!(text(&one.stdout), "1\n", "{one:?}");
+    let lines = run(command(&["publish"], &url), "first\n\n{\"second\":2}\n3").await;
+    assert_eq!(text(&lines.stdout), "2\n3\n4\n", "{lines:?}");
+    let history = answer(hub.get("/events").header("accept", "application/x-ndjson"))
+        .await
+        .body;
+    let stored = [
+        r#""topic":"orders","type":"paid","data":{"a": 1.10}"#,
+        r#""topic":"events","type":"message","data":"first""#,
+        r#""topic":"events","type":"message","data":{"second":2}"#,
+        r#""topic":"events","type":"message","data":3"#,
+    ];
+    for (line, stored) in history.lines().zip(stored) {
+        assert!(line.contains(stored), "{line}");
+    }
+
+    let refused = run(command(&["publish", "x", "--topic", "a b"], &url), "").await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("invalid_topic"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn publish_tries_again_and_a_key_keeps_it_one_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}");
+    let publishing = tokio::spawn(run(command(&["publish", "patient"], &url), ""));
+    let program = Program::start(folder.path(), port).await;
+    let output = publishing.await.unwrap();
+    assert_eq!(text(&output.stdout), "1\n", "{output:?}");
+    let key = run(command(&["publish", "x", "--key", "k"], &url), "").await;
+    let again = run(command(&["publish", "x", "--key", "k"], &url), "").await;
+    assert_eq!((text(&key.stdout), text(&again.stdout)), ("2\n", "2\n"));
+    assert_eq!(program.as_hub().last_id().await, 2);
+
+    let refused = run(
+        command(&["publish", "x", "--retry-for", "0s"], "http://127.0.0.1:1"),
+        "",
+    )
+    .await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).starts_with("segno: no answer from the hub"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn tail_prints_data_or_whole_events() {
+    let hub = TestHub::start().await;
+    hub.publish("a", ["1", "2"]).await;
+    hub.publish("b", ["3"]).await;
+    let url = hub.url("");
+    let data = run(
+        command(
+            &["tail", "--since", "start", "--count", "2", "--topic", "a"],
+            &url,
+        ),
+        "",
+    )
+    .await;
+    assert_eq!(text(&data.stdout), "1\n2\n", "{data:?}");
+    let json = run(
+        command(&["tail", "--json", "--last", "1", "--count", "1"], &url),
+        "",
+    )
+    .await;
+    let event: Value = serde_json::from_slice(&json.stdout).unwrap();
+    assert_eq!((&event["topic"], &event["data"]), (&"b".into(), &3.into()));
+    let after = run(command(&["tail", "--after", "1", "--count", "1"], &url), "").await;
+    assert_eq!(text(&after.stdout), "2\n");
+    let refused = run(command(&["tail", "--topic", "a b"], &url), "").await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("invalid_topic"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn tail_remembers_its_cursor_across_runs_and_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let program = Program::start(folder.path(), port).await;
+    let url = program.url();
+    let state = folder.path().join("cursor");
+    let tail = |count: &str| {
+        command(
+            &[
+                "tail",
+                "--since",
+                "start",
+                "--count",
+                count,
+                "--state",
+                state.to_str().unwrap(),
+            ],
+            &url,
+        )
+    };
+    program.as_hub().publish("t", ["1", "2", "3"]).await;
+    assert_eq!(text(&run(tail("2"), "").await.stdout), "1\n2\n");
+    assert_eq!(
+        fs::read_to_string(&state).unwrap().lines().next(),
+        Some("2")
+    );
+
+    // The hub goes away in the middle of a run, and comes back.
+    let following = tokio::spawn(run(tail("3"), ""));
+    program.as_hub().publish("t", ["4"]).await;
+    program.kill();
+    let program = Program::start(folder.path(), port).await;
+    program.as_hub().publish("t", ["5"]).await;
+    assert_eq!(text(&following.await.unwrap().stdout), "3\n4\n5\n");
+    assert_eq!(
+        fs::read_to_string(&state).unwrap().lines().next(),
+        Some("5")
+    );
+
+    fs::write(&state, "rubbish").unwrap();
+    let refused = run(tail("1"), "").await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("does not hold a cursor"),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn openapi_prints_the_document() {
+    let output = run(command(&["openapi"], ""), "").await;
+    assert_eq!(text(&output.stdout), segno::http::openapi_document());
+}

@@ -1,0 +1,389 @@
+//! What happens when something is missing: room, descriptors, the right file, a second address.
+
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use segno::server::{Server, StartError};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::test_hub::{Program, TestHub, answer, config, free_port, segno, within};
+
+async fn start_error(folder: &Path) -> String {
+    match Server::start(config(folder)).await {
+        Ok(_) => panic!("it started"),
+        Err(error) => chain(&error),
+    }
+}
+
+fn chain(error: &StartError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_second_hub_on_the_same_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_owned();
+    let hub = TestHub::start_in(folder, |_| ()).await;
+    let told = start_error(&path).await;
+    assert!(told.starts_with("another segno is running on "), "{told}");
+    assert_eq!(hub.publish("t", ["alive"]).await, [1]);
+    let folder = hub.stop().await;
+    assert_eq!(TestHub::start_in(folder, |_| ()).await.last_id().await, 1);
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let db = folder.path().join("segno.db");
+    let other = Command::new("sqlite3")
+        .arg(&db)
+        .arg("create table notes (text)")
+        .status()
+        .unwrap();
+    assert!(other.success());
+    let before = fs::read(&db).unwrap();
+    let told = start_error(folder.path()).await;
+    assert!(
+        told.ends_with("is not a segno file; it is left as it is"),
+        "{told}"
+    );
+    assert_eq!(fs::read(&db).unwrap(), before);
+
+    fs::write(
+        &db,
+        "this is no database, but a text of some length, as people have them in their folders",
+    )
+    .unwrap();
+    let told = start_error(folder.path()).await;
+    assert!(
+        told.ends_with("is not a segno file; it is left as it is"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_file_of_a_newer_segno_is_refused() {
+    let hub = TestHub::start().await;
+    let db = hub.db();
+    let folder = hub.stop().await;
+    let newer = "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'newer', 1, x'00', 0)";
+    assert!(
+        Command::new("sqlite3")
+            .arg(&db)
+            .arg(newer)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let told = start_error(folder.path()).await;
+    assert!(
+        told.ends_with("was written by a newer segno; run that one"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_is_not_there_or_an_address_that_is_taken_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = start_error(&folder.path().join("missing")).await;
+    assert!(
+        told.contains("cannot open ") && told.contains("No such file"),
+        "{told}"
+    );
+
+    let hub = TestHub::start().await;
+    let mut taken = config(folder.path());
+    taken.listen = hub.address().parse().unwrap();
+    let told = chain(&Server::start(taken).await.unwrap_err());
+    assert!(
+        told.contains("cannot listen on 127.0.0.1:") && told.contains("in use"),
+        "{told}"
+    );
+}
+
+#[tokio::test]
+async fn the_sqlite_shell_reads_while_the_hub_runs_and_no_publish_fails() {
+    let hub = TestHub::start().await;
+    let db = hub.db();
+    let reading = tokio::task::spawn_blocking(move || {
+        let mut last = 0;
+        for _ in 0..20 {
+            let rows = Command::new("sqlite3")
+                .arg(&db)
+                .arg("select * from history")
+                .output()
+                .unwrap();
+            assert!(rows.status.success(), "{rows:?}");
+            let rows = String::from_utf8(rows.stdout).unwrap();
+            assert!(rows.lines().count() >= last);
+            last = rows.lines().count();
+        }
+    });
+    while !reading.is_finished() {
+        hub.publish("t", ["x"]).await;
+    }
+    reading.await.unwrap();
+    let history = Command::new("sqlite3")
+        .arg(hub.db())
+        .arg("select time, topic, data from history limit 1")
+        .output()
+        .unwrap();
+    let line = String::from_utf8(history.stdout).unwrap();
+    let (time, rest) = line.split_once('|').unwrap();
+    let written = hub.get_json("/events/1").await["created_at"]
+        .as_str()
+        .unwrap()
+        .replace('T', " ")
+        .replace('Z', "");
+    assert_eq!((time, rest), (written.as_str(), "t|\"x\"\n"));
+}
+
+/// A shell that holds the file for longer than a write waits.
+#[tokio::test]
+async fn a_publish_while_the_file_is_held_is_refused_and_works_again() {
+    let hub = TestHub::start().await;
+    let mut shell = Command::new("sqlite3")
+        .arg(hub.db())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, b"begin immediate;\nselect 'held';\n").unwrap();
+    let mut held = [0; 5];
+    std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut held).unwrap();
+    let refusal = answer(hub.post("/topics/t").body("x")).await;
+    assert_eq!(
+        (refusal.status.as_u16(), refusal.code().as_str()),
+        (503, "log_busy")
+    );
+    assert_eq!(refusal.header("retry-after"), "1");
+    drop(stdin);
+    within("the shell to end", async { shell.wait().unwrap() }).await;
+    assert_eq!(hub.publish("t", ["x"]).await, [1]);
+}
+
+/// The hub on a disk of its own, of `size`, in a mount namespace of its own.
+async fn start_on_small_disk(disk: &Path, size: &str) -> Program {
+    let port = free_port();
+    let mut command = Command::new("unshare");
+    let script = format!(
+        "mount -t tmpfs -o size={size} hub '{0}' && exec '{1}' serve --listen 127.0.0.1:{port} --db '{0}/segno.db'",
+        disk.display(),
+        segno().get_program().display(),
+    );
+    command
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Program::spawn(command, port).await
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_nothing_is_half_written_and_it_works_again() {
+    let disk = tempfile::tempdir().unwrap();
+    let program = start_on_small_disk(disk.path(), "4m").await;
+    let hub = program.as_hub();
+    let inside = format!("/proc/{}/root{}", program.id(), disk.path().display());
+    let mut stream = hub.follow("").await;
+    let [first] = hub.publish("t", ["before"]).await;
+    fs::write(format!("{inside}/ballast"), vec![0; 2 * 1024 * 1024]).unwrap();
+
+    let big = format!(
+        "[{}]",
+        vec![format!("{{\"data\":\"{}\"}}", "x".repeat(300_000)); 10].join(",")
+    );
+    let refusal = answer(hub.post_json("/events", big.clone())).await;
+    assert_eq!(
+        (refusal.status.as_u16(), refusal.code().as_str()),
+        (507, "disk_full"),
+        "{refusal:?}"
+    );
+    assert_eq!(hub.last_id().await, first, "nothing of the batch is stored");
+    // Fill what is left, so that not even a small event fits.
+    let mut ballast = fs::OpenOptions::new()
+        .append(true)
+        .open(format!("{inside}/ballast"))
+        .unwrap();
+    while ballast.write(&[0; 1024]).is_ok_and(|bytes| bytes > 0) {}
+    let mut small = answer(hub.post("/topics/t").body("x")).await;
+    while small.status == 201 {
+        small = answer(hub.post("/topics/t").body("x")).await;
+    }
+    assert_eq!(small.code(), "disk_full");
+    let ready = answer(hub.get("/health/ready")).await;
+    assert_eq!(
+        (ready.status.as_u16(), ready.code().as_str()),
+        (503, "commits_fail"),
+        "{ready:?}"
+    );
+    assert!(ready.body.contains("the disk is full"), "{ready:?}");
+    assert_eq!(answer(hub.get("/health/live")).await.status, 200);
+    assert_eq!(
+        hub.get_json("/events/1").await["data"],
+        "before",
+        "reading goes on"
+    );
+
+    drop(ballast); // An open file keeps its room.
+    fs::remove_file(format!("{inside}/ballast")).unwrap();
+    assert_eq!(
+        answer(hub.get("/health/ready")).await.status,
+        200,
+        "it finds out by itself"
+    );
+    let [last] = hub.publish("t", ["after"]).await;
+    let stored: Vec<u64> = hub.get_json("/events").await["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["id"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        stream.next_ids(stored.len()).await,
+        stored,
+        "what was refused was not announced"
+    );
+    assert_eq!(stored.last(), Some(&last));
+}
+
+#[tokio::test]
+async fn a_disk_that_is_read_only_is_told_at_the_start() {
+    let disk = tempfile::tempdir().unwrap();
+    let script = format!(
+        "mount -t tmpfs -o ro hub '{0}' && exec '{1}' serve --listen 127.0.0.1:0 --db '{0}/segno.db'",
+        disk.path().display(),
+        segno().get_program().display()
+    );
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        told.contains("segno: cannot open ") && told.contains("Read-only file system"),
+        "{told}"
+    );
+}
+
+fn processor_seconds(process: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    // utime and stime, in hundredths of a second.
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
+}
+
+#[tokio::test]
+async fn without_descriptors_it_waits_does_not_spin_and_recovers() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let mut command = Command::new("sh");
+    let serve = format!(
+        "ulimit -n 64; exec '{}' serve --listen 127.0.0.1:{port} --db '{}'",
+        segno().get_program().display(),
+        folder.path().join("segno.db").display()
+    );
+    command
+        .args(["-c", &serve])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let program = Program::spawn(command, port).await;
+    let hub = program.as_hub();
+    let mut crowd = Vec::new();
+    for _ in 0..100 {
+        crowd.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+    }
+    let before = processor_seconds(program.id());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let spent = processor_seconds(program.id()) - before;
+    assert!(spent < 0.3, "it spun: {spent} s of processor in a second");
+    drop(crowd);
+    assert_eq!(hub.publish("t", ["after"]).await, [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_connections_at_once_are_served() {
+    const CONNECTIONS: usize = 10_000;
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path(), free_port()).await;
+    let hub = program.as_hub();
+    let connect = |_| async {
+        let mut socket = TcpStream::connect(("127.0.0.1", program.port))
+            .await
+            .unwrap();
+        socket
+            .write_all(b"GET /sse HTTP/1.1\r\nhost: x\r\n\r\n")
+            .await
+            .unwrap();
+        read_until(&mut socket, b"\nid: 0\n\n").await;
+        socket
+    };
+    let mut sockets = within(
+        "all to be connected",
+        join_all((0..CONNECTIONS).map(connect)),
+    )
+    .await;
+    hub.publish("t", ["to all"]).await;
+    within(
+        "all to have the event",
+        join_all(
+            sockets
+                .iter_mut()
+                .map(|socket| read_until(socket, b"data: \"to all\"\n\n")),
+        ),
+    )
+    .await;
+    drop(sockets);
+    assert_eq!(hub.publish("t", ["after"]).await, [2]);
+}
+
+async fn read_until(socket: &mut TcpStream, end: &[u8]) {
+    let mut received = Vec::new();
+    while !received.windows(end.len()).any(|window| window == end) {
+        let mut chunk = [0; 1024];
+        let bytes = socket.read(&mut chunk).await.unwrap();
+        assert_ne!(
+            bytes,
+            0,
+            "closed after {}",
+            String::from_utf8_lossy(&received)
+        );
+        received.extend_from_slice(&chunk[..bytes]);
+    }
+}
+
+#[tokio::test]
+async fn more_connections_than_are_served_wait_for_a_place() {
+    let hub = TestHub::start_with(|config| config.max_connections = 3).await;
+    let streams = join_all((0..3).map(|_| hub.follow(""))).await;
+    let waiting = tokio::spawn(hub.get("/health/live").send());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!waiting.is_finished());
+    drop(streams);
+    assert_eq!(
+        within("a place", waiting).await.unwrap().unwrap().status(),
+        200
+    );
+}

@@ -1,0 +1,78 @@
+//! The OpenAPI document and the page that reads it.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use serde_json::Value;
+
+use super::test_hub::{TestHub, answer};
+
+#[test]
+fn the_committed_document_is_that_of_the_code() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi/openapi.json");
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        committed == segno::http::openapi_document(),
+        "openapi/openapi.json is stale; write it anew with `cargo run -- openapi > openapi/openapi.json`"
+    );
+}
+
+#[tokio::test]
+async fn the_hub_serves_its_document_and_a_page_that_needs_no_internet() {
+    let hub = TestHub::start().await;
+    let document = answer(hub.get("/openapi.json")).await;
+    assert_eq!(
+        document.json(),
+        serde_json::from_str::<Value>(&segno::http::openapi_document()).unwrap()
+    );
+    let page = answer(hub.get("/docs")).await;
+    assert_eq!(page.header("content-type"), "text/html; charset=utf-8");
+    assert!(page.body.contains("SwaggerUIBundle"));
+    for tag in ["<script src", "<link ", "<img "] {
+        assert!(!page.body.contains(&format!("{tag}=\"http")), "{tag}");
+    }
+}
+
+#[test]
+fn every_operation_is_described_with_its_refusals() {
+    let document: Value = serde_json::from_str(&segno::http::openapi_document()).unwrap();
+    let mut operations = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            operations += 1;
+            let name = format!("{method} {path}");
+            assert!(
+                operation["summary"]
+                    .as_str()
+                    .is_some_and(|summary| !summary.is_empty()),
+                "{name}"
+            );
+            let answers: BTreeSet<_> = operation["responses"].as_object().unwrap().keys().collect();
+            assert!(
+                answers.iter().any(|status| status.starts_with('2')),
+                "{name}"
+            );
+            if method == "post" {
+                let body = &operation["requestBody"]["content"];
+                assert!(
+                    body.as_object().is_some_and(|types| !types.is_empty()),
+                    "{name}"
+                );
+                for status in ["400", "408", "413", "500", "503", "507"] {
+                    assert!(
+                        answers.contains(&status.to_owned()),
+                        "{name} has no {status}"
+                    );
+                }
+            }
+            for (status, answer) in operation["responses"].as_object().unwrap() {
+                assert!(
+                    answer["description"]
+                        .as_str()
+                        .is_some_and(|text| !text.is_empty()),
+                    "{name} {status}"
+                );
+            }
+        }
+    }
+    assert!(operations >= 10);
+}

@@ -1,0 +1,138 @@
+//! The rules of the house that a test can hold: who may know whom, and what no module does.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A word, the modules that may say it, and why no other may.
+const ARROWS: &[(&str, &[&str], &str)] = &[
+    ("sqlx", &["event_log"], "SQL is in the event log alone"),
+    ("poem", &["http", "server"], "HTTP is at the edge"),
+    (
+        "crate::http",
+        &["server", "cli"],
+        "the hub does not know how it is spoken to",
+    ),
+    (
+        "crate::hub",
+        &["http", "server", "retention"],
+        "nothing below the hub knows it",
+    ),
+    ("crate::server", &["cli"], "the server is at the top"),
+    (
+        "crate::client",
+        &["cli"],
+        "the client sees the hub from outside",
+    ),
+    ("reqwest", &["client"], "one client"),
+    ("broadcast", &["hub"], "announcing is the hub's"),
+    (
+        "unbounded_channel",
+        &[],
+        "everything that waits has a bound",
+    ),
+];
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The code of each source file, without comments, by its path under `src/`.
+fn code() -> Vec<(String, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&src, &mut files);
+    let without_comments = |text: String| {
+        text.lines()
+            .filter(|line| !line.trim_start().starts_with("//"))
+            .map(|line| format!("{line}\n"))
+            .collect::<String>()
+    };
+    let name = |path: &Path| {
+        path.strip_prefix(&src)
+            .unwrap()
+            .to_string_lossy()
+            .into_owned()
+    };
+    files
+        .iter()
+        .map(|path| {
+            (
+                name(path),
+                without_comments(fs::read_to_string(path).unwrap()),
+            )
+        })
+        .collect()
+}
+
+/// Whether `word` stands in `code`, not as a part of a longer one.
+fn says(code: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    code.match_indices(word).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        let after = code[at + word.len()..].chars().next();
+        !before.is_some_and(is_part) && !after.is_some_and(is_part)
+    })
+}
+
+#[test]
+fn arrows_point_down_only() {
+    let code = code();
+    assert!(code.len() > 20);
+    for (word, allowed, reason) in ARROWS {
+        for (file, code) in &code {
+            let module = file.split(['/', '.']).next().unwrap();
+            assert!(
+                allowed.contains(&module) || !says(code, word),
+                "src/{file} says {word}: {reason}"
+            );
+        }
+        for module in *allowed {
+            let exists = code
+                .iter()
+                .any(|(file, _)| file.split(['/', '.']).next() == Some(module));
+            assert!(exists || *module == "retention", "{module} is no module");
+        }
+    }
+}
+
+#[test]
+fn modules_are_named_for_nouns_of_the_field() {
+    for (file, _) in code() {
+        for name in file.trim_end_matches(".rs").split('/') {
+            assert!(
+                !["utils", "util", "common", "types", "helpers", "mod", "misc"].contains(&name),
+                "src/{file}"
+            );
+        }
+    }
+}
+
+#[test]
+fn every_module_says_what_it_is_for() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (file, _) in code() {
+        let text = fs::read_to_string(src.join(&file)).unwrap();
+        assert!(
+            text.starts_with("//! "),
+            "src/{file} does not begin with what it is for"
+        );
+    }
+}
+
+#[test]
+fn main_is_small() {
+    let (_, main) = code()
+        .into_iter()
+        .find(|(file, _)| file == "main.rs")
+        .unwrap();
+    assert!(main.lines().count() < 40);
+}
