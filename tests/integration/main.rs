@@ -10,6 +10,7 @@ mod faults;
 mod history;
 mod openapi;
 mod publish;
+mod readme;
 mod stream;
 mod test_hub;
 mod tidy;
