@@ -13,6 +13,8 @@ mod stream;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+pub(crate) use self::stream::{EventStream, Framing, take_stream};
+
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Request, Response, Route,
     endpoint::BoxEndpoint,
@@ -40,7 +42,7 @@ use self::{
         PublishMessage, PublishRaw, Published, PublishedAny, RawData,
     },
     sse_frame::Format,
-    stream::{EventStream, Starts, Subscribing},
+    stream::{Starts, Subscribing},
 };
 use crate::{
     event::{EventId, EventType, Key, NewEvent, Topic},

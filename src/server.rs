@@ -3,13 +3,12 @@
 //! The accept loop and the connections are ours, over hyper's HTTP/1: poem's own server takes no limit on how long a
 //! request's head may take, spins when `accept` fails, and does not end while a stream is open.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+mod connection;
 
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
 use poem::{
-    Endpoint, Request, Response,
-    http::uri::Scheme,
+    Endpoint, Response,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -19,6 +18,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use self::connection::Terms;
 use crate::{
     config::ServeConfig,
     event_log,
@@ -34,10 +34,6 @@ const LISTEN_BACKLOG: u32 = 4096;
 
 /// Wait after a failed `accept`, most often for a file descriptor to come free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
-
-/// Bytes of a connection that hyper holds, read or to be written. Bounds what a slow reader costs, and the head of a
-/// request.
-const CONNECTION_BUFFER_BYTES: usize = 64 * 1024;
 
 /// A hub that listens.
 #[derive(Debug)]
@@ -98,10 +94,13 @@ impl Server {
             heartbeat: self.config.heartbeat,
             body_timeout: self.config.body_timeout,
         };
-        let connections = Connections {
-            endpoint: Arc::new(http::endpoint(self.hub.clone(), settings)),
+        let terms = Terms {
+            endpoint: http::endpoint(self.hub.clone(), settings),
             header_timeout: self.config.header_timeout,
             ending: CancellationToken::new(),
+        };
+        let connections = Connections {
+            terms: Arc::new(terms),
             tasks: TaskTracker::new(),
         };
         let places = Arc::new(Semaphore::new(self.config.max_connections));
@@ -115,7 +114,7 @@ impl Server {
         // the streams end with the feeds. Only then the connections, and last the file that they may still read.
         self.hub.drain();
         let writer = self.writer.await.expect("the writer does not panic");
-        connections.ending.cancel();
+        connections.terms.ending.cancel();
         connections.tasks.close();
         if tokio::time::timeout(self.config.drain_timeout, connections.tasks.wait())
             .await
@@ -141,11 +140,9 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(LISTEN_BACKLOG)
 }
 
-/// What every connection shares.
+/// All connections there are.
 struct Connections<E> {
-    endpoint: Arc<E>,
-    header_timeout: Duration,
-    ending: CancellationToken,
+    terms: Arc<Terms<E>>,
     tasks: TaskTracker,
 }
 
@@ -185,34 +182,21 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
-    fn spawn(&self, stream: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
+    fn spawn(&self, socket: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
         // An event should not wait for the acknowledgement of the one before. Where it cannot be set, it is only slower.
-        _ = stream.set_nodelay(true);
-        let local = LocalAddr(stream.local_addr().unwrap_or(remote).into());
+        _ = socket.set_nodelay(true);
+        let local = LocalAddr(socket.local_addr().unwrap_or(remote).into());
         let remote = RemoteAddr(remote.into());
-        let endpoint = self.endpoint.clone();
-        let service = service_fn(move |request: hyper::Request<Incoming>| {
-            let endpoint = endpoint.clone();
-            let request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
-            async move {
-                Ok::<hyper::Response<_>, Infallible>(endpoint.get_response(request).await.into())
-            }
-        });
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .max_buf_size(CONNECTION_BUFFER_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
-        let ending = self.ending.clone();
+        let served = connection::serve(socket, local, remote, self.terms.clone());
+        let tasks = self.tasks.clone();
         self.tasks.spawn(async move {
-            let _place = place;
-            let mut connection = pin!(connection);
-            // How a connection ends, and with what error, matters to nobody: the client has gone.
-            tokio::select! {
-                _ = connection.as_mut() => return,
-                () = ending.cancelled() => connection.as_mut().graceful_shutdown(),
+            if let Some(stream) = served.await {
+                // A task of its own, because that of a connection is as large as all that hyper needs.
+                tasks.spawn(async move {
+                    stream.run().await;
+                    drop(place);
+                });
             }
-            _ = connection.await;
         });
     }
 }

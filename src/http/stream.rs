@@ -1,6 +1,10 @@
 //! `GET /sse`: replay, then live, as a stream of server-sent events.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -92,9 +96,18 @@ impl Starts {
     }
 }
 
-/// The answer of `GET /sse`.
+/// How the blocks of a stream are told apart on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// They are not: somebody else sees to that, or the end of the connection does.
+    Plain,
+    /// Each is a chunk of HTTP/1.1. Source: RFC 9112, 7.1.
+    Chunked,
+}
+
+/// The answer of `GET /sse`: what is sent to one subscriber.
 #[derive(Debug)]
-pub(super) struct EventStream {
+pub(crate) struct EventStream {
     subscription: Subscription,
     format: Format,
     heartbeat: Duration,
@@ -127,36 +140,40 @@ impl EventStream {
     }
 
     /// The next bytes for the client; `None` at the end.
-    async fn next(&mut self) -> Option<Bytes> {
+    ///
+    /// Dropping the future is safe: the next call goes on where this one was.
+    pub(crate) async fn next(&mut self, framing: Framing) -> Option<Bytes> {
         let bytes = match self.stage {
             Stage::Opening => {
                 self.stage = Stage::Following;
-                encode(|out| sse_frame::write_opening(spread(RETRY), self.told, out))
+                encode(framing, |out| {
+                    sse_frame::write_opening(spread(RETRY), self.told, out);
+                })
             }
-            Stage::Following => self.follow().await,
+            Stage::Following => self.follow(framing).await,
             Stage::Ended => return None,
         };
         self.last_sent = Instant::now();
         Some(bytes)
     }
 
-    async fn follow(&mut self) -> Bytes {
+    async fn follow(&mut self, framing: Framing) -> Bytes {
         loop {
             tokio::select! {
                 biased;
                 delivery = self.subscription.next() => return match delivery {
                     Ok(Some(Delivery::Events(batch))) => {
                         self.told = batch.last_id();
-                        render(&batch, self.format)
+                        render(&batch, self.format, framing)
                     }
                     Ok(Some(Delivery::Gap(gap))) => {
                         self.told = gap.bounds.first_id.previous();
-                        encode(|out| sse_frame::write_gap(&gap, out))
+                        encode(framing, |out| sse_frame::write_gap(&gap, out))
                     }
-                    Ok(None) => self.end(),
+                    Ok(None) => self.end(framing),
                     Err(error) => {
                         tracing::error!(error = &error as &dyn std::error::Error, "a stream ended because the log failed");
-                        self.end()
+                        self.end(framing)
                     }
                 },
                 () = &mut self.quiet => {
@@ -165,65 +182,101 @@ impl EventStream {
                     let now = Instant::now();
                     self.quiet.as_mut().reset(if due > now { due } else { now + self.heartbeat });
                     if due <= now {
-                        return self.beat();
+                        return self.beat(framing);
                     }
                 }
             }
         }
     }
 
-    fn beat(&mut self) -> Bytes {
+    fn beat(&mut self, framing: Framing) -> Bytes {
         self.subscription.settle();
         let cursor = self.subscription.cursor();
         let moved_to = (cursor > self.told).then_some(cursor);
         self.told = cursor;
-        encode(|out| sse_frame::write_heartbeat(moved_to, out))
+        encode(framing, |out| sse_frame::write_heartbeat(moved_to, out))
     }
 
-    fn end(&mut self) -> Bytes {
+    fn end(&mut self, framing: Framing) -> Bytes {
         self.stage = Stage::Ended;
-        encode(|out| sse_frame::write_farewell(spread(FAREWELL_RETRY), out))
+        encode(framing, |out| {
+            sse_frame::write_farewell(spread(FAREWELL_RETRY), out)
+        })
+    }
+
+    /// The stream as the body of an answer.
+    pub(crate) fn into_body(self) -> Body {
+        let blocks = stream::unfold(self, |mut stream| async move {
+            let bytes = stream.next(Framing::Plain).await?;
+            Some((Ok::<_, std::io::Error>(bytes), stream))
+        });
+        Body::from_bytes_stream(blocks)
     }
 }
 
-fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+fn encode(framing: Framing, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(64);
     write(&mut out);
-    out.into()
+    framed(framing, out)
 }
 
 /// The frames of a batch, encoded once for all who get it in this format.
-fn render(batch: &Batch, format: Format) -> Bytes {
-    let kind = match format {
-        Format::Data => 0,
-        Format::Event => 1,
+fn render(batch: &Batch, format: Format, framing: Framing) -> Bytes {
+    let kind = match (format, framing) {
+        (Format::Data, Framing::Plain) => 0,
+        (Format::Data, Framing::Chunked) => 1,
+        (Format::Event, Framing::Plain) => 2,
+        (Format::Event, Framing::Chunked) => 3,
     };
     batch.rendered(kind, |events| {
-        let mut out = Vec::with_capacity(
-            events
-                .iter()
-                .map(|event| event.data.as_str().len() + 64)
-                .sum(),
-        );
+        let bytes = events
+            .iter()
+            .map(|event| event.data.as_str().len() + 64)
+            .sum();
+        let mut out = Vec::with_capacity(bytes);
         for event in events {
             sse_frame::write_event(event, format, &mut out);
         }
-        out.into()
+        framed(framing, out)
     })
 }
 
+fn framed(framing: Framing, bytes: Vec<u8>) -> Bytes {
+    match framing {
+        Framing::Plain => bytes.into(),
+        Framing::Chunked => {
+            let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
+            chunk.reserve(bytes.len() + 2);
+            chunk.extend_from_slice(&bytes);
+            chunk.extend_from_slice(b"\r\n");
+            chunk.into()
+        }
+    }
+}
+
+/// A stream on its way through the layers of an answer, which must be able to copy it and never do.
+#[derive(Debug, Clone)]
+struct Carried(Arc<Mutex<Option<EventStream>>>);
+
 impl IntoResponse for EventStream {
+    /// The head alone. Whoever writes the answer [takes the stream](take_stream) and decides how it is sent.
     fn into_response(self) -> Response {
-        let blocks = stream::unfold(self, |mut stream| async move {
-            let bytes = stream.next().await?;
-            Some((Ok::<_, std::io::Error>(bytes), stream))
-        });
         Response::builder()
             .content_type("text/event-stream")
             .header(header::CACHE_CONTROL, "no-cache, no-transform")
             .header("x-accel-buffering", "no")
-            .body(Body::from_bytes_stream(blocks))
+            .extension(Carried(Arc::new(Mutex::new(Some(self)))))
+            .finish()
     }
+}
+
+/// The stream that is to follow this head, if the answer is one.
+pub(crate) fn take_stream(response: &mut Response) -> Option<EventStream> {
+    let Carried(stream) = response.extensions_mut().remove()?;
+    stream
+        .lock()
+        .expect("nobody panics while holding it")
+        .take()
 }
 
 impl ApiResponse for EventStream {

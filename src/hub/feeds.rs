@@ -25,7 +25,7 @@ use crate::{
 const FEED_BUFFER_COMMITS: usize = 16;
 
 /// Ways in which readers may render a batch; see [`Batch::rendered`].
-const RENDERINGS: usize = 2;
+const RENDERINGS: usize = 4;
 
 /// Events that subscribers of one feed get together: of one commit, or of one page. Never empty, in id order.
 #[derive(Debug)]
@@ -55,7 +55,7 @@ impl Batch {
 
     /// What the batch looks like to readers of one kind: made by the first that asks, shared by the rest.
     ///
-    /// The hub does not look into it. `kind` is 0 or 1, and the same `kind` always comes with the same `render`.
+    /// The hub does not look into it. `kind` is below 4, and the same `kind` always comes with the same `render`.
     pub fn rendered(&self, kind: usize, render: impl FnOnce(&[Arc<Event>]) -> Bytes) -> Bytes {
         self.rendered[kind]
             .get_or_init(|| render(&self.events))

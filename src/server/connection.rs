@@ -1,0 +1,207 @@
+//! One connection: hyper reads its requests and writes its answers, until one of them is a stream.
+//!
+//! A stream that answers the first request of a connection gets the socket to itself. hyper's buffers and its state are
+//! freed, and an event goes from the bytes that all subscribers of a feed share to the socket without a copy. A stream that
+//! answers a later request goes through hyper: an earlier answer may still wait in its buffers.
+
+use std::{
+    convert::Infallible,
+    future::{pending, poll_fn},
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use hyper::{Version, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use poem::{
+    Endpoint, Request, Response,
+    http::{Method, header, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::http::{EventStream, Framing, take_stream};
+
+/// Bytes of a connection that hyper holds, read or to be written. Bounds what a slow reader costs, and the head of a
+/// request.
+const BUFFER_MAX_BYTES: usize = 64 * 1024;
+
+/// What a connection needs to know.
+#[derive(Debug)]
+pub(super) struct Terms<E> {
+    pub(super) endpoint: E,
+    pub(super) header_timeout: Duration,
+    /// Cancelled when the connection should end after the request it is at.
+    pub(super) ending: CancellationToken,
+}
+
+/// A stream with a socket to itself.
+#[derive(Debug)]
+pub(super) struct StreamSocket {
+    socket: TcpStream,
+    head: Vec<u8>,
+    stream: EventStream,
+    framing: Framing,
+}
+
+/// Whether a connection may still be handed over, and to what.
+#[derive(Debug)]
+enum Handover {
+    FirstRequest,
+    Stream(Box<(Vec<u8>, EventStream, Framing)>),
+    Never,
+}
+
+/// Serves the requests of a connection. Gives the socket back if it is a stream's from now on; else it is closed.
+pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
+    socket: TcpStream,
+    local: LocalAddr,
+    remote: RemoteAddr,
+    terms: Arc<Terms<E>>,
+) -> Option<StreamSocket> {
+    let handover = Arc::new(Mutex::new(Handover::FirstRequest));
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        let (terms, handover) = (terms.clone(), handover.clone());
+        let (version, method) = (request.version(), request.method().clone());
+        let request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
+        async move {
+            let first = matches!(set(&handover, Handover::Never), Handover::FirstRequest);
+            let mut response = terms.endpoint.get_response(request).await;
+            match take_stream(&mut response) {
+                Some(stream) if first && method == Method::GET => {
+                    let framing = if version == Version::HTTP_11 {
+                        Framing::Chunked
+                    } else {
+                        Framing::Plain
+                    };
+                    let head = stream_head(&response, framing);
+                    set(
+                        &handover,
+                        Handover::Stream(Box::new((head, stream, framing))),
+                    );
+                    return pending().await; // Dropped with hyper's side of the connection.
+                }
+                Some(stream) if method == Method::GET => response.set_body(stream.into_body()),
+                _ => (),
+            }
+            Ok::<hyper::Response<_>, Infallible>(response.into())
+        }
+    });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(terms.header_timeout)
+        .max_buf_size(BUFFER_MAX_BYTES)
+        .serve_connection(TokioIo::new(socket), service);
+
+    // How a connection ends, and with what error, matters to nobody: the client has gone.
+    let until_stream = poll_fn(|context| {
+        let served = Pin::new(&mut connection).poll(context);
+        match set(&handover, Handover::Never) {
+            Handover::Stream(stream) => Poll::Ready(Some(stream)),
+            state => {
+                set(&handover, state);
+                served.map(|_| None)
+            }
+        }
+    });
+    let stream = tokio::select! {
+        stream = until_stream => stream,
+        () = terms.ending.cancelled() => {
+            Pin::new(&mut connection).graceful_shutdown();
+            _ = (&mut connection).await;
+            None
+        }
+    };
+    let (head, stream, framing) = *stream?;
+    let socket = connection.into_parts().io.into_inner();
+    Some(StreamSocket {
+        socket,
+        head,
+        stream,
+        framing,
+    })
+}
+
+fn set(handover: &Mutex<Handover>, state: Handover) -> Handover {
+    std::mem::replace(
+        &mut handover.lock().expect("nobody panics while holding it"),
+        state,
+    )
+}
+
+/// The head of a stream's answer as bytes.
+fn stream_head(response: &Response, framing: Framing) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    let framed_by = match framing {
+        Framing::Chunked => header::TRANSFER_ENCODING.as_str().to_owned() + ": chunked",
+        Framing::Plain => header::CONNECTION.as_str().to_owned() + ": close",
+    };
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    head.extend_from_slice(format!("{framed_by}\r\ndate: {date}\r\n\r\n").as_bytes());
+    head
+}
+
+impl StreamSocket {
+    /// Sends the stream to its end, or until the client has gone.
+    pub(super) async fn run(mut self) {
+        // That the client has gone is how most streams end.
+        _ = self.send().await;
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        let mut first = std::mem::take(&mut self.head);
+        first.extend(self.stream.next(self.framing).await.unwrap_or_default());
+        write_all(&self.socket, &first).await?;
+        drop(first);
+        loop {
+            let bytes = tokio::select! {
+                biased;
+                bytes = self.stream.next(self.framing) => bytes,
+                () = closed(&self.socket) => return Ok(()),
+            };
+            match bytes {
+                Some(bytes) => write_all(&self.socket, &bytes).await?,
+                None => break,
+            }
+        }
+        if self.framing == Framing::Chunked {
+            write_all(&self.socket, b"0\r\n\r\n").await?;
+        }
+        self.socket.shutdown().await
+    }
+}
+
+/// Writes everything, waiting where the client is slow.
+async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match socket.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the client has closed its side. What it sends in the meantime means nothing.
+async fn closed(socket: &TcpStream) {
+    let mut ignored = [0; 256];
+    while socket.readable().await.is_ok() {
+        match socket.try_read(&mut ignored) {
+            Ok(0) => return,
+            Ok(_) => (),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+            Err(_) => return,
+        }
+    }
+}
