@@ -129,6 +129,26 @@ impl Server {
     }
 }
 
+/// Serves `endpoint` for ever the way the hub is served, and tells where.
+///
+/// For `benches/`: an endpoint that does nothing is the floor the hub is held against.
+pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
+    address: SocketAddr,
+    endpoint: E,
+) -> io::Result<(SocketAddr, impl Future<Output = ()>)> {
+    let listener = listen(address)?;
+    let address = listener.local_addr()?;
+    let connections = Connections {
+        endpoint: Arc::new(endpoint),
+        header_timeout: Duration::from_secs(30),
+        ending: CancellationToken::new(),
+        tasks: TaskTracker::new(),
+    };
+    let places = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+    let serving = async move { accept(listener, &connections, &places).await };
+    Ok((address, serving))
+}
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?

@@ -1,0 +1,107 @@
+//! A process under test: the hub as it is shipped, or a floor.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, ChildStdout, Command, Stdio},
+};
+
+/// Ticks in which the kernel counts processor time. Source: proc(5), `sysconf(_SC_CLK_TCK)`, 100 on every Linux.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// A process that listens. Killed when dropped.
+pub(crate) struct Process {
+    child: Child,
+    _stdout: BufReader<ChildStdout>,
+    pub(crate) address: SocketAddr,
+}
+
+impl Process {
+    /// Starts the hub on the file in `folder`.
+    pub(crate) fn hub(folder: &Path) -> Self {
+        Self::hub_at("127.0.0.1:0", folder)
+    }
+
+    /// Starts the hub on the file in `folder`, at an address of one's own.
+    pub(crate) fn hub_at(address: &str, folder: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_segno"));
+        command
+            .args(["serve", "--listen", address, "--db"])
+            .arg(folder.join("segno.db"));
+        Self::start(command)
+    }
+
+    /// Starts this program again, as a floor.
+    pub(crate) fn floor(kind: super::floor::Kind) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(super::floor::VARIABLE, kind.name());
+        Self::start(command)
+    }
+
+    /// Waits until the process has said where it listens.
+    fn start(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        let address = loop {
+            line.clear();
+            let bytes = stdout.read_line(&mut line).unwrap();
+            assert!(bytes > 0, "the process ended before it listened");
+            let address = line
+                .split_once("http://")
+                .map(|(_, rest)| rest.trim_end().trim_end_matches("/sse"));
+            if let Some(address) = address {
+                break address.parse().unwrap();
+            }
+        };
+        Self {
+            child,
+            _stdout: stdout,
+            address,
+        }
+    }
+
+    /// Processor time it has taken so far, in seconds, its own and the kernel's for it.
+    pub(crate) fn cpu_seconds(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        // The name in brackets may hold spaces; behind it stand state, then 10 fields, then utime and stime.
+        let fields: Vec<&str> = stat
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .collect();
+        let ticks: f64 = fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap();
+        ticks / TICKS_PER_SECOND
+    }
+
+    /// Memory it holds now.
+    pub(crate) fn memory_bytes(&self) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kilobytes * 1024.0
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub(crate) fn stop(mut self) {
+        let sent = Command::new("kill")
+            .arg(self.child.id().to_string())
+            .status()
+            .unwrap();
+        assert!(sent.success());
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
