@@ -138,10 +138,13 @@ pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
 ) -> io::Result<(SocketAddr, impl Future<Output = ()>)> {
     let listener = listen(address)?;
     let address = listener.local_addr()?;
-    let connections = Connections {
-        endpoint: Arc::new(endpoint),
+    let terms = Terms {
+        endpoint,
         header_timeout: Duration::from_secs(30),
         ending: CancellationToken::new(),
+    };
+    let connections = Connections {
+        terms: Arc::new(terms),
         tasks: TaskTracker::new(),
     };
     let places = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
