@@ -3,7 +3,12 @@
 use std::{io::Write, process::ExitCode};
 
 use clap::Parser;
+use mimalloc::MiMalloc;
 use segno::cli::Cli;
+
+/// A tenth of what a publish cost was spent in the allocator of the system.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {

@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     future::{pending, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex},
     task::Poll,
     time::{Duration, SystemTime},
@@ -164,10 +164,9 @@ impl StreamSocket {
         write_all(&self.socket, &first).await?;
         drop(first);
         loop {
-            let bytes = tokio::select! {
-                biased;
-                bytes = self.stream.next(self.framing) => bytes,
-                () = closed(&self.socket) => return Ok(()),
+            let Some(bytes) = unless_closed(&self.socket, self.stream.next(self.framing)).await
+            else {
+                return Ok(());
             };
             match bytes {
                 Some(bytes) => write_all(&self.socket, &bytes).await?,
@@ -193,15 +192,24 @@ async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the client has closed its side. What it sends in the meantime means nothing.
-async fn closed(socket: &TcpStream) {
-    let mut ignored = [0; 256];
-    while socket.readable().await.is_ok() {
-        match socket.try_read(&mut ignored) {
-            Ok(0) => return,
-            Ok(_) => (),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-            Err(_) => return,
+/// Waits for `next`, or gives `None` when the client has closed its side. What it sends in the meantime means nothing.
+///
+/// Asks the socket by hand: a future of its readiness would be made and put away again for every event.
+async fn unless_closed<T>(socket: &TcpStream, next: impl Future<Output = T>) -> Option<T> {
+    let mut next = pin!(next);
+    poll_fn(|context| {
+        if let Poll::Ready(value) = next.as_mut().poll(context) {
+            return Poll::Ready(Some(value));
         }
-    }
+        while let Poll::Ready(ready) = socket.poll_read_ready(context) {
+            match ready.and_then(|()| socket.try_read(&mut [0; 256])) {
+                Ok(0) => return Poll::Ready(None),
+                Ok(_) => (),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Err(_) => return Poll::Ready(None),
+            }
+        }
+        Poll::Pending
+    })
+    .await
 }
