@@ -173,18 +173,20 @@ impl Load {
 
     /// Lets one idle publisher send its next request. False if none is idle.
     pub(crate) fn publish(&mut self) -> bool {
+        self.publish_due(Instant::now())
+    }
+
+    /// The same with the moment at which the request was due: latency is counted from there, so that a hub that keeps
+    /// publishers waiting does not make itself look fast.
+    pub(crate) fn publish_due(&mut self, due: Instant) -> bool {
         let Some(place) = self.idle.pop() else {
             return false;
         };
-        self.send(place);
-        true
-    }
-
-    fn send(&mut self, place: usize) {
         let Peer::Publisher(publisher) = &mut self.peers[place] else {
             unreachable!("a publisher's place")
         };
-        publisher.begin(self.seen.start);
+        publisher.begin(due, self.seen.start);
+        true
     }
 
     /// Answers to publishers so far.
@@ -285,7 +287,7 @@ impl Load {
                     }
                     if ready.is_readable() && publisher.read(&mut self.buffer, &mut self.seen) {
                         if self.running {
-                            publisher.begin(self.seen.start);
+                            publisher.begin(Instant::now(), self.seen.start);
                         } else {
                             self.idle.push(place);
                         }
@@ -305,10 +307,10 @@ impl Load {
 }
 
 impl Publisher {
-    fn begin(&mut self, start: Instant) {
+    fn begin(&mut self, due: Instant, start: Instant) {
         self.next = (self.next + 1) % self.requests.len();
         self.written = 0;
-        self.sent_at = Instant::now();
+        self.sent_at = due;
         let request = &mut self.requests[self.next];
         // Of a batch, only the first event is stamped; the others say zero, which is not a moment.
         if let Some(place) = memmem::find(request, STAMP) {
