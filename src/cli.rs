@@ -1,12 +1,13 @@
-//! The command line: `segno serve`, `publish`, `tail` and `openapi`.
+//! The command line: `segno serve`, `publish`, `tail`, `bench` and `openapi`.
 
+mod bench;
 mod publish;
 mod serve;
 mod tail;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{PublishConfig, ServeConfig, TailConfig};
+use crate::config::{BenchConfig, PublishConfig, ServeConfig, TailConfig};
 
 /// A persistent event hub: POST events, follow them over Server-Sent Events, resume where you were.
 ///
@@ -29,6 +30,12 @@ enum Command {
     Publish(PublishConfig),
     /// Follow events, across cuts and restarts.
     Tail(TailConfig),
+    /// Measure a hub that runs, and check that it loses nothing.
+    ///
+    /// What is published stays in the hub's log, on topics of the run's own: `bench.<run>.<number>`. Ends with 1 if an event
+    /// was missing, came twice or out of order.
+    #[command(subcommand)]
+    Bench(BenchConfig),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -40,6 +47,7 @@ impl Cli {
             Command::Serve(config) => serve::run(config).await,
             Command::Publish(config) => publish::run(config).await,
             Command::Tail(config) => tail::run(config).await,
+            Command::Bench(config) => bench::run(config).await,
             Command::Openapi => print(&crate::http::openapi_document()),
         }
     }

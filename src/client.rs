@@ -3,14 +3,21 @@
 //! Knows HTTP and nothing of the hub's inside. The command line, the tests and the benches use it.
 
 mod sse_parser;
+mod wire;
 
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode, Url, header};
+use reqwest::{
+    Response, StatusCode, Url,
+    header::{self, HeaderMap},
+};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
-pub use self::sse_parser::{Message, SseParser};
+pub use self::{
+    sse_parser::{Message, SseParser},
+    wire::{Wire, WireStream},
+};
 
 /// Wait before the first try again; doubles up to [`RETRY_MAX`], each with a spread, so that clients do not come together.
 const RETRY_FIRST: Duration = Duration::from_millis(250);
@@ -37,6 +44,12 @@ pub enum Error {
     /// The hub could not be reached, or the connection was cut.
     #[error("no answer from the hub")]
     Unreachable(#[source] reqwest::Error),
+    /// The hub did not take a connection.
+    #[error("cannot connect to the hub")]
+    Connect(#[source] std::io::Error),
+    /// The connection was cut in the middle.
+    #[error("the connection to the hub was cut")]
+    Cut(#[source] hyper::Error),
     /// Nothing came for too long.
     #[error("nothing came from the hub for {}", humantime::format_duration(*.0))]
     Silent(Duration),
@@ -62,7 +75,11 @@ impl Error {
     /// Whether the same request may succeed later.
     fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable(_) | Self::Silent(_) | Self::Later { .. } => true,
+            Self::Unreachable(_)
+            | Self::Connect(_)
+            | Self::Cut(_)
+            | Self::Silent(_)
+            | Self::Later { .. } => true,
             Self::InvalidUrl(_) | Self::Refused { .. } => false,
         }
     }
@@ -157,16 +174,20 @@ async fn accepted(answer: Response) -> Result<Response, Error> {
     if status.is_success() {
         return Ok(answer);
     }
-    let after = answer
-        .headers()
+    let headers = answer.headers().clone();
+    let body = answer.bytes().await.unwrap_or_default();
+    Err(refusal(status, &headers, &body))
+}
+
+fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
+    let after = headers
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse().ok());
-    let body = answer.bytes().await.unwrap_or_default();
-    let Problem { code, detail } = serde_json::from_slice(&body).unwrap_or_else(|_| Problem {
+    let Problem { code, detail } = serde_json::from_slice(body).unwrap_or_else(|_| Problem {
         code: "http".into(),
         detail: format!("the answer is {status}"),
     });
-    Err(match status {
+    match status {
         StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Error::Later {
             detail,
             after: after.map(Duration::from_secs),
@@ -176,7 +197,7 @@ async fn accepted(answer: Response) -> Result<Response, Error> {
             after: after.map(Duration::from_secs),
         },
         _ => Error::Refused { code, detail },
-    })
+    }
 }
 
 /// What to follow, and from where.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use humantime::parse_duration;
 
 /// What `segno serve` may be told.
@@ -133,4 +133,95 @@ pub struct TailConfig {
     /// Where the hub is.
     #[command(flatten)]
     pub hub: HubAddress,
+}
+
+/// What `segno bench` may be told.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BenchConfig {
+    /// Publish, as fast as the hub answers or at a rate, and check that all of it is in the log.
+    Publish(BenchPublishConfig),
+    /// Follow with many connections what is published at a rate, and measure how long an event takes to each.
+    Follow(BenchFollowConfig),
+    /// Publish events, then replay them over and over.
+    Replay(BenchReplayConfig),
+}
+
+/// What every `segno bench` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct BenchRunConfig {
+    /// How long to measure.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub duration: Duration,
+
+    /// Bytes of an event's data.
+    #[arg(long, default_value_t = 100)]
+    pub bytes: usize,
+
+    /// Topics the events are spread over, named `bench.<run>.<number>`.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub topics: u32,
+
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// Where the hub is.
+    #[command(flatten)]
+    pub hub: HubAddress,
+}
+
+/// What `segno bench publish` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct BenchPublishConfig {
+    /// Connections that publish at once.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections: u32,
+
+    /// Events a second in all; as fast as the hub answers if not given.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
+
+    /// Events of one request.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub batch: u32,
+
+    /// What every run may be told.
+    #[command(flatten)]
+    pub run: BenchRunConfig,
+}
+
+/// What `segno bench follow` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct BenchFollowConfig {
+    /// Connections that follow, each one of the topics.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections: u32,
+
+    /// Connections that publish.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub publishers: u32,
+
+    /// Events a second in all; 0 is as fast as the hub answers.
+    #[arg(long, default_value_t = 25)]
+    pub rate: u32,
+
+    /// What every run may be told.
+    #[command(flatten)]
+    pub run: BenchRunConfig,
+}
+
+/// What `segno bench replay` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct BenchReplayConfig {
+    /// Connections that replay at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub connections: u32,
+
+    /// Events to publish first, and to replay.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub events: u32,
+
+    /// What every run may be told.
+    #[command(flatten)]
+    pub run: BenchRunConfig,
 }

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod bad_input;
+mod bench;
 mod command_line;
 mod crash;
 mod drain;
