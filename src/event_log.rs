@@ -196,6 +196,15 @@ pub struct Page {
     pub read_on: Option<EventId>,
 }
 
+/// What the event log takes on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSize {
+    /// The file.
+    pub file_bytes: u64,
+    /// The newest commits, which stand beside the file until they are copied into it.
+    pub wal_bytes: u64,
+}
+
 /// What there is of a topic.
 #[derive(Debug, Clone)]
 pub struct TopicSummary {
@@ -554,6 +563,8 @@ order by events.id desc limit ?3";
 
 const EVENT: &str = "select id, topic, type, data, created_at, key from events where id = ?1";
 
+const COUNT: &str = "select count(*) from events";
+
 const FIRST_ID: &str = "select min(id) from events";
 
 /// Halves the log until one id is left. It may, because times never go backwards along the ids.
@@ -661,6 +672,24 @@ impl EventLog {
     pub async fn first_id(&self) -> Result<Option<EventId>, Error> {
         let first: Option<i64> = sqlx::query_scalar(FIRST_ID).fetch_one(&self.pool).await?;
         Ok(first.map(EventId::from_row))
+    }
+
+    /// How many events are kept. Reads an index from end to end.
+    pub async fn count(&self) -> Result<u64, Error> {
+        let events: i64 = sqlx::query_scalar(COUNT).fetch_one(&self.pool).await?;
+        Ok(events.unsigned_abs())
+    }
+
+    /// What the event log takes on the disk. What cannot be looked at counts as nothing.
+    pub async fn size(&self) -> FileSize {
+        let bytes = async |path: &Path| {
+            let metadata = tokio::fs::metadata(path).await;
+            metadata.map_or(0, |metadata| metadata.len())
+        };
+        FileSize {
+            file_bytes: bytes(&self.path).await,
+            wal_bytes: bytes(&beside(&self.path, "-wal")).await,
+        }
     }
 
     /// The lowest id that an event of this time or later can have. Above the last id, if there is none yet.

@@ -3,12 +3,14 @@
 //! Handlers turn a request into words of the hub, ask the hub, and turn what it says into an answer. No SQL, and no rule
 //! about events: those are in [`event`](crate::event).
 
+mod console;
 mod error;
 mod health;
 mod history;
 mod parameter;
 mod publish;
 mod sse_frame;
+mod stats;
 mod stream;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -18,7 +20,7 @@ pub(crate) use self::stream::{EventStream, Framing, take_stream};
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Request, Response, Route,
     endpoint::BoxEndpoint,
-    http::{Method, header},
+    http::{Method, Uri},
 };
 use poem_openapi::{
     OpenApi, OpenApiService, Tags,
@@ -30,8 +32,8 @@ use self::{
     error::{Code, PROBLEM_JSON, Problem, Refused},
     health::{Healthy, Readiness},
     history::{
-        History, HistoryLines, HistoryQuery, OneEvent, ReadEvent, ReadHistory, ReadTopics,
-        TopicList,
+        History, HistoryFormat, HistoryLines, HistoryQuery, OneEvent, ReadEvent, ReadHistory,
+        ReadTopics, TopicList,
     },
     parameter::{
         Checked, Cursor, LIMIT_MAX_EVENTS, Limit, Moment, Newest, Since, TopicPattern, TypePattern,
@@ -42,6 +44,7 @@ use self::{
         PublishMessage, PublishRaw, Published, PublishedAny, RawData,
     },
     sse_frame::Format,
+    stats::HubStats,
     stream::{Starts, Subscribing},
 };
 use crate::{
@@ -69,7 +72,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
     let methods = Arc::new(Methods::of(&service.spec()));
     let docs = service.swagger_ui();
     let spec = service.spec_endpoint();
-    Route::new()
+    console::add_to(Route::new())
         .at("/openapi.json", poem::get(spec))
         .nest("/docs", docs)
         .nest("/", service)
@@ -111,6 +114,9 @@ impl OpenApi for ApiDescription {
 
 /// Asks the routes, and tells what poem itself refused in our shape.
 async fn answer<E: Endpoint>(endpoint: &E, mut request: Request, methods: &Methods) -> Response {
+    if request.uri().path() == "/" {
+        *request.uri_mut() = Uri::from_static(console::PAGE);
+    }
     join_topic(&mut request);
     let uri = request.uri().clone();
     let response = match endpoint.call(request).await {
@@ -324,7 +330,7 @@ impl Api {
         since: Query<Option<Checked<Since>>>,
         /// The newest so many that match.
         last: Query<Option<Checked<Newest>>>,
-        /// What stands in `data:`: the event's data, or the whole event.
+        /// What stands in `data:`: the event's data, or the whole event, then without `event:` beside it.
         format: Query<Option<Checked<Format>>>,
     ) -> Result<EventStream, Refused<Subscribing>> {
         let filter = filter(topic.0, event_type.0)?;
@@ -376,6 +382,8 @@ impl Api {
         order: Query<Option<Checked<Order>>>,
         /// How many; 100 if not given, or all with NDJSON.
         limit: Query<Option<Checked<Limit>>>,
+        /// `ndjson` does what the header `Accept: application/x-ndjson` does, for a link, which cannot have a header.
+        format: Query<Option<Checked<HistoryFormat>>>,
         request: &Request,
     ) -> Result<History, Refused<ReadHistory>> {
         let mut range = Range {
@@ -400,7 +408,8 @@ impl Api {
             order: optional(order.0)?.unwrap_or_default(),
             limit: optional(limit.0)?.map(|limit| limit.0),
         };
-        if accepts_ndjson(request) {
+        let format = optional(format.0)?.unwrap_or_else(|| HistoryFormat::accepted_by(request));
+        if format == HistoryFormat::Ndjson {
             return Ok(History::Lines(HistoryLines::new(self.hub.clone(), query)));
         }
         Ok(history::read_page(&self.hub, query, request.uri()).await?)
@@ -476,6 +485,19 @@ impl Api {
         self.hub.ready().await?;
         Ok(Healthy)
     }
+
+    /// The hub in figures
+    ///
+    /// Cheap to ask for, however many events there are: the page at `/` asks every two seconds.
+    #[oai(
+        path = "/stats",
+        method = "get",
+        tag = "Tag::Health",
+        operation_id = "stats"
+    )]
+    async fn stats(&self) -> HubStats {
+        HubStats(self.hub.stats().await)
+    }
 }
 
 impl Api {
@@ -499,12 +521,4 @@ fn filter(
         .map(|event_type| event_type.0)
         .collect();
     Ok(Filter::new(topics, types))
-}
-
-fn accepts_ndjson(request: &Request) -> bool {
-    let accept = request
-        .headers()
-        .get(header::ACCEPT)
-        .and_then(|accept| accept.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("application/x-ndjson"))
 }

@@ -13,10 +13,11 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicI64,
-            Ordering::{Acquire, Release},
+            AtomicI64, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
         },
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -34,7 +35,7 @@ use self::{
 };
 use crate::{
     event::{Event, EventId, NewEvent, Timestamp},
-    event_log::{self, EventLog, Order, Page, Range, Stored, TopicSummary},
+    event_log::{self, EventLog, FileSize, Order, Page, Range, Stored, TopicSummary},
     filter::Filter,
 };
 
@@ -66,6 +67,9 @@ struct Shared {
     committed: AtomicI64,
     /// The newest id announced. Raised after: every feed has been handed what lies up to here.
     announced: AtomicI64,
+    /// Events kept: counted once when the file is opened, and moved along by the writer.
+    events: AtomicU64,
+    opened: Instant,
     draining: CancellationToken,
 }
 
@@ -76,6 +80,21 @@ pub struct Bounds {
     pub first_id: EventId,
     /// Id of the newest event committed; zero if there never was one.
     pub last_id: EventId,
+}
+
+/// The hub at a glance.
+#[derive(Debug, Clone, Copy)]
+pub struct Stats {
+    /// Subscriptions that are open.
+    pub subscribers: usize,
+    /// Events kept.
+    pub events: u64,
+    /// The oldest and the newest of them.
+    pub bounds: Bounds,
+    /// What the event log takes on the disk.
+    pub size: FileSize,
+    /// Since the file was opened.
+    pub uptime: Duration,
 }
 
 /// Why the hub would refuse an event now.
@@ -108,6 +127,7 @@ impl Hub {
             .map_err(failed)?
             .unwrap_or(last_id.next());
         let recent = Recent::load(&log, last_id).await.map_err(failed)?;
+        let events = log.count().await.map_err(failed)?;
         let (publications, waiting_publications) = mpsc::channel(QUEUE_MAX_PUBLICATIONS);
         let (chores, waiting_chores) = mpsc::channel(1);
         let shared = Arc::new(Shared {
@@ -120,6 +140,8 @@ impl Hub {
             first_id: AtomicI64::new(first_id.as_i64()),
             committed: AtomicI64::new(last_id.as_i64()),
             announced: AtomicI64::new(last_id.as_i64()),
+            events: AtomicU64::new(events),
+            opened: Instant::now(),
             draining: CancellationToken::new(),
         });
         let writer = Writer::new(
@@ -203,6 +225,17 @@ impl Hub {
         }
     }
 
+    /// The hub at a glance. Costs two looks at the file system, and nothing that grows with the log.
+    pub async fn stats(&self) -> Stats {
+        Stats {
+            subscribers: self.shared.feeds.listeners(),
+            events: self.shared.events.load(Relaxed),
+            bounds: self.bounds(),
+            size: self.shared.log.size().await,
+            uptime: self.shared.opened.elapsed(),
+        }
+    }
+
     /// Whether an event that came now would be taken. After a failed commit this tries a small one.
     pub async fn ready(&self) -> Result<(), NotReady> {
         if self.shared.draining.is_cancelled() {
@@ -266,6 +299,8 @@ impl Shared {
         let Some(last) = events.last() else { return };
         assert!(events[0].id > self.announced(), "announced in id order");
         self.recent.push(events);
+        let count = u64::try_from(events.len()).expect("a commit is small");
+        self.events.fetch_add(count, Relaxed);
         self.committed.store(last.id.as_i64(), Release);
         self.feeds.announce(events);
         self.announced.store(last.id.as_i64(), Release);

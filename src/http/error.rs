@@ -138,7 +138,7 @@ impl Code {
             Self::InvalidFormat => (
                 StatusCode::BAD_REQUEST,
                 "invalid_format",
-                "the format is neither data nor event",
+                "there is no such format",
             ),
             Self::InvalidParameter => (
                 StatusCode::BAD_REQUEST,

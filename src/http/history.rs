@@ -2,7 +2,7 @@
 
 use futures_util::{Stream, stream};
 use poem::{
-    Body, IntoResponse, Response,
+    Body, IntoResponse, Request, Response,
     http::{Uri, header},
 };
 use poem_openapi::{
@@ -13,7 +13,10 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::error::{Code, Problem, Refusals};
+use super::{
+    error::{Code, Problem, Refusals},
+    parameter::Parameter,
+};
 use crate::{
     event::{Event, EventId, Topic},
     event_log::{self, Order, Page, Range, TopicSummary},
@@ -48,6 +51,49 @@ impl HistoryQuery {
         match self.order {
             Order::Ascending => self.range.after = id,
             Order::Descending => self.range.before = id,
+        }
+    }
+}
+
+/// How a range of events is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HistoryFormat {
+    /// A page, as one JSON object.
+    Json,
+    /// The whole range, one event a line.
+    Ndjson,
+}
+
+impl HistoryFormat {
+    /// What the header `Accept` asks for.
+    pub(super) fn accepted_by(request: &Request) -> Self {
+        let accept = request
+            .headers()
+            .get(header::ACCEPT)
+            .and_then(|accept| accept.to_str().ok());
+        match accept {
+            Some(accept) if accept.contains("application/x-ndjson") => Self::Ndjson,
+            _ => Self::Json,
+        }
+    }
+}
+
+impl Parameter for HistoryFormat {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            enum_items: vec![json!("json"), json!("ndjson")],
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        match text {
+            "json" => Ok(Self::Json),
+            "ndjson" => Ok(Self::Ndjson),
+            _ => Err(Problem::new(
+                Code::InvalidFormat,
+                format_args!("format '{text}': it is json or ndjson"),
+            )),
         }
     }
 }
@@ -457,6 +503,7 @@ impl Refusals for ReadHistory {
         Code::InvalidTime,
         Code::InvalidOrder,
         Code::InvalidLimit,
+        Code::InvalidFormat,
         Code::Internal,
         Code::LogBusy,
     ];

@@ -22,16 +22,22 @@ pub(crate) enum Format {
     Event,
 }
 
-/// `id:`, `event:` unless the type is `message`, `data:` for each line, and a blank line.
+/// `id:`, `event:` where there is one, `data:` for each line, and a blank line.
+///
+/// The data alone has `event:` beside it, unless the type is `message`. The whole event has its type in it, and no
+/// `event:`: a browser hands a named event only to who listens for just that name, and a page that wants all types cannot
+/// know their names before.
 pub(crate) fn write_event(event: &Event, format: Format, out: &mut Vec<u8>) {
     write_id(event.id, out);
-    if !event.event_type.is_default() {
-        out.extend_from_slice(b"event: ");
-        write_on_one_line(event.event_type.as_str(), out);
-        out.push(b'\n');
-    }
     match format {
-        Format::Data => write_data(event.data.as_str().as_bytes(), out),
+        Format::Data => {
+            if !event.event_type.is_default() {
+                out.extend_from_slice(b"event: ");
+                write_on_one_line(event.event_type.as_str(), out);
+                out.push(b'\n');
+            }
+            write_data(event.data.as_str().as_bytes(), out);
+        }
         Format::Event => {
             let mut json = Vec::with_capacity(event.data.as_str().len() + 128);
             event.write_json(&mut json);

@@ -284,8 +284,9 @@ impl ApiResponse for EventStream {
         let schema = MetaSchema {
             description: Some(
                 "Server-sent events. First a block with `retry:` and `id:` alone, the cursor it goes on from. Then, for each \
-                 event, `id:`, `event:` (its type, unless that is `message`) and `data:` (its data, or with `format=event` the \
-                 whole event as JSON). After a silence of 15 s a comment, with an `id:` line if the cursor has moved over \
+                 event, `id:`, `event:` (its type, unless that is `message`) and `data:` (its data). With `format=event` the \
+                 data is the whole event as JSON, and there is no `event:`, so that the `onmessage` of a browser gets events \
+                 of every type. After a silence of 15 s a comment, with an `id:` line if the cursor has moved over \
                  events that did not match. `event: segno.gap` with \
                  `{\"reason\":\"trimmed\"|\"ahead\",\"requested\":…,\"first_id\":…,\"last_id\":…}` where events that were asked \
                  for are gone. The stream ends only when the hub stops.",

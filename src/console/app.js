@@ -1,0 +1,141 @@
+// The page: which view the address bar asks for, the filter all of them share, and the state of the connection.
+//
+//   app ── live ── stream        follows the hub
+//    │       ├──── rows ── json  shows events
+//    │       └──── rate
+//    ├── history, topics, send, subscribe
+//    └── filter ── hub ── dom
+
+import { byId, number, show } from "./dom.js";
+import { Filter, FilterBar, suggest } from "./filter.js";
+import { showHistory, wireHistory } from "./history.js";
+import { askStats, queryOf } from "./hub.js";
+import { compare, follow, onStateChange } from "./live.js";
+import "./send.js";
+import { showSnippets } from "./subscribe.js";
+import { hideTopics, readTopics, showStats, showTopics, topicNames } from "./topics.js";
+
+/** How often the figures of the hub are asked for. */
+const STATS_MS = 2000;
+
+const VIEWS = ["live", "history", "send", "topics", "subscribe"];
+const FILTERED = ["live", "history", "subscribe"];
+
+let view = null;
+let filter = new Filter();
+/** What the stream follows: the filter and where it began. */
+let following = null;
+
+const bar = new FilterBar((changed) => {
+  const kept = view === "live" && following?.start !== null ? [["after", following.start]] : [];
+  go(view, [...changed.parameters(), ...kept]);
+});
+wireHistory((parameters) => go("history", [...filter.parameters(), ...parameters]));
+
+const link = (name, parameters) => {
+  const query = queryOf(parameters);
+  return `#/${name}${query ? `?${query}` : ""}`;
+};
+
+function go(name, parameters) {
+  location.hash = link(name, parameters);
+}
+
+function route() {
+  const address = new URL(location.hash.slice(1) || "/live", "http://page");
+  const name = address.pathname.slice(1);
+  if (!VIEWS.includes(name)) {
+    if (location.hash !== "#main") location.replace("#/live");
+    return;
+  }
+  const changed = view !== null && view !== name;
+  view = name;
+  const parameters = address.searchParams;
+  if (FILTERED.includes(view)) {
+    filter = Filter.from(parameters);
+    bar.show(filter);
+  }
+  for (const other of VIEWS) show(byId(other), other === view);
+  show(byId("filter"), FILTERED.includes(view));
+  document.title = `${view === "live" ? "" : `${view[0].toUpperCase()}${view.slice(1)} · `}segno`;
+  if (changed) window.scrollTo({ top: 0 });
+  followAsAsked(parameters);
+  linkViews();
+  if (view === "history") showHistory(filter, parameters);
+  if (view === "topics") showTopics();
+  else hideTopics();
+  if (view === "subscribe") showSnippets(filter);
+}
+
+/** The stream runs whatever is on screen, and begins anew only when something else is to be followed. */
+function followAsAsked(parameters) {
+  const after = /^\d+$/.test(parameters.get("after") ?? "") ? Number(parameters.get("after")) : null;
+  const start = view === "live" ? after : (following?.start ?? null);
+  if (following && following.start === start && following.filter.equals(filter)) return;
+  following = { filter, start };
+  follow(filter, start);
+}
+
+function linkViews() {
+  const start = following.start === null ? [] : [["after", following.start]];
+  for (const anchor of document.querySelectorAll("[data-view]")) {
+    const name = anchor.dataset.view;
+    anchor.href = link(name, FILTERED.includes(name) ? [...filter.parameters(), ...(name === "live" ? start : [])] : []);
+    if (name === view) anchor.setAttribute("aria-current", "page");
+    else anchor.removeAttribute("aria-current");
+  }
+}
+
+const STATES = {
+  connecting: () => "Connecting",
+  live: () => "Live",
+  replaying: ({ behind }) => (behind > 0 ? `Replaying, ${number(behind)} behind` : "Replaying"),
+  reconnecting: ({ cursor }) => (cursor === null ? "Reconnecting" : `Reconnecting after ${number(cursor)}`),
+  paused: ({ cursor }) => (cursor === null ? "Paused" : `Paused after ${number(cursor)}`),
+};
+
+let shownState = null;
+let stateTimer = null;
+
+onStateChange((state) => {
+  byId("state").dataset.state = state.state;
+  shownState = state;
+  // A replay counts down with every event; the words follow a few times a second.
+  stateTimer ??= setTimeout(() => {
+    stateTimer = null;
+    byId("state-text").textContent = STATES[shownState.state](shownState);
+  }, state.state === "replaying" ? 200 : 0);
+});
+
+byId("jump").addEventListener("click", () => {
+  following = null;
+  if (location.hash === link("live", filter.parameters())) route();
+  else go("live", filter.parameters());
+});
+
+async function pollStats() {
+  try {
+    const stats = await askStats();
+    compare(stats);
+    showStats(stats);
+  } catch {
+    // The state of the stream says that the hub is away.
+  }
+  setTimeout(pollStats, document.hidden ? 10 * STATS_MS : STATS_MS);
+}
+
+/** The names are read when they are about to be needed. */
+for (const id of ["topic-input", "send-topic"]) {
+  byId(id).addEventListener("focus", async () => {
+    await readTopics().catch(() => {});
+    suggest("topic-names", topicNames());
+  });
+}
+byId("type-input").addEventListener("focus", () => {
+  const types = new Set([...document.querySelectorAll(".row .type")].map((type) => type.textContent));
+  suggest("type-names", [...types].sort());
+});
+
+addEventListener("hashchange", route);
+route();
+pollStats();

@@ -1,0 +1,119 @@
+// Sending an event, three ways; the answer as it came; the same request for a terminal.
+
+import { byId, makeCopy, plural, show } from "./dom.js";
+import { address } from "./hub.js";
+import { arrival } from "./live.js";
+
+/** How long an event may take to come back before the page says that it did not. */
+const COME_BACK_MS = 10_000;
+
+const buttons = ["publish", "send-sse", "send-rest"].map(byId);
+let path = "events";
+let sending = 0;
+
+/** The data as JSON text, or why it is none. Numbers keep their digits: the text is sent as it was typed. */
+function data() {
+  const text = byId("send-data").value;
+  if (byId("send-plain").checked) return { json: JSON.stringify(text) };
+  try {
+    JSON.parse(text);
+    return { json: text.trim() };
+  } catch (error) {
+    return { problem: explain(text, error) };
+  }
+}
+
+function explain(text, error) {
+  if (text.trim() === "") return "There is no data yet; null, \"text\", 1 or {} would do.";
+  const at = / at position (\d+)/.exec(error.message);
+  const what = error.message.replace(/ in JSON at position.*| at position.*|JSON\.parse: /, "").replace(/, "[\s\S]*" is not valid JSON$/, "");
+  if (!at) return `Not JSON: ${what}`;
+  const before = text.slice(0, Number(at[1])).split("\n");
+  return `Not JSON, line ${before.length}, column ${before.at(-1).length + 1}: ${what}`;
+}
+
+function bodyFor(target, json) {
+  if (target !== "events") return `{"message": ${json}}`;
+  const topic = JSON.stringify(byId("send-topic").value.trim());
+  const type = JSON.stringify(byId("send-type").value.trim() || "message");
+  return `{"topic": ${topic}, "type": ${type}, "data": ${json}}`;
+}
+
+const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
+
+/** Checks what is typed, and brings the command up to date. */
+function check() {
+  const { json, problem } = data();
+  const note = byId("send-check");
+  const isText = byId("send-plain").checked;
+  note.textContent = problem ?? (isText ? "It is stored as a JSON string." : `Valid JSON, ${plural(new TextEncoder().encode(json).length, "byte", "bytes")}.`);
+  note.classList.toggle("bad", problem !== undefined);
+  byId("send-data").setAttribute("aria-invalid", problem !== undefined);
+  for (const button of buttons) button.disabled = problem !== undefined;
+  byId("send-curl").textContent =
+    problem === undefined
+      ? `curl ${address(path)} \\\n  -H 'Content-Type: application/json' \\\n  -d ${quoted(bodyFor(path, json))}`
+      : "The command appears when the data is JSON.";
+}
+
+async function send(target) {
+  path = target;
+  check();
+  const { json, problem } = data();
+  if (problem) return;
+  const turn = (sending += 1);
+  const begin = performance.now();
+  let status;
+  let text;
+  let ok = false;
+  try {
+    const answer = await fetch(address(target), { method: "POST", headers: { "Content-Type": "application/json" }, body: bodyFor(target, json) });
+    text = await answer.text();
+    ok = answer.ok;
+    status = `${answer.status} ${answer.statusText}`.trim();
+  } catch (error) {
+    status = "No answer";
+    text = String(error.message ?? error);
+  }
+  if (turn !== sending) return;
+  const took = performance.now() - begin;
+  show(byId("answer-none"), false);
+  show(byId("answer"), true);
+  byId("answer").classList.toggle("bad", !ok);
+  byId("answer-status").textContent = status;
+  byId("answer-time").textContent = `POST /${target}, ${took.toFixed(1)} ms`;
+  byId("answer-body").textContent = text;
+  await tellArrival(ok ? JSON.parse(text).id : null, begin, turn);
+}
+
+async function tellArrival(id, begin, turn) {
+  const note = byId("answer-back");
+  note.textContent = id === null ? "Nothing was stored." : "Waiting for it to come back on the stream …";
+  if (id === null) return;
+  let told;
+  try {
+    await arrival(id, COME_BACK_MS);
+    told = `Event ${id} was back on the live stream ${(performance.now() - begin).toFixed(1)} ms after it was sent.`;
+  } catch {
+    told = `Event ${id} is stored. The live view has not shown it: it is paused, or its filter leaves it out.`;
+  }
+  if (turn === sending) note.textContent = told;
+}
+
+byId("send-form").addEventListener("submit", (submit) => {
+  submit.preventDefault();
+  send("events");
+});
+for (const id of ["send-sse", "send-rest"]) byId(id).addEventListener("click", () => send(byId(id).dataset.path));
+// The command is that of the button at hand.
+for (const button of buttons) {
+  for (const at of ["focus", "pointerenter"]) {
+    button.addEventListener(at, () => {
+      path = button.dataset.path;
+      check();
+    });
+  }
+}
+byId("send-form").addEventListener("input", check);
+makeCopy(document.querySelector("[data-copy=send-curl]"), () => byId("send-curl").textContent);
+check();

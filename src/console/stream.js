@@ -1,0 +1,127 @@
+// Following the hub, with the browser's own EventSource: what the page shows is what any client gets.
+//
+// The browser reconnects by itself and resumes by `Last-Event-ID`. Only where it gives up, which it does when the hub
+// answers with an error instead of a stream (while it is draining, say), the page connects anew, from the same place.
+
+import { address, askJson, askStats } from "./hub.js";
+
+/** Newest events to begin with, where no other start is asked for. */
+const BEGIN_WITH_EVENTS = 200;
+
+/** Wait before the page tries what the browser gave up. */
+const RETRY_MS = 2000;
+
+/** Events between the hub's newest and ours that do not count as being behind: they are on their way. */
+const ON_THE_WAY_EVENTS = 5000;
+
+/**
+ * States: `connecting`; `replaying` (`behind`: how many ids there are up to the newest that matches); `live`;
+ * `reconnecting` and `paused` (`cursor`: the id it goes on after, if it has had one).
+ */
+export class Stream {
+  /** `filter` is a list of query parameters; `start` is an id to begin after, or null for the newest events. */
+  constructor({ filter, start, onEvent, onGap, onState, onProblem }) {
+    Object.assign(this, { filter, start, onEvent, onGap, onState, onProblem });
+    this.cursor = null;
+    this.target = 0;
+    this.state = "connecting";
+    this.connect();
+  }
+
+  /** Goes on where it was. */
+  connect() {
+    this.close();
+    this.source = new EventSource(address("sse", [["format", "event"], ...this.filter, ...this.startParameters()]));
+    this.source.onopen = () => this.opened(this.source);
+    this.source.onmessage = (message) => {
+      this.cursor = Number(message.lastEventId);
+      this.onEvent(message.data);
+      if (this.state === "replaying") this.settle();
+    };
+    this.source.addEventListener("segno.gap", (message) => {
+      this.cursor = Number(message.lastEventId);
+      this.onGap(JSON.parse(message.data));
+    });
+    this.source.onerror = () => this.failed(this.source);
+  }
+
+  startParameters() {
+    const after = this.cursor ?? this.start;
+    return after === null ? [["last", BEGIN_WITH_EVENTS]] : [["last_event_id", after]];
+  }
+
+  /** Ends, and remembers where it was. */
+  close() {
+    this.source?.close();
+    this.source = null;
+    clearTimeout(this.retry);
+  }
+
+  pause() {
+    this.close();
+    this.enter("paused");
+  }
+
+  resume() {
+    this.enter("connecting");
+    this.connect();
+  }
+
+  /** Connected: what is there to replay is the newest event that matches now. */
+  async opened(source) {
+    this.enter("replaying");
+    try {
+      const [{ last_id }, { events }] = await Promise.all([
+        askStats(),
+        askJson("events", [...this.filter, ["order", "desc"], ["limit", 1]]),
+      ]);
+      if (source !== this.source) return;
+      this.target = events[0]?.id ?? 0;
+      // Nothing that matches yet: all up to here is settled, and this is the place to come back to.
+      if (this.target === 0 && this.cursor === null) this.cursor = Math.min(this.start ?? last_id, last_id);
+    } catch {
+      if (source !== this.source) return;
+      this.target = 0; // The stream itself is up; how far behind it is, nobody could tell.
+    }
+    this.settle();
+  }
+
+  settle() {
+    if ((this.cursor ?? 0) >= this.target) this.enter("live");
+    else this.onState(this.describe());
+  }
+
+  /** `last_id` is the hub's newest: a page that does not keep up with a burst is behind, and says so. */
+  compare(last_id) {
+    const isBehind = this.cursor !== null && last_id - this.cursor > ON_THE_WAY_EVENTS;
+    if (this.state !== "live" || this.filter.length > 0 || !isBehind) return;
+    this.target = last_id;
+    this.enter("replaying");
+  }
+
+  failed(source) {
+    if (source !== this.source) return;
+    this.enter("reconnecting");
+    if (source.readyState !== EventSource.CLOSED) return;
+    this.findProblem();
+    this.retry = setTimeout(() => this.connect(), RETRY_MS);
+  }
+
+  /** An EventSource does not tell why it was refused; the history takes the same filter and does. */
+  async findProblem() {
+    try {
+      await askJson("events", [...this.filter, ["limit", 1]]);
+    } catch (error) {
+      if (error.status === 400) this.onProblem(error.message);
+    }
+  }
+
+  enter(state) {
+    this.state = state;
+    this.onState(this.describe());
+  }
+
+  describe() {
+    return { state: this.state, cursor: this.cursor, behind: Math.max(0, this.target - (this.cursor ?? 0)) };
+  }
+}

@@ -1,0 +1,113 @@
+//! The hub in figures, for whoever runs it.
+
+use poem::{IntoResponse, Response, http::header};
+use poem_openapi::{
+    ApiResponse,
+    registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+};
+use serde_json::{Value, json};
+
+use crate::hub::Stats;
+
+/// The answer of `GET /stats`.
+///
+/// Shape: `{"version":"0.1.0","uptime_seconds":60,"subscribers":2,"events":9,"first_id":1,"last_id":9,"file_bytes":4096,
+/// "wal_bytes":0}`.
+#[derive(Debug)]
+pub(super) struct HubStats(pub(super) Stats);
+
+impl IntoResponse for HubStats {
+    fn into_response(self) -> Response {
+        let stats = self.0;
+        let body = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "uptime_seconds": stats.uptime.as_secs(),
+            "subscribers": stats.subscribers,
+            "events": stats.events,
+            "first_id": stats.bounds.first_id,
+            "last_id": stats.bounds.last_id,
+            "file_bytes": stats.size.file_bytes,
+            "wal_bytes": stats.size.wal_bytes,
+        });
+        Response::builder()
+            .content_type("application/json")
+            .header(header::CACHE_CONTROL, "no-store")
+            .body(body.to_string())
+    }
+}
+
+fn stats_schema() -> MetaSchema {
+    let field = |schema: MetaSchema, description, example: Value| {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            description: Some(description),
+            example: Some(example),
+            ..schema
+        }))
+    };
+    let number = |description, example: u64| {
+        let schema = MetaSchema::new_with_format("integer", "int64");
+        field(schema, description, json!(example))
+    };
+    let properties = vec![
+        (
+            "version",
+            field(
+                MetaSchema::new("string"),
+                "The version of the hub.",
+                json!(env!("CARGO_PKG_VERSION")),
+            ),
+        ),
+        (
+            "uptime_seconds",
+            number("How long it has been running.", 86_400),
+        ),
+        ("subscribers", number("Streams that are open.", 2)),
+        ("events", number("Events that are kept.", 1000)),
+        (
+            "first_id",
+            number("The oldest event kept. Above `last_id` when nothing is.", 1),
+        ),
+        (
+            "last_id",
+            number(
+                "The newest event committed; 0 if there never was one.",
+                1000,
+            ),
+        ),
+        ("file_bytes", number("Size of the file.", 262_144)),
+        (
+            "wal_bytes",
+            number(
+                "Size of the newest commits, which stand beside the file until they are copied into it.",
+                32_768,
+            ),
+        ),
+    ];
+    MetaSchema {
+        description: Some("The hub in figures."),
+        required: properties.iter().map(|(name, _)| *name).collect(),
+        properties,
+        ..MetaSchema::new("object")
+    }
+}
+
+impl ApiResponse for HubStats {
+    fn meta() -> MetaResponses {
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: "The figures of this moment.",
+                status: Some(200),
+                status_range: None,
+                content: vec![MetaMediaType {
+                    content_type: "application/json",
+                    schema: MetaSchemaRef::Reference("Stats".into()),
+                }],
+                headers: vec![],
+            }],
+        }
+    }
+
+    fn register(registry: &mut Registry) {
+        registry.create_schema::<Self, _>("Stats".into(), |_| stats_schema());
+    }
+}
