@@ -147,9 +147,8 @@ function update() {
 function lead() {
   switch (state.state) {
     case "paused": {
-      const newer = lastStats && state.cursor !== null ? Math.max(0, lastStats.last_id - state.cursor) : 0;
       const held = state.cursor === null ? "Paused." : `Paused after event ${number(state.cursor)}.`;
-      return newer > 0 ? `${held} The hub is ${plural(newer, "event", "events")} further.` : held;
+      return lastStats ? `${held} The hub is at event ${number(lastStats.last_id)}.` : held;
     }
     case "replaying":
       return state.behind > 0 ? `Replaying: up to ${plural(state.behind, "event", "events")} behind.` : "Replaying.";

@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod bench;
+mod browser;
 mod command_line;
+mod console;
 mod crash;
 mod drain;
 mod faults;

@@ -60,6 +60,13 @@ async fn frames_are_as_the_contract_says_to_the_byte() {
         stream.received
     );
     let event: Value = serde_json::from_str(&whole.next().await.data).unwrap();
+    // The type is in the event, and no name in the frame: a browser's `onmessage` gets events of all types.
+    assert!(
+        whole.received.contains("\n\nid: 2\ndata: {\"id\":2,")
+            && !whole.received.contains("event:"),
+        "{}",
+        whole.received
+    );
     let created_at = &receipt["created_at"];
     assert_eq!(
         event,

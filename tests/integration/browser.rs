@@ -1,0 +1,302 @@
+//! A real browser, for tests that look at pages as people do: Debian's Chromium, driven by its chromedriver.
+
+use std::{
+    fmt,
+    io::{Read, Write},
+    net::TcpStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, Weak},
+    time::{Duration, Instant},
+};
+
+use fantoccini::{Client, ClientBuilder, Locator};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::test_hub::{DEADLINE, free_port, reqwest_client, within};
+
+const INSTALL: &str =
+    "the console is tested in a real browser: apt-get install chromium chromium-driver";
+
+/// A running chromedriver: one for all browsers there are at a time.
+struct Driver {
+    child: Child,
+    port: u16,
+}
+
+impl Driver {
+    /// The one that runs, or a new one.
+    async fn get() -> Arc<Self> {
+        static RUNNING: tokio::sync::Mutex<Weak<Driver>> =
+            tokio::sync::Mutex::const_new(Weak::new());
+        let mut running = RUNNING.lock().await;
+        if let Some(driver) = running.upgrade() {
+            return driver;
+        }
+        let driver = Arc::new(Self::start().await);
+        *running = Arc::downgrade(&driver);
+        driver
+    }
+
+    async fn start() -> Self {
+        let port = free_port();
+        let child = Command::new("chromedriver")
+            .arg(format!("--port={port}"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("chromedriver: {error}; {INSTALL}"));
+        let driver = Self { child, port };
+        let status = driver.url("/status");
+        within("chromedriver to be ready", async {
+            while !reqwest_client()
+                .get(&status)
+                .send()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        driver
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+/// A browser with a page open, and a profile of its own. It ends when dropped, also when a test fails.
+pub(crate) struct Browser {
+    page: Client,
+    session: String,
+    driver: Arc<Driver>,
+    folder: TempDir,
+}
+
+/// Ends the sessions of browsers whose test is over, one after the other.
+static ENDING: Mutex<()> = Mutex::new(());
+
+impl Browser {
+    /// Starts one and opens `url`.
+    pub(crate) async fn open(url: &str) -> Self {
+        Self::start(url, json!({"browser": "ALL"})).await
+    }
+
+    /// The same, and notes down what the page sends; see [`requests`](Self::requests).
+    pub(crate) async fn open_watched(url: &str) -> Self {
+        Self::start(url, json!({"browser": "ALL", "performance": "ALL"})).await
+    }
+
+    async fn start(url: &str, logs: Value) -> Self {
+        let driver = Driver::get().await;
+        let folder = tempfile::tempdir().unwrap();
+        let Value::Object(capabilities) = capabilities(folder.path(), &logs) else {
+            unreachable!("an object")
+        };
+        let page = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&driver.url(""))
+            .await
+            .unwrap_or_else(|error| panic!("chromium: {error}; {INSTALL}"));
+        let session = page.session_id().await.unwrap().unwrap();
+        let browser = Self {
+            page,
+            session,
+            driver,
+            folder,
+        };
+        browser.go(url).await;
+        browser
+    }
+
+    pub(crate) async fn go(&self, url: &str) {
+        within(format!("the page {url}"), self.page.goto(url))
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn address(&self) -> String {
+        self.page.current_url().await.unwrap().to_string()
+    }
+
+    /// What an expression of JavaScript gives.
+    pub(crate) async fn value(&self, expression: &str) -> Value {
+        let script = format!("return ({expression});");
+        within(expression, self.page.execute(&script, vec![]))
+            .await
+            .unwrap_or_else(|error| panic!("{expression}: {error}"))
+    }
+
+    /// Waits until an expression gives what is expected; says what it gave at last.
+    pub(crate) async fn expect(&self, expression: &str, expected: impl Into<Value>) {
+        let expected = expected.into();
+        self.wait(expression, |value| *value == expected, &expected)
+            .await;
+    }
+
+    /// Waits until the text of the element holds `expected`.
+    pub(crate) async fn expect_text(&self, element: &str, expected: &str) {
+        let expression = format!(
+            "document.querySelector({})?.innerText ?? ''",
+            json!(element)
+        );
+        let holds = |value: &Value| value.as_str().is_some_and(|text| text.contains(expected));
+        self.wait(&expression, holds, &expected).await;
+    }
+
+    async fn wait(
+        &self,
+        expression: &str,
+        is_so: impl Fn(&Value) -> bool,
+        expected: &dyn fmt::Display,
+    ) {
+        let deadline = Instant::now() + 2 * DEADLINE;
+        loop {
+            let value = self.value(expression).await;
+            if is_so(&value) {
+                return;
+            }
+            if Instant::now() > deadline {
+                let page = self.value("document.body.innerText").await;
+                panic!("{expression}\nis {value}\nand not {expected}\non this page:\n{page}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    pub(crate) async fn click(&self, element: &str) {
+        self.find(element).await.click().await.unwrap();
+    }
+
+    /// Types into a field in place of what is there; `\n` is the enter key.
+    pub(crate) async fn fill(&self, element: &str, text: &str) {
+        let field = self.find(element).await;
+        field.clear().await.unwrap();
+        field
+            .send_keys(&text.replace('\n', "\u{e007}"))
+            .await
+            .unwrap();
+    }
+
+    /// Presses a key wherever the focus is: `\t`, or `\n` for the enter key.
+    pub(crate) async fn press(&self, key: &str) {
+        let focused = self.page.active_element().await.unwrap();
+        let keys = key.replace('\n', "\u{e007}").replace('\t', "\u{e004}");
+        focused.send_keys(&keys).await.unwrap();
+    }
+
+    async fn find(&self, element: &str) -> fantoccini::elements::Element {
+        within(element, self.page.wait().for_element(Locator::Css(element)))
+            .await
+            .unwrap_or_else(|error| panic!("{element}: {error}"))
+    }
+
+    pub(crate) async fn resize(&self, width: u32, height: u32) {
+        self.page.set_window_size(width, height).await.unwrap();
+    }
+
+    /// Waits for a file that the page gave to be saved.
+    pub(crate) async fn downloaded(&self, name: &str) -> String {
+        let path: PathBuf = self.folder.path().join("downloads").join(name);
+        within(format!("the download of {name}"), async {
+            loop {
+                // There is an empty file of the name until it is whole.
+                if let Ok(text) = std::fs::read_to_string(&path)
+                    && !text.is_empty()
+                {
+                    return text;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+    }
+
+    /// What the browser complained about in its console since the last look.
+    pub(crate) async fn complaints(&self) -> Vec<String> {
+        let entries = self.log("browser").await;
+        let told = entries
+            .iter()
+            .map(|entry| format!("{}: {}", entry["level"], entry["message"]));
+        told.collect()
+    }
+
+    /// Where the page sent requests since the last look; what the browser has in itself is not asked for.
+    pub(crate) async fn requests(&self) -> Vec<String> {
+        let entries = self.log("performance").await;
+        let messages = entries.iter().map(|entry| {
+            serde_json::from_str::<Value>(entry["message"].as_str().unwrap()).unwrap()
+        });
+        messages
+            .filter(|message| message["message"]["method"] == "Network.requestWillBeSent")
+            .map(|message| {
+                let url = &message["message"]["params"]["request"]["url"];
+                url.as_str().unwrap().to_owned()
+            })
+            .filter(|url| url.starts_with("http"))
+            .collect()
+    }
+
+    async fn log(&self, kind: &str) -> Vec<Value> {
+        let url = self
+            .driver
+            .url(&format!("/session/{}/se/log", self.session));
+        let answer = reqwest_client()
+            .post(url)
+            .body(json!({"type": kind}).to_string())
+            .send()
+            .await
+            .unwrap();
+        let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
+        answer["value"].as_array().unwrap().clone()
+    }
+
+    /// Ends it after a look at what it complained about.
+    pub(crate) async fn close_without_complaints(self) {
+        assert_eq!(self.complaints().await, Vec::<String>::new());
+    }
+}
+
+fn capabilities(folder: &Path, logs: &Value) -> Value {
+    let (profile, downloads) = (folder.join("profile"), folder.join("downloads"));
+    std::fs::create_dir(&downloads).unwrap();
+    json!({
+        "goog:chromeOptions": {
+            "args": [
+                "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+                "--disable-background-networking", "--disable-component-update", "--disable-sync",
+                "--disable-dev-shm-usage", "--enable-precise-memory-info", "--js-flags=--expose-gc",
+                "--window-size=1280,900", format!("--user-data-dir={}", profile.display()),
+            ],
+            "prefs": {"download.default_directory": downloads},
+        },
+        "goog:loggingPrefs": logs,
+    })
+}
+
+impl Drop for Browser {
+    /// Not by the client, which needs a runtime that goes on: this works in a test that panics too.
+    fn drop(&mut self) {
+        let _one_at_a_time = ENDING.lock();
+        let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.driver.port)) else {
+            return;
+        };
+        _ = stream.set_read_timeout(Some(DEADLINE));
+        _ = write!(
+            stream,
+            "DELETE /session/{} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n",
+            self.session
+        );
+        _ = stream.read(&mut [0; 1024]);
+    }
+}
