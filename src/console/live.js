@@ -24,6 +24,8 @@ let waiting = [];
 /** How many came that are not drawn. */
 let waitingEvents = 0;
 let drawing = null;
+/** Whether rows are kept where they are, because the person is reading them. */
+let held = false;
 let stateListener = () => {};
 let arrivals = [];
 let lastStats = null;
@@ -92,8 +94,8 @@ function onState(newState) {
   update();
 }
 
-/** Whether the person is reading, so that rows must stay where they are. */
-function isHeld() {
+/** Scrolled down, or a row is open. */
+function isRead() {
   return rows.getBoundingClientRect().top < -40 || rows.querySelector(":scope > li > details[open]") !== null;
 }
 
@@ -103,7 +105,8 @@ function drawSoon() {
 
 function draw() {
   const begin = performance.now();
-  if (isHeld()) {
+  held = isRead();
+  if (held) {
     drawing = null;
     showNewer();
     return;
@@ -126,7 +129,7 @@ function draw() {
 
 function showNewer() {
   const newer = byId("newer");
-  show(newer, waitingEvents > 0);
+  show(newer, held && waitingEvents > 0);
   newer.textContent = `${plural(waitingEvents, "newer event", "newer events")} ↑`;
 }
 
