@@ -714,6 +714,10 @@ const BURST_EVENTS_PER_SECOND: u64 = 10_000;
 const BURST: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the figures, for whoever runs it with --nocapture"
+)]
 async fn a_burst_neither_freezes_the_page_nor_fills_its_memory() {
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(folder.path(), free_port()).await;
