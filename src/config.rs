@@ -1,9 +1,11 @@
 //! What the commands may be told, in real types. Parsed whole before anything is opened; the doc comments are the help.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fmt, net::SocketAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::{Args, Subcommand, ValueEnum};
-use humantime::parse_duration;
+use humantime::{format_duration, parse_duration};
+
+use crate::filter::Pattern;
 
 /// What `segno serve` may be told.
 #[derive(Debug, Clone, Args)]
@@ -36,9 +38,156 @@ pub struct ServeConfig {
     #[arg(long, env = "SEGNO_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
     pub drain_timeout: Duration,
 
+    /// What is kept.
+    #[command(flatten)]
+    pub keep: KeepConfig,
+
     /// How traces are written to standard error.
     #[arg(long, env = "SEGNO_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+/// What is kept. Whatever one of the rules calls old is trimmed; without a rule everything is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct KeepConfig {
+    /// Keep events for so long, such as `30d`. Without any of the `--keep` flags everything is kept.
+    #[arg(long = "keep-age", env = "SEGNO_KEEP_AGE", value_name = "AGE", value_parser = parse_age)]
+    pub age: Option<Duration>,
+
+    /// Keep the newest so many events.
+    #[arg(long = "keep-events", env = "SEGNO_KEEP_EVENTS", value_name = "EVENTS")]
+    pub events: Option<NonZeroU64>,
+
+    /// Keep the newest events that fit into so much of the file, such as `10GB`; 10MB at the least.
+    #[arg(
+        long = "keep-bytes",
+        env = "SEGNO_KEEP_BYTES",
+        value_name = "BYTES",
+        value_parser = parse_bytes
+    )]
+    pub bytes: Option<u64>,
+
+    /// Keep less of some topics: `debug.**=1h` for an age, `status/*=100` for the newest events of each topic, or both as
+    /// `debug.**=1h,1000`. May be repeated; in the variable, rules are parted by spaces.
+    #[arg(
+        long = "keep",
+        env = "SEGNO_KEEP",
+        value_name = "TOPIC=RULE",
+        value_delimiter = ' '
+    )]
+    pub topics: Vec<KeepTopics>,
+}
+
+impl KeepConfig {
+    /// Whether nothing is ever trimmed.
+    pub fn is_everything(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl fmt::Display for KeepConfig {
+    /// In words, such as `30days, 1000000 events, debug.** 1h`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_everything() {
+            return f.write_str("everything");
+        }
+        let mut rules = in_words(self.age, self.events);
+        rules.extend(self.bytes.map(|bytes| format!("{bytes} bytes")));
+        rules.extend(self.topics.iter().map(|topics| {
+            let of_topics = in_words(topics.age, topics.events).join(", ");
+            format!("{} for {of_topics}", topics.topics)
+        }));
+        f.write_str(&rules.join("; "))
+    }
+}
+
+fn in_words(age: Option<Duration>, events: Option<NonZeroU64>) -> Vec<String> {
+    let age = age.map(|age| format_duration(age).to_string());
+    let events = events.map(|events| format!("the newest {events} events"));
+    age.into_iter().chain(events).collect()
+}
+
+/// What is kept of some topics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeepTopics {
+    /// A topic or a pattern.
+    pub topics: Pattern,
+    /// Events older than this go.
+    pub age: Option<Duration>,
+    /// All but the newest so many of each topic go.
+    pub events: Option<NonZeroU64>,
+}
+
+/// Text that is not a rule for topics.
+#[derive(Debug, thiserror::Error)]
+#[error("a rule looks like debug.**=1h, status/*=100 or debug.**=1h,1000")]
+pub struct InvalidRule;
+
+impl FromStr for KeepTopics {
+    type Err = InvalidRule;
+
+    fn from_str(text: &str) -> Result<Self, InvalidRule> {
+        let (topics, limits) = text.rsplit_once('=').ok_or(InvalidRule)?;
+        let mut rule = Self {
+            topics: Pattern::new(topics).map_err(|_| InvalidRule)?,
+            age: None,
+            events: None,
+        };
+        for limit in limits.split(',') {
+            let is_new = match limit.parse() {
+                Ok(events) => rule.events.replace(events).is_none(),
+                Err(_) => {
+                    let age = parse_age(limit).map_err(|_| InvalidRule)?;
+                    rule.age.replace(age).is_none()
+                }
+            };
+            if !is_new {
+                return Err(InvalidRule);
+            }
+        }
+        Ok(rule)
+    }
+}
+
+/// Shortest age that can be asked for: the timer looks no more often.
+const AGE_MIN: Duration = Duration::from_secs(1);
+
+/// An empty file takes some pages and one event may be 1 MiB; a bound below that would keep nothing.
+const BYTES_MIN: u64 = 10_000_000;
+
+fn parse_age(text: &str) -> Result<Duration, String> {
+    let age = parse_duration(text).map_err(|_| "an age looks like 90s, 12h or 30d")?;
+    if age < AGE_MIN {
+        return Err("the shortest age is 1s".into());
+    }
+    Ok(age)
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    const UNITS: [(&str, u64); 8] = [
+        ("kB", 1000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+    ];
+    let (number, factor) = UNITS
+        .iter()
+        .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
+        .unwrap_or((text, 1));
+    let bytes = number
+        .trim()
+        .parse()
+        .ok()
+        .and_then(|number: u64| number.checked_mul(factor));
+    match bytes {
+        Some(bytes) if bytes >= BYTES_MIN => Ok(bytes),
+        Some(_) => Err("the least is 10MB".into()),
+        None => Err("a size looks like 500MB, 10GB or 2GiB".into()),
+    }
 }
 
 /// How traces are written.
@@ -224,4 +373,55 @@ pub struct BenchReplayConfig {
     /// What every run may be told.
     #[command(flatten)]
     pub run: BenchRunConfig,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rule_for_topics_is_an_age_a_number_of_events_or_both() {
+        let rule = |text: &str| text.parse::<KeepTopics>().ok();
+        let expected = |topics, age, events: Option<u64>| {
+            Some(KeepTopics {
+                topics: Pattern::new(topics).unwrap(),
+                age,
+                events: events.and_then(NonZeroU64::new),
+            })
+        };
+        let hour = Some(Duration::from_secs(3600));
+        assert_eq!(rule("debug.**=1h"), expected("debug.**", hour, None));
+        assert_eq!(rule("status/*=1"), expected("status/*", None, Some(1)));
+        assert_eq!(rule("a=b=1h,20"), expected("a=b", hour, Some(20)));
+        for bad in [
+            "debug", "debug=", "=1h", "a=0", "a=1h,2h", "a=1,2", "a b=1h", "a=1ms", "a=x",
+        ] {
+            assert_eq!(rule(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_bytes("10000000"), Ok(10_000_000));
+        assert_eq!(parse_bytes("10GB"), Ok(10_000_000_000));
+        assert_eq!(parse_bytes("2 GiB"), Ok(2 << 30));
+        for bad in ["", "GB", "1kB", "-1GB", "1.5GB", "99999999999TB"] {
+            assert!(parse_bytes(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_told_in_words() {
+        let keep = KeepConfig {
+            age: Some(Duration::from_secs(30 * 86400)),
+            events: NonZeroU64::new(1000),
+            bytes: None,
+            topics: vec!["debug.**=1h,10".parse().unwrap()],
+        };
+        assert_eq!(
+            keep.to_string(),
+            "30days; the newest 1000 events; debug.** for 1h, the newest 10 events"
+        );
+        assert_eq!(KeepConfig::default().to_string(), "everything");
+    }
 }

@@ -53,6 +53,18 @@ const PAGE_MAX_BYTES: usize = 64 * 1024;
 /// Rows one statement looks at for a filter that no index serves.
 const SCAN_MAX_ROWS: i64 = 4096;
 
+/// Events that one step of trimming takes at most, so that a commit never waits long for one.
+///
+/// Source: such a step took 2 to 4 ms on a disk where an fsync takes 1 ms; `tests/integration/retention.rs` measures what
+/// publishers see of it.
+const TRIM_STEP_MAX_EVENTS: i64 = 512;
+
+/// Bytes of data after which a step of trimming ends, one event at the least.
+const TRIM_STEP_MAX_BYTES: i64 = 256 * 1024;
+
+/// Free pages that one step of shrinking gives back to the system: 64, which took 0.3 ms.
+const SHRINK_STEP: &str = "pragma incremental_vacuum(64)";
+
 /// Reads the event log. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct EventLog {
@@ -187,6 +199,33 @@ pub enum Order {
     Descending,
 }
 
+/// Events that are to go: the oldest of the log, or of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trim {
+    /// Only this topic's events; `None`: all.
+    pub topic: Option<Topic>,
+    /// The newest event that is to go.
+    pub through: EventId,
+}
+
+/// A part of a [`Trim`] that is small enough to be done between two commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrimStep {
+    /// The newest event that goes with it.
+    pub through: EventId,
+    /// The oldest event that is left when the oldest up to `through` are gone; `None` if nothing is.
+    pub next_id: Option<EventId>,
+}
+
+/// The room that the file takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of pages that hold something.
+    pub used_bytes: u64,
+    /// Bytes of pages that are free: new events go there, or they are given back to the system.
+    pub free_bytes: u64,
+}
+
 /// Some events of a stretch.
 #[derive(Debug)]
 pub struct Page {
@@ -236,6 +275,8 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
+        // What is trimmed or erased is overwritten with zeros, also where SQLite copied it to when it balanced pages.
+        .pragma("secure_delete", "on")
         .connect()
         .await
         .map_err(failed)?;
@@ -360,6 +401,45 @@ insert into events (id, topic, type, data, created_at, key)
 select ?2 + event.key, event.value ->> 0, event.value ->> 1, event.value ->> 2, ?3, event.value ->> 3
 from json_each(?1) as event";
 
+/// The first so many rows of the log, or as many as have so many bytes.
+const TRIM_STEP: &str = "
+with
+    oldest as (
+        select id, octet_length(data) as bytes from events where id <= ?1 order by id limit ?2
+    ),
+    step as (
+        select max(id) as through
+        from (select id, sum(bytes) over (order by id) - bytes as bytes_before from oldest)
+        where bytes_before < ?3
+    )
+select through, (select min(id) from events where id > through) as next_id
+from step where through is not null";
+
+const TRIM_STEP_OF_TOPIC: &str = "
+with
+    oldest as (
+        select id, octet_length(data) as bytes from events where topic = ?4 and id <= ?1 order by id limit ?2
+    ),
+    step as (
+        select max(id) as through
+        from (select id, sum(bytes) over (order by id) - bytes as bytes_before from oldest)
+        where bytes_before < ?3
+    )
+select through, null as next_id
+from step where through is not null";
+
+const TRIM: &str = "delete from events where id <= ?1";
+
+const TRIM_TOPIC: &str = "delete from events where topic = ?2 and id <= ?1";
+
+const MARK_TRIMMED: &str = "
+insert into trimmed (topic, last_id) values (?1, ?2)
+on conflict (topic) do update set last_id = max(last_id, excluded.last_id)";
+
+/// Below the oldest event kept, the lack of events is told without a mark.
+const FORGET_MARKS: &str =
+    "delete from trimmed where last_id < (select coalesce(min(id), 0) from events)";
+
 impl Appender {
     /// The newest id there ever was in this file; zero if none.
     pub fn last_id(&self) -> EventId {
@@ -428,6 +508,80 @@ impl Appender {
             keyed.insert((event.topic.clone(), key), event.into());
         }
         Ok(keyed)
+    }
+
+    /// What the next step of `trim` takes; `None` when there is nothing left of it.
+    pub async fn trim_step(&mut self, trim: &Trim) -> Result<Option<TrimStep>, Error> {
+        let sql = match trim.topic {
+            None => TRIM_STEP,
+            Some(_) => TRIM_STEP_OF_TOPIC,
+        };
+        let mut query = sqlx::query_as(sql)
+            .bind(trim.through.as_i64())
+            .bind(TRIM_STEP_MAX_EVENTS)
+            .bind(TRIM_STEP_MAX_BYTES);
+        if let Some(topic) = &trim.topic {
+            query = query.bind(topic.as_str());
+        }
+        let step: Option<(i64, Option<i64>)> = query.fetch_optional(&mut self.connection).await?;
+        Ok(step.map(|(through, next_id)| TrimStep {
+            through: EventId::from_row(through),
+            next_id: next_id.map(EventId::from_row),
+        }))
+    }
+
+    /// Takes a step of a [`Trim`]: its topic's events up to `through` are gone for good. Returns how many there were.
+    pub async fn trim(&mut self, topic: Option<&Topic>, through: EventId) -> Result<u64, Error> {
+        let query = match topic {
+            None => sqlx::query(TRIM).bind(through.as_i64()),
+            Some(topic) => sqlx::query(TRIM_TOPIC)
+                .bind(through.as_i64())
+                .bind(topic.as_str()),
+        };
+        Ok(query.execute(&mut self.connection).await?.rows_affected())
+    }
+
+    /// Notes that events of `topic` up to `through` will be gone. To be committed before the first of them goes, so that
+    /// nobody who finds them gone fails to find the note.
+    pub async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), Error> {
+        sqlx::query(MARK_TRIMMED)
+            .bind(topic.as_str())
+            .bind(through.as_i64())
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Drops the notes of trimmed topics that say no more than that the oldest events are gone.
+    pub async fn forget_marks(&mut self) -> Result<(), Error> {
+        sqlx::query(FORGET_MARKS)
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Gives a few free pages back to the system. The file itself gets shorter with the next checkpoint.
+    pub async fn shrink(&mut self) -> Result<(), Error> {
+        sqlx::query(SHRINK_STEP)
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Copies the WAL into the file and empties it, if no reader is in the way; true if that was done.
+    ///
+    /// What was erased, or given back to the system, is gone from the disk with this and not before.
+    pub async fn clean_wal(&mut self) -> Result<bool, Error> {
+        sqlx::query("pragma busy_timeout = 5")
+            .execute(&mut self.connection)
+            .await?;
+        let (busy,): (i64,) = sqlx::query_as("pragma wal_checkpoint(truncate)")
+            .fetch_one(&mut self.connection)
+            .await?;
+        sqlx::query("pragma busy_timeout = 5000")
+            .execute(&mut self.connection)
+            .await?;
+        Ok(busy == 0)
     }
 
     /// Tries whether a commit works, by writing a number into the file that is there already.
@@ -567,6 +721,37 @@ const COUNT: &str = "select count(*) from events";
 
 const FIRST_ID: &str = "select min(id) from events";
 
+const NTH_ID: &str = "
+select coalesce(
+    (select id from events order by id limit 1 offset ?1),
+    (select seq + 1 from sqlite_sequence where name = 'events'),
+    1
+)";
+
+const ROOM: &str = "
+select (page_count - freelist_count) * page_size as used_bytes, freelist_count * page_size as free_bytes
+from pragma_page_count, pragma_freelist_count, pragma_page_size";
+
+/// Leaps from name to name in the index.
+const TOPIC_NAMES_AFTER: &str = "
+with recursive names(topic) as (
+    select min(topic) from events where topic > ?1
+    union all
+    select (select min(topic) from events where topic > names.topic) from names where names.topic is not null
+    limit ?2
+)
+select topic from names where topic is not null";
+
+const LAST_ID_OF_TOPIC: &str = "select max(id) from events where topic = ?1 and id < ?2";
+
+const LAST_ID_OF_TOPIC_BEFORE_NEWEST: &str =
+    "select id from events where topic = ?1 order by id desc limit 1 offset ?2";
+
+const TRIMMED_OF_TOPICS: &str = "
+select max(last_id) from trimmed where last_id > ?1 and topic in (select value from json_each(?2))";
+
+const TRIMMED: &str = "select topic, last_id from trimmed where last_id > ?1";
+
 /// Halves the log until one id is left. It may, because times never go backwards along the ids.
 const FIRST_ID_SINCE: &str = "
 with recursive search(low, high) as (
@@ -690,6 +875,86 @@ impl EventLog {
             file_bytes: bytes(&self.path).await,
             wal_bytes: bytes(&beside(&self.path, "-wal")).await,
         }
+    }
+
+    /// The id of the event that has `events` older ones; above the last id, if there is none. Reads as many.
+    pub async fn nth_id(&self, events: u64) -> Result<EventId, Error> {
+        let id: i64 = sqlx::query_scalar(NTH_ID)
+            .bind(i64::try_from(events).unwrap_or(i64::MAX))
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(EventId::from_row(id))
+    }
+
+    /// The room that the file takes.
+    pub async fn room(&self) -> Result<Room, Error> {
+        let (used, free): (i64, i64) = sqlx::query_as(ROOM).fetch_one(&self.pool).await?;
+        Ok(Room {
+            used_bytes: used.unsigned_abs(),
+            free_bytes: free.unsigned_abs(),
+        })
+    }
+
+    /// Up to `limit` names of topics in their order, those after `after`. Costs as many leaps in the index.
+    pub async fn topic_names_after(&self, after: &str, limit: u32) -> Result<Vec<Topic>, Error> {
+        let names: Vec<String> = sqlx::query_scalar(TOPIC_NAMES_AFTER)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&self.pool)
+            .await?;
+        Ok(names.iter().map(|name| Topic::from_row(name)).collect())
+    }
+
+    /// The newest event of `topic` below `before`.
+    pub async fn last_id_of(
+        &self,
+        topic: &Topic,
+        before: EventId,
+    ) -> Result<Option<EventId>, Error> {
+        let id: Option<i64> = sqlx::query_scalar(LAST_ID_OF_TOPIC)
+            .bind(topic.as_str())
+            .bind(before.as_i64())
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(id.map(EventId::from_row))
+    }
+
+    /// The newest event of `topic` that is older than its newest `events`. Costs as many entries of the index.
+    pub async fn last_id_before_newest(
+        &self,
+        topic: &Topic,
+        events: u64,
+    ) -> Result<Option<EventId>, Error> {
+        let id: Option<i64> = sqlx::query_scalar(LAST_ID_OF_TOPIC_BEFORE_NEWEST)
+            .bind(topic.as_str())
+            .bind(i64::try_from(events).unwrap_or(i64::MAX))
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(id.map(EventId::from_row))
+    }
+
+    /// The highest id, above `cursor`, up to which events of a topic that `filter` wants were trimmed out of the middle.
+    pub async fn trimmed_after(
+        &self,
+        filter: &Filter,
+        cursor: EventId,
+    ) -> Result<Option<EventId>, Error> {
+        if let Topics::Exact(topics) = filter.topics() {
+            let id: Option<i64> = sqlx::query_scalar(TRIMMED_OF_TOPICS)
+                .bind(cursor.as_i64())
+                .bind(serde_json::to_string(&topics).expect("strings always serialize into memory"))
+                .fetch_one(&self.pool)
+                .await?;
+            return Ok(id.map(EventId::from_row));
+        }
+        let mut rows = sqlx::query(TRIMMED).bind(cursor.as_i64()).fetch(&self.pool);
+        let mut highest = None;
+        while let Some(row) = rows.try_next().await? {
+            if filter.wants_topic(row.try_get(0)?) {
+                highest = highest.max(Some(EventId::from_row(row.try_get(1)?)));
+            }
+        }
+        Ok(highest)
     }
 
     /// The lowest id that an event of this time or later can have. Above the last id, if there is none yet.

@@ -1,5 +1,7 @@
 //! Which events a reader wants. Pure.
 
+use std::fmt;
+
 use crate::event::{Event, EventType, InvalidName, Topic, check_pattern};
 
 /// The topics and types a reader wants. Empty lists want everything; within a list one match is enough.
@@ -38,6 +40,11 @@ impl Filter {
     /// Whether the reader wants an event of this topic and type.
     pub fn matches_names(&self, topic: &str, event_type: &str) -> bool {
         matches_any(&self.topics, topic) && matches_any(&self.types, event_type)
+    }
+
+    /// Whether the reader wants events of this topic.
+    pub fn wants_topic(&self, topic: &str) -> bool {
+        matches_any(&self.topics, topic)
     }
 
     /// The topics it wants.
@@ -80,7 +87,7 @@ impl Pattern {
     }
 
     /// The name it stands for, if it stands for just one.
-    fn as_exact(&self) -> Option<&str> {
+    pub fn as_exact(&self) -> Option<&str> {
         (!self.0.contains('*')).then_some(&*self.0)
     }
 
@@ -116,6 +123,12 @@ impl Pattern {
                 return false;
             }
         }
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicI64, AtomicU64,
+            AtomicBool, AtomicI64, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::{
     feeds::Batch,
     subscription::{Delivery, Gap, GapReason, Start, SubscribeError, Subscription},
-    writer::{PublishError, Writer},
+    writer::{ChoreError, PublishError, Writer},
 };
 use self::{
     feeds::Feeds,
@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     event::{Event, EventId, NewEvent, Timestamp},
-    event_log::{self, EventLog, FileSize, Order, Page, Range, Stored, TopicSummary},
+    event_log::{self, EventLog, FileSize, Order, Page, Range, Stored, TopicSummary, Trim},
     filter::Filter,
 };
 
@@ -63,6 +63,11 @@ struct Shared {
     recent: Recent,
     /// The oldest id kept; one above the newest when nothing is.
     first_id: AtomicI64,
+    /// How often events were about to be taken from the middle of the log; zero if it has no marks of that. Raised when the
+    /// mark is committed and before the first event goes: who finds events gone finds this changed.
+    topic_trims: AtomicU64,
+    /// Whether the WAL holds what should be gone from the disk.
+    wal_is_stale: AtomicBool,
     /// The newest id committed. Raised before the event is announced, so no subscriber has a newer one.
     committed: AtomicI64,
     /// The newest id announced. Raised after: every feed has been handed what lies up to here.
@@ -128,6 +133,10 @@ impl Hub {
             .unwrap_or(last_id.next());
         let recent = Recent::load(&log, last_id).await.map_err(failed)?;
         let events = log.count().await.map_err(failed)?;
+        let trimmed = log
+            .trimmed_after(&Filter::default(), EventId::ZERO)
+            .await
+            .map_err(failed)?;
         let (publications, waiting_publications) = mpsc::channel(QUEUE_MAX_PUBLICATIONS);
         let (chores, waiting_chores) = mpsc::channel(1);
         let shared = Arc::new(Shared {
@@ -138,6 +147,9 @@ impl Hub {
             feeds: Feeds::new(),
             recent,
             first_id: AtomicI64::new(first_id.as_i64()),
+            topic_trims: AtomicU64::new(trimmed.is_some().into()),
+            // A hub that was killed may have left something.
+            wal_is_stale: AtomicBool::new(true),
             committed: AtomicI64::new(last_id.as_i64()),
             announced: AtomicI64::new(last_id.as_i64()),
             events: AtomicU64::new(events),
@@ -220,7 +232,7 @@ impl Hub {
     /// The oldest and the newest event there are.
     pub fn bounds(&self) -> Bounds {
         Bounds {
-            first_id: EventId::from_row(self.shared.first_id.load(Acquire)),
+            first_id: self.shared.first_id(),
             last_id: self.shared.committed(),
         }
     }
@@ -234,6 +246,69 @@ impl Hub {
             size: self.shared.log.size().await,
             uptime: self.shared.opened.elapsed(),
         }
+    }
+
+    /// Has the events of `trim` deleted, and tells how many there were.
+    ///
+    /// Goes in small steps, one between two commits, so that a publisher waits for one of them at most. When the future is
+    /// dropped the steps end.
+    pub async fn trim(&self, trim: &Trim) -> Result<u64, ChoreError> {
+        if let Some(topic) = &trim.topic {
+            let (topic, through) = (topic.clone(), trim.through);
+            self.chore(|reply| Chore::MarkTrimmed {
+                topic,
+                through,
+                reply,
+            })
+            .await?;
+        }
+        let mut trimmed = 0;
+        while let Some(events) = self.trim_step(trim).await? {
+            trimmed += events;
+        }
+        Ok(trimmed)
+    }
+
+    /// Has the first few events of `trim` deleted; `None` when there are none left.
+    pub async fn trim_step(&self, trim: &Trim) -> Result<Option<u64>, ChoreError> {
+        let trim = trim.clone();
+        self.chore(|reply| Chore::Trim { trim, reply }).await
+    }
+
+    /// Has a few free pages of the file given back to the system.
+    pub async fn shrink_step(&self) -> Result<(), ChoreError> {
+        self.chore(Chore::Shrink).await
+    }
+
+    /// Empties the WAL into the file, if it holds what should be gone from the disk. When a reader is in the way nothing
+    /// happens; call it again later.
+    pub async fn clean_wal(&self) -> Result<(), ChoreError> {
+        match self.shared.wal_is_stale.load(Acquire) {
+            true => self.chore(Chore::CleanWal).await,
+            false => Ok(()),
+        }
+    }
+
+    /// How many events are kept.
+    pub fn kept_events(&self) -> u64 {
+        self.shared.events.load(Relaxed)
+    }
+
+    /// The log, to look at; see [`EventLog`].
+    pub fn log(&self) -> &EventLog {
+        &self.shared.log
+    }
+
+    /// Has the writer do something between two commits, and waits for it.
+    async fn chore<T>(
+        &self,
+        chore: impl FnOnce(oneshot::Sender<Result<T, event_log::Error>>) -> Chore,
+    ) -> Result<T, ChoreError> {
+        let (reply, done) = oneshot::channel();
+        if self.shared.chores.send(chore(reply)).await.is_err() {
+            return Err(ChoreError::Draining);
+        }
+        Ok(done.await.map_err(|_| ChoreError::Draining)??)
     }
 
     /// Whether an event that came now would be taken. After a failed commit this tries a small one.
@@ -288,6 +363,10 @@ struct RecentOrLogPage {
 impl Shared {
     fn committed(&self) -> EventId {
         EventId::from_row(self.committed.load(Acquire))
+    }
+
+    fn first_id(&self) -> EventId {
+        EventId::from_row(self.first_id.load(Acquire))
     }
 
     fn announced(&self) -> EventId {

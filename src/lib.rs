@@ -9,9 +9,9 @@
 //!  main ─ cli ─ config                client   knows: HTTP from outside, nothing of the hub's inside
 //!    │
 //!  server            knows: sockets, signals, the order of stopping
-//!    │
-//!  http/             knows: requests, JSON, SSE frames, statuses   no SQL
-//!    │
+//!    ├── retention   knows: the clock, what is old                 talks to the hub
+//!    └── http/       knows: requests, JSON, SSE frames, statuses   no SQL
+//!          │
 //!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
 //!    │
 //!  event_log         knows: SQLite, transactions                   no HTTP, no channels
@@ -42,10 +42,12 @@
 //!    dropped half-way cannot part them.
 //! 2. A subscription yields each matching event after its cursor once, in id order; what is at or below the cursor is
 //!    skipped.
-//! 3. Every write to the file goes through the writer. Readers have their own pool and read pages; no statement stays open
+//! 3. Every write to the file goes through the writer, trims too. Readers have their own pool and read pages; no statement stays open
 //!    while a client is slow.
 //! 4. An id is never used twice. Nobody promises ids without holes.
-//! 5. Everything that waits has a bound with a name: queue, feed, page, window, data, connections, drain.
+//! 5. What is trimmed is told: the first id, or the mark of a trimmed topic, is raised before the first event goes, and a
+//!    page is given to a subscriber only if neither has passed its cursor while it was read.
+//! 6. Everything that waits has a bound with a name: queue, feed, page, window, data, connections, drain.
 //!
 //! # Stopping
 //!
@@ -54,7 +56,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`event_log`], [`hub`], [`http`], [`server`], [`config`], [`cli`], [`client`].
+//! [`event`], [`filter`], [`event_log`], [`hub`], [`retention`], [`http`], [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
     test,
@@ -69,4 +71,5 @@ pub mod event_log;
 pub mod filter;
 pub mod http;
 pub mod hub;
+pub mod retention;
 pub mod server;

@@ -24,6 +24,7 @@ use crate::{
     event_log,
     http::{self, Settings},
     hub::{Bounds, Hub, Writer},
+    retention,
 };
 
 /// Connections the kernel holds for us before we accept them.
@@ -106,6 +107,7 @@ impl Server {
         let places = Arc::new(Semaphore::new(self.config.max_connections));
         tokio::select! {
             () = accept(self.listener, &connections, &places) => unreachable!("accepts for ever"),
+            () = retention::run(&self.hub, &self.config.keep) => unreachable!("keeps looking"),
             () = stop => tracing::info!("draining"),
             // A hub that cannot write must not look as if it could.
             ended = &mut self.writer => panic!("the writer ended by itself: {ended:?}"),

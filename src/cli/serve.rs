@@ -78,7 +78,7 @@ fn greet(server: &Server, config: &ServeConfig) -> anyhow::Result<()> {
     let version = env!("CARGO_PKG_VERSION");
     if config.log_format == LogFormat::Json {
         let (first_id, last_id) = (bounds.first_id.as_i64(), bounds.last_id.as_i64());
-        tracing::info!(version, url = base, db = %config.db.display(), first_id, last_id, "listening");
+        tracing::info!(version, url = base, db = %config.db.display(), first_id, last_id, keeps = %config.keep, "listening");
         return Ok(());
     }
     let kept = match bounds.first_id > bounds.last_id {
@@ -89,8 +89,10 @@ fn greet(server: &Server, config: &ServeConfig) -> anyhow::Result<()> {
         "segno {version}\n  \
          stream  {base}/sse\n  \
          docs    {base}/docs\n  \
-         file    {} ({kept})\n",
+         file    {} ({kept})\n  \
+         keeps   {}\n",
         config.db.display(),
+        config.keep,
     ))
 }
 

@@ -117,17 +117,27 @@ pub(super) enum History {
 pub(super) struct HistoryLines {
     hub: Hub,
     query: HistoryQuery,
+    begun: bool,
 }
 
 impl HistoryLines {
     pub(super) fn new(hub: Hub, query: HistoryQuery) -> Self {
-        Self { hub, query }
+        Self {
+            hub,
+            query,
+            begun: false,
+        }
     }
 
     /// The lines, in chunks of a page. Memory is that of a page however long the range is.
     fn into_chunks(self) -> impl Stream<Item = std::io::Result<Vec<u8>>> {
         stream::try_unfold(Some(self), |lines| async move {
-            let Some(Self { hub, mut query }) = lines else {
+            let Some(Self {
+                hub,
+                mut query,
+                begun,
+            }) = lines
+            else {
                 return Ok(None);
             };
             let left = query.limit.unwrap_or(usize::MAX);
@@ -140,6 +150,9 @@ impl HistoryLines {
                 )
                 .await;
             let Page { events, read_on } = page.map_err(broken_off)?;
+            if begun && query.order == Order::Ascending && is_trimmed(&hub, query.range.after) {
+                return Err(std::io::Error::other("the events that follow were trimmed"));
+            }
             let mut chunk = Vec::new();
             for event in &events {
                 event.write_json(&mut chunk);
@@ -149,11 +162,21 @@ impl HistoryLines {
             let goes_on = read_on.filter(|_| query.limit != Some(0));
             let rest = goes_on.map(|id| {
                 query.read_on(id);
-                Self { hub, query }
+                Self {
+                    hub,
+                    query,
+                    begun: true,
+                }
             });
             Ok(Some((chunk, rest)))
         })
     }
+}
+
+/// Whether there were events right after `cursor` that are gone. Looked at after the page was read, because they may have
+/// gone while it was.
+fn is_trimmed(hub: &Hub, cursor: EventId) -> bool {
+    cursor < hub.bounds().first_id.previous()
 }
 
 /// An error in the middle of a body can only break it off; the client sees that it did not end as it should.

@@ -75,7 +75,7 @@ pub(crate) fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
         "first_id": gap.bounds.first_id,
         "last_id": gap.bounds.last_id,
     });
-    write_id(gap.bounds.first_id.previous(), out);
+    write_id(gap.cursor, out);
     out.extend_from_slice(b"event: segno.gap\n");
     write_data(data.to_string().as_bytes(), out);
     out.push(b'\n');

@@ -167,7 +167,7 @@ impl EventStream {
                         render(&batch, self.format, framing)
                     }
                     Ok(Some(Delivery::Gap(gap))) => {
-                        self.told = gap.bounds.first_id.previous();
+                        self.told = gap.cursor;
                         encode(framing, |out| sse_frame::write_gap(&gap, out))
                     }
                     Ok(None) => self.end(framing),

@@ -7,7 +7,7 @@ use std::{
 
 use super::RecentOrLogPage;
 use crate::{
-    event::{Event, EventId},
+    event::{Event, EventId, Topic},
     event_log::{self, EventLog, Order, Range},
     filter::Filter,
 };
@@ -90,6 +90,37 @@ impl Recent {
             };
             window.bytes -= size_bytes(&oldest);
             window.after = oldest.id;
+        }
+    }
+
+    /// Lets go of events up to `through` that were trimmed: a topic's, or all.
+    pub(super) fn forget(&self, topic: Option<&Topic>, through: EventId) {
+        let mut window = self
+            .window
+            .write()
+            .expect("nobody panics while holding the window");
+        let Window {
+            after,
+            events,
+            bytes,
+        } = &mut *window;
+        let old = events.partition_point(|event| event.id <= through);
+        match topic {
+            None => {
+                *bytes -= events
+                    .drain(..old)
+                    .map(|event| size_bytes(&event))
+                    .sum::<usize>();
+                *after = through.max(*after);
+            }
+            Some(_) if old == 0 => (),
+            Some(topic) => events.retain(|event| {
+                let goes = event.id <= through && event.topic == *topic;
+                if goes {
+                    *bytes -= size_bytes(event);
+                }
+                !goes
+            }),
         }
     }
 

@@ -1,6 +1,6 @@
 //! Replay, then live, with no seam: the hub's side of one subscriber.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering::Acquire};
 
 use tokio::sync::broadcast::error::RecvError;
 
@@ -37,14 +37,16 @@ pub struct Gap {
     pub reason: GapReason,
     /// The cursor it asked to go on from.
     pub requested: EventId,
-    /// What there is. Reading goes on with the first.
+    /// What there is.
     pub bounds: Bounds,
+    /// The cursor that reading goes on from.
+    pub cursor: EventId,
 }
 
 /// Why there is a [`Gap`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GapReason {
-    /// The events after the cursor were trimmed.
+    /// Events after the cursor were trimmed: the oldest of all, or of a topic that is wanted.
     Trimmed,
     /// The cursor is newer than the newest event: it is from another file, or the file is an older one.
     Ahead,
@@ -81,6 +83,10 @@ pub struct Subscription {
     cursor: EventId,
     listener: Listener,
     behind: bool,
+    /// What [`Shared::topic_trims`](super::Shared) was when the marks of trimmed topics were last looked at.
+    topic_trims: u64,
+    /// The id up to which the subscriber knows of trimmed topics.
+    trimmed_told: EventId,
 }
 
 impl Subscription {
@@ -103,8 +109,14 @@ impl Subscription {
             cursor: EventId::ZERO,
             listener,
             behind: true,
+            topic_trims: 0,
+            trimmed_told: EventId::ZERO,
         };
         subscription.cursor = subscription.find(start).await?;
+        if matches!(start, Start::First | Start::Since(_) | Start::Last(_)) {
+            // It asked for what is kept, and misses nothing that was gone before.
+            subscription.find_trimmed().await?;
+        }
         subscription.behind = subscription.cursor != subscription.hub.shared.committed();
         Ok(subscription)
     }
@@ -175,7 +187,7 @@ impl Subscription {
                     // Never on to what the receiver still holds: that lies after a hole.
                     return Ok(None);
                 }
-                if let Some(gap) = self.take_gap() {
+                if let Some(gap) = self.take_gap().await? {
                     return Ok(Some(Delivery::Gap(gap)));
                 }
                 if let Some(batch) = self.replay().await? {
@@ -197,22 +209,44 @@ impl Subscription {
     }
 
     /// Whether what lies after the cursor is gone; if so the cursor moves to where reading goes on.
-    fn take_gap(&mut self) -> Option<Gap> {
+    async fn take_gap(&mut self) -> Result<Option<Gap>, event_log::Error> {
         let bounds = self.hub.bounds();
-        let reason = if self.cursor > bounds.last_id {
+        let requested = self.cursor;
+        let reason = if requested > bounds.last_id {
             GapReason::Ahead
-        } else if self.cursor < bounds.first_id.previous() {
+        } else if self.is_overtaken() || self.find_trimmed().await? {
             GapReason::Trimmed
         } else {
-            return None;
+            return Ok(None);
         };
-        let gap = Gap {
+        if reason == GapReason::Ahead || requested < bounds.first_id.previous() {
+            self.cursor = bounds.first_id.previous();
+        }
+        Ok(Some(Gap {
             reason,
-            requested: self.cursor,
+            requested,
             bounds,
-        };
-        self.cursor = bounds.first_id.previous();
-        Some(gap)
+            cursor: self.cursor,
+        }))
+    }
+
+    /// Whether the oldest events were trimmed to beyond the cursor.
+    fn is_overtaken(&self) -> bool {
+        self.cursor < self.hub.shared.first_id().previous()
+    }
+
+    /// Whether a topic that is wanted was trimmed to beyond the cursor, and the subscriber does not know yet.
+    async fn find_trimmed(&mut self) -> Result<bool, event_log::Error> {
+        // Read before the marks: one that is committed later changes it again.
+        let topic_trims = self.hub.shared.topic_trims.load(Acquire);
+        if self.topic_trims == topic_trims {
+            return Ok(false);
+        }
+        let known = self.trimmed_told.max(self.cursor);
+        let trimmed = self.hub.log().trimmed_after(&self.filter, known).await?;
+        self.topic_trims = topic_trims;
+        self.trimmed_told = trimmed.unwrap_or(known);
+        Ok(trimmed.is_some())
     }
 
     /// The next page, if it has an event.
@@ -223,6 +257,10 @@ impl Subscription {
             .hub
             .page_after(&self.filter, self.cursor, PAGE_MAX_EVENTS)
             .await?;
+        if self.is_overtaken() || self.topic_trims != self.hub.shared.topic_trims.load(Acquire) {
+            // Trimming came between: the page may begin behind a hole, and the hole is told first.
+            return Ok(None);
+        }
         let last_id = page.events.last().map_or(EventId::ZERO, |event| event.id);
         assert!(
             page.events

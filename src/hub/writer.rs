@@ -1,9 +1,12 @@
-//! The one task that appends, commits and announces.
+//! The one task that appends, commits, announces and trims.
 //!
 //! Because one task does all three, announce order is commit order is id order, and a request that is dropped half-way
 //! cannot part a commit from its announcement.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::Ordering::{Relaxed, Release},
+};
 
 use tokio::sync::{
     OwnedSemaphorePermit,
@@ -13,8 +16,8 @@ use tokio::sync::{
 
 use super::{NotReady, Shared};
 use crate::{
-    event::NewEvent,
-    event_log::{self, Appender, KeyConflict, Stored},
+    event::{EventId, NewEvent, Topic},
+    event_log::{self, Appender, KeyConflict, Stored, Trim},
 };
 
 /// Publications that go into one commit at most. Commits grow with the load by themselves: this bounds the wait of the
@@ -30,11 +33,40 @@ pub(super) struct Publication {
     pub(super) _room: OwnedSemaphorePermit,
 }
 
-/// What the writer does beside publishing.
+/// Where somebody waits for the end of a chore.
+type ChoreReply<T> = oneshot::Sender<Result<T, event_log::Error>>;
+
+/// What the writer does beside publishing. Each is small: a publisher may have to wait for it.
 #[derive(Debug)]
 pub(super) enum Chore {
     /// Tell whether commits work.
     Probe(oneshot::Sender<Result<(), NotReady>>),
+    /// Delete the first events of these and tell how many; `None` if there are none left.
+    Trim {
+        trim: Trim,
+        reply: ChoreReply<Option<u64>>,
+    },
+    /// Note that events of a topic will be gone.
+    MarkTrimmed {
+        topic: Topic,
+        through: EventId,
+        reply: ChoreReply<()>,
+    },
+    /// Give free pages back to the system.
+    Shrink(ChoreReply<()>),
+    /// Empty the WAL into the file, if no reader is in the way.
+    CleanWal(ChoreReply<()>),
+}
+
+/// Why the writer did not do a chore.
+#[derive(Debug, thiserror::Error)]
+pub enum ChoreError {
+    /// The hub stops.
+    #[error("the hub is draining")]
+    Draining,
+    /// The file refused.
+    #[error("the file of the event log could not be changed")]
+    Log(#[from] event_log::Error),
 }
 
 /// Why events were not taken. None of them is stored then.
@@ -100,11 +132,20 @@ impl Writer {
                 () = draining.cancelled(), if !self.publications.is_closed() => self.publications.close(),
                 taken = self.publications.recv_many(&mut waiting, COMMIT_MAX_PUBLICATIONS) => match taken {
                     0 => break,
-                    _ => self.commit(&mut waiting).await,
+                    _ => {
+                        self.commit(&mut waiting).await;
+                        // Under constant load the queue is never empty, and a chore has its turn all the same.
+                        if let Ok(chore) = self.chores.try_recv() {
+                            self.run_chore(chore).await;
+                        }
+                    }
                 },
                 Some(chore) = self.chores.recv() => self.run_chore(chore).await,
             }
         }
+        // Who waits for a chore learns at once that it is not done.
+        self.chores.close();
+        while self.chores.try_recv().is_ok() {}
         self.shared.feeds.close();
         self
     }
@@ -151,7 +192,67 @@ impl Writer {
     async fn run_chore(&mut self, chore: Chore) {
         match chore {
             Chore::Probe(reply) => _ = reply.send(self.probe().await),
+            Chore::Trim { trim, reply } => _ = reply.send(self.trim(&trim).await),
+            Chore::MarkTrimmed {
+                topic,
+                through,
+                reply,
+            } => _ = reply.send(self.mark_trimmed(&topic, through).await),
+            Chore::Shrink(reply) => {
+                self.shared.wal_is_stale.store(true, Release);
+                _ = reply.send(self.appender.shrink().await);
+            }
+            Chore::CleanWal(reply) => _ = reply.send(self.clean_wal().await),
         }
+    }
+
+    async fn clean_wal(&mut self) -> Result<(), event_log::Error> {
+        if self.appender.clean_wal().await? {
+            self.shared.wal_is_stale.store(false, Release);
+        }
+        Ok(())
+    }
+
+    async fn trim(&mut self, trim: &Trim) -> Result<Option<u64>, event_log::Error> {
+        let Some(step) = self.appender.trim_step(trim).await? else {
+            return Ok(None);
+        };
+        let topic = trim.topic.as_ref();
+        let first_id = self.shared.first_id();
+        if topic.is_none() {
+            // Raised before the events go: a reader that finds them gone then finds the cause too, and tells of it. Where
+            // a topic's go, the mark is that cause.
+            self.raise_first_id(step.next_id);
+        }
+        let trimmed = match self.appender.trim(topic, step.through).await {
+            Ok(trimmed) => trimmed,
+            Err(error) => {
+                self.shared.first_id.store(first_id.as_i64(), Release);
+                return Err(error);
+            }
+        };
+        self.shared.events.fetch_sub(trimmed, Relaxed);
+        self.shared.recent.forget(topic, step.through);
+        if topic.is_some() {
+            self.raise_first_id(self.shared.log.first_id().await?);
+        }
+        Ok(Some(trimmed))
+    }
+
+    /// `None`: no event is left.
+    fn raise_first_id(&self, first_id: Option<EventId>) {
+        let first_id = first_id.unwrap_or(self.appender.last_id().next());
+        self.shared.first_id.store(first_id.as_i64(), Release);
+    }
+
+    async fn mark_trimmed(
+        &mut self,
+        topic: &Topic,
+        through: EventId,
+    ) -> Result<(), event_log::Error> {
+        self.appender.mark_trimmed(topic, through).await?;
+        self.shared.topic_trims.fetch_add(1, Release);
+        Ok(())
     }
 
     /// After a failure, tries whether it lasts; a publisher should not have to find out.

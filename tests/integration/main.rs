@@ -14,6 +14,7 @@ mod history;
 mod openapi;
 mod publish;
 mod readme;
+mod retention;
 mod stream;
 mod test_hub;
 mod tidy;

@@ -48,6 +48,7 @@ pub(crate) fn config(folder: &Path) -> ServeConfig {
         body_timeout: Duration::from_secs(30),
         max_connections: 50_000,
         drain_timeout: Duration::from_secs(10),
+        keep: Default::default(),
         log_format: LogFormat::Text,
     }
 }
