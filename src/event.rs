@@ -185,6 +185,9 @@ impl EventType {
     /// What the types of the hub's own frames begin with.
     pub const RESERVED_PREFIX: &'static str = "segno.";
 
+    /// The type of an event whose data was erased, and of the event that tells of it.
+    pub const ERASED: &'static str = "segno.erased";
+
     /// Takes `name` as a type.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         check_name(name)?;
@@ -199,9 +202,19 @@ impl EventType {
         Self(name.into())
     }
 
+    /// The type of what tells that something was erased. Publishers cannot use it.
+    pub fn erased() -> Self {
+        Self(Self::ERASED.into())
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether it is the type of what tells that something was erased.
+    pub fn is_erased(&self) -> bool {
+        &*self.0 == Self::ERASED
     }
 
     /// Whether it is the type of events that were published without one.

@@ -217,6 +217,15 @@ pub struct TrimStep {
     pub next_id: Option<EventId>,
 }
 
+/// An event that was erased.
+#[derive(Debug)]
+pub struct Erased {
+    /// What is left of it: its id, topic and time.
+    pub event: Arc<Event>,
+    /// The event that tells of it; `None` if it was erased before.
+    pub notice: Option<Arc<Event>>,
+}
+
 /// The room that the file takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -428,6 +437,8 @@ with
 select through, null as next_id
 from step where through is not null";
 
+const ERASE: &str = "update events set type = ?2, data = ?3, key = null where id = ?1";
+
 const TRIM: &str = "delete from events where id <= ?1";
 
 const TRIM_TOPIC: &str = "delete from events where topic = ?2 and id <= ?1";
@@ -465,27 +476,78 @@ impl Appender {
             .map(|events| draft.take(events))
             .collect();
         if !draft.fresh.is_empty() {
-            self.insert(&draft).await?;
+            insert(&mut self.connection, &draft.fresh).await?;
             self.last_id = draft.last_id;
             self.last_created_at = draft.created_at;
         }
         Ok(outcomes)
     }
 
-    async fn insert(&mut self, draft: &Draft) -> Result<(), Error> {
-        let rows: Vec<_> = draft.fresh.iter().map(|event| as_row(event)).collect();
-        let inserted = sqlx::query(INSERT)
-            .bind(serde_json::to_string(&rows).expect("strings always serialize into memory"))
-            .bind(self.last_id.next().as_i64())
-            .bind(draft.created_at.as_millis())
-            .execute(&mut self.connection)
+    /// Erases an event's data, type and key for good, and appends an event that tells of it, in one transaction. `None`:
+    /// there is no such event.
+    pub async fn erase(&mut self, id: EventId) -> Result<Option<Erased>, Error> {
+        let mut tx = self.connection.begin().await?;
+        let found = sqlx::query(EVENT)
+            .bind(id.as_i64())
+            .fetch_optional(&mut *tx)
             .await?;
-        assert_eq!(
-            usize::try_from(inserted.rows_affected()),
-            Ok(rows.len()),
-            "every event is a row"
-        );
-        Ok(())
+        let Some(row) = found else { return Ok(None) };
+        let event = event_from_row(&row)?;
+        if event.event_type.is_erased() {
+            return Ok(Some(Erased {
+                event: event.into(),
+                notice: None,
+            }));
+        }
+        let event = Event {
+            event_type: EventType::erased(),
+            data: Data::from_row(format!("{{\"id\":{id}}}")),
+            key: None,
+            ..event
+        };
+        sqlx::query(ERASE)
+            .bind(id.as_i64())
+            .bind(event.event_type.as_str())
+            .bind(event.data.as_str())
+            .execute(&mut *tx)
+            .await?;
+        let notice = Event {
+            id: self.last_id.next(),
+            created_at: self.last_created_at.max(Timestamp::now()),
+            ..event.clone()
+        };
+        let notice = Arc::new(notice);
+        insert(&mut tx, std::slice::from_ref(&notice)).await?;
+        tx.commit().await?;
+        self.last_id = notice.id;
+        self.last_created_at = notice.created_at;
+        Ok(Some(Erased {
+            event: event.into(),
+            notice: Some(notice),
+        }))
+    }
+
+    /// Appends an event that tells that so many events of `topic` were erased, all up to `through`.
+    pub async fn append_notice(
+        &mut self,
+        topic: &Topic,
+        through: EventId,
+        events: u64,
+    ) -> Result<Arc<Event>, Error> {
+        let data = serde_json::json!({"topic": topic, "through": through, "events": events});
+        let notice = Event {
+            id: self.last_id.next(),
+            topic: topic.clone(),
+            event_type: EventType::erased(),
+            data: Data::from_row(data.to_string()),
+            created_at: self.last_created_at.max(Timestamp::now()),
+            key: None,
+        };
+        let notice = Arc::new(notice);
+        insert(&mut self.connection, std::slice::from_ref(&notice)).await?;
+        self.last_id = notice.id;
+        self.last_created_at = notice.created_at;
+        Ok(notice)
     }
 
     async fn find_keys(&mut self, published: &[Vec<NewEvent>]) -> Result<KeyedEvents, Error> {
@@ -599,6 +661,23 @@ impl Appender {
             .await?;
         Ok(self.connection.close().await?)
     }
+}
+
+/// Inserts events, at least one, whose ids follow each other and whose time is one.
+async fn insert(connection: &mut SqliteConnection, events: &[Arc<Event>]) -> Result<(), Error> {
+    let rows: Vec<_> = events.iter().map(|event| as_row(event)).collect();
+    let inserted = sqlx::query(INSERT)
+        .bind(serde_json::to_string(&rows).expect("strings always serialize into memory"))
+        .bind(events[0].id.as_i64())
+        .bind(events[0].created_at.as_millis())
+        .execute(connection)
+        .await?;
+    assert_eq!(
+        usize::try_from(inserted.rows_affected()),
+        Ok(rows.len()),
+        "every event is a row"
+    );
+    Ok(())
 }
 
 type KeyedEvents = HashMap<(Topic, Key), Arc<Event>>;

@@ -38,8 +38,11 @@ impl Filter {
     }
 
     /// Whether the reader wants an event of this topic and type.
+    ///
+    /// What tells that something was erased is wanted whatever the types: the reader may have had it.
     pub fn matches_names(&self, topic: &str, event_type: &str) -> bool {
-        matches_any(&self.topics, topic) && matches_any(&self.types, event_type)
+        matches_any(&self.topics, topic)
+            && (matches_any(&self.types, event_type) || event_type == EventType::ERASED)
     }
 
     /// Whether the reader wants events of this topic.

@@ -32,8 +32,8 @@ use self::{
     error::{Code, PROBLEM_JSON, Problem, Refused},
     health::{Healthy, Readiness},
     history::{
-        History, HistoryFormat, HistoryLines, HistoryQuery, OneEvent, ReadEvent, ReadHistory,
-        ReadTopics, TopicList,
+        EraseEvent, EraseTopic, History, HistoryFormat, HistoryLines, HistoryQuery, OneEvent,
+        ReadEvent, ReadHistory, ReadTopics, TopicList,
     },
     parameter::{
         Checked, Cursor, LIMIT_MAX_EVENTS, Limit, Moment, Newest, Since, TopicPattern, TypePattern,
@@ -205,6 +205,8 @@ enum Tag {
     Stream,
     /// Look back.
     History,
+    /// Take back, for good, and tell everybody.
+    Erase,
     /// For whoever runs the hub.
     Health,
 }
@@ -429,10 +431,59 @@ impl Api {
     ) -> Result<OneEvent, Refused<ReadEvent>> {
         let id = id.0.get()?;
         match self.hub.event(id).await? {
+            Some(event) => Ok(OneEvent(event.into())),
+            None => Err(unknown_event(id).into()),
+        }
+    }
+
+    /// Erase an event
+    ///
+    /// Its data, type and key are gone for good; its id, topic and time stay. In its place stands an event of the type
+    /// `segno.erased` with the data `{"id":…}`, which is the answer, and an event of the same type and data is announced on
+    /// its topic, whatever types a subscriber asked for. Erasing it again changes nothing.
+    #[oai(
+        path = "/events/:id",
+        method = "delete",
+        tag = "Tag::Erase",
+        operation_id = "erase_event"
+    )]
+    async fn erase_event(
+        &self,
+        /// Its id.
+        id: Path<Checked<EventId>>,
+    ) -> Result<OneEvent, Refused<EraseEvent>> {
+        let id = id.0.get()?;
+        match self.hub.erase(id).await? {
             Some(event) => Ok(OneEvent(event)),
+            None => Err(unknown_event(id).into()),
+        }
+    }
+
+    /// Erase a topic
+    ///
+    /// All its events are gone for good. The answer is the event that tells of it: of the type `segno.erased`, on the topic,
+    /// with the data `{"topic":…,"through":…,"events":…}`. A subscriber who comes back with an older cursor is told by
+    /// `segno.gap`.
+    #[oai(
+        path = "/topics/:topic",
+        method = "delete",
+        tag = "Tag::Erase",
+        operation_id = "erase_topic"
+    )]
+    async fn erase_topic(
+        &self,
+        /// The topic; it may have slashes in it.
+        topic: Path<Checked<Topic>>,
+    ) -> Result<OneEvent, Refused<EraseTopic>> {
+        let topic = topic.0.get()?;
+        match self.hub.erase_topic(topic.clone()).await? {
+            Some(notice) => Ok(OneEvent(notice)),
             None => Err(Problem::new(
-                Code::UnknownEvent,
-                format_args!("there is no event {id}, or no longer"),
+                Code::UnknownTopic,
+                format_args!(
+                    "there is no event on the topic '{}', or no longer",
+                    topic.as_str()
+                ),
             )
             .into()),
         }
@@ -509,6 +560,13 @@ impl Api {
         let stored = self.hub.publish(vec![body.to_event(status)?]).await?;
         Ok(body.answer(status, stored[0].event.id))
     }
+}
+
+fn unknown_event(id: EventId) -> Problem {
+    Problem::new(
+        Code::UnknownEvent,
+        format_args!("there is no event {id}, or no longer"),
+    )
 }
 
 fn filter(

@@ -34,7 +34,7 @@ use self::{
     writer::{Chore, Publication},
 };
 use crate::{
-    event::{Event, EventId, NewEvent, Timestamp},
+    event::{Event, EventId, NewEvent, Timestamp, Topic},
     event_log::{self, EventLog, FileSize, Order, Page, Range, Stored, TopicSummary, Trim},
     filter::Filter,
 };
@@ -278,6 +278,41 @@ impl Hub {
     /// Has a few free pages of the file given back to the system.
     pub async fn shrink_step(&self) -> Result<(), ChoreError> {
         self.chore(Chore::Shrink).await
+    }
+
+    /// Erases an event's data, type and key for good, and announces an event that tells of it. Returns what is left of it;
+    /// `None` if there is no such event.
+    ///
+    /// The bytes are overwritten in the file's pages with the commit, and gone from the WAL after [`clean_wal`](Self::clean_wal).
+    pub async fn erase(&self, id: EventId) -> Result<Option<Arc<Event>>, ChoreError> {
+        self.chore(|reply| Chore::Erase { id, reply }).await
+    }
+
+    /// Erases all events of a topic for good, and announces an event that tells of it, which is returned. `None`: there are
+    /// none.
+    ///
+    /// Goes on to its end when the future is dropped. Where it fails half-way, a part of the events is gone.
+    pub async fn erase_topic(&self, topic: Topic) -> Result<Option<Arc<Event>>, ChoreError> {
+        let hub = self.clone();
+        let erasing = tokio::spawn(async move {
+            let last_id = hub.shared.log.last_id_of(&topic, EventId::MAX).await?;
+            let Some(through) = last_id else {
+                return Ok(None);
+            };
+            let trim = Trim {
+                topic: Some(topic.clone()),
+                through,
+            };
+            let events = hub.trim(&trim).await?;
+            let notice = hub.chore(|reply| Chore::TellErased {
+                topic,
+                through,
+                events,
+                reply,
+            });
+            notice.await.map(Some)
+        });
+        erasing.await.expect("erasing does not panic")
     }
 
     /// Empties the WAL into the file, if it holds what should be gone from the disk. When a reader is in the way nothing

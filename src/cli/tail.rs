@@ -16,6 +16,9 @@ use crate::{
 /// The type of the frame that tells of lost events. Source: the hub's HTTP contract.
 const GAP_TYPE: &str = "segno.gap";
 
+/// The type of what tells that events were erased. Source: the hub's HTTP contract.
+const ERASED_TYPE: &str = "segno.erased";
+
 pub(super) async fn run(config: TailConfig) -> anyhow::Result<()> {
     let client = Client::new(&config.hub.url)?;
     let cursor = match &config.state {
@@ -36,6 +39,10 @@ pub(super) async fn run(config: TailConfig) -> anyhow::Result<()> {
             }
             Followed::Message(message) if message.event_type == GAP_TYPE => {
                 complain(&format!("events were lost: {}", message.data));
+            }
+            // With `--json` its type tells it from the others; without, its data would be taken for theirs.
+            Followed::Message(message) if message.event_type == ERASED_TYPE && !config.json => {
+                complain(&format!("erased: {}", message.data));
             }
             Followed::Message(message) => {
                 if write_line(&mut out, &message.data)? == Reader::Gone {

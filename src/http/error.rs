@@ -46,6 +46,7 @@ pub(crate) enum Code {
     ConflictingStarts,
     UnknownPath,
     UnknownEvent,
+    UnknownTopic,
     MethodNotAllowed,
     RequestTimeout,
     KeyConflict,
@@ -159,6 +160,11 @@ impl Code {
                 StatusCode::NOT_FOUND,
                 "unknown_event",
                 "there is no event with this id, or no longer",
+            ),
+            Self::UnknownTopic => (
+                StatusCode::NOT_FOUND,
+                "unknown_topic",
+                "there is no event on this topic, or no longer",
             ),
             Self::MethodNotAllowed => (
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -362,6 +368,15 @@ impl From<hub::PublishError> for Problem {
             hub::PublishError::Draining => Self::new(Code::Draining, error),
             hub::PublishError::KeyConflict(conflict) => Self::new(Code::KeyConflict, conflict),
             hub::PublishError::Log(log_error) => Self::from(&**log_error),
+        }
+    }
+}
+
+impl From<hub::ChoreError> for Problem {
+    fn from(error: hub::ChoreError) -> Self {
+        match &error {
+            hub::ChoreError::Draining => Self::new(Code::Draining, error),
+            hub::ChoreError::Log(log_error) => Self::from(log_error),
         }
     }
 }

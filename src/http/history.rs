@@ -1,5 +1,7 @@
 //! What is kept: events by range, one by its id, and the topics there are.
 
+use std::sync::Arc;
+
 use futures_util::{Stream, stream};
 use poem::{
     Body, IntoResponse, Request, Response,
@@ -258,7 +260,7 @@ impl IntoResponse for History {
 
 /// The answer of `GET /events/{id}`.
 #[derive(Debug)]
-pub(super) struct OneEvent(pub(super) Event);
+pub(super) struct OneEvent(pub(super) Arc<Event>);
 
 impl IntoResponse for OneEvent {
     fn into_response(self) -> Response {
@@ -542,6 +544,38 @@ impl Refusals for ReadEvent {
         Code::UnknownEvent,
         Code::Internal,
         Code::LogBusy,
+    ];
+}
+
+/// The refusals of `DELETE /events/{id}`.
+#[derive(Debug)]
+pub(super) struct EraseEvent;
+
+impl Refusals for EraseEvent {
+    const CODES: &'static [Code] = &[
+        Code::InvalidId,
+        Code::UnknownEvent,
+        Code::Internal,
+        Code::Draining,
+        Code::LogBusy,
+        Code::DiskFull,
+        Code::ReadOnly,
+    ];
+}
+
+/// The refusals of `DELETE /topics/{topic}`.
+#[derive(Debug)]
+pub(super) struct EraseTopic;
+
+impl Refusals for EraseTopic {
+    const CODES: &'static [Code] = &[
+        Code::InvalidTopic,
+        Code::UnknownTopic,
+        Code::Internal,
+        Code::Draining,
+        Code::LogBusy,
+        Code::DiskFull,
+        Code::ReadOnly,
     ];
 }
 

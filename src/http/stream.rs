@@ -289,7 +289,8 @@ impl ApiResponse for EventStream {
                  of every type. After a silence of 15 s a comment, with an `id:` line if the cursor has moved over \
                  events that did not match. `event: segno.gap` with \
                  `{\"reason\":\"trimmed\"|\"ahead\",\"requested\":…,\"first_id\":…,\"last_id\":…}` where events that were asked \
-                 for are gone. The stream ends only when the hub stops.",
+                 for are gone. `event: segno.erased` with `{\"id\":…}`, in the place of an event that was erased and again when \
+                 it is, or with `{\"topic\":…,\"through\":…,\"events\":…}`, whatever types were asked for. The stream ends only when the hub stops.",
             ),
             example: Some("retry: 2000\nid: 41\n\nid: 42\ndata: {\"text\":\"hello\"}\n\n".into()),
             ..MetaSchema::new_with_format("string", "event-stream")

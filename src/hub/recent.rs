@@ -93,6 +93,21 @@ impl Recent {
         }
     }
 
+    /// Puts what is left of an erased event where the event was.
+    pub(super) fn replace(&self, erased: &Arc<Event>) {
+        let mut window = self
+            .window
+            .write()
+            .expect("nobody panics while holding the window");
+        if let Ok(at) = window
+            .events
+            .binary_search_by_key(&erased.id, |event| event.id)
+        {
+            let old = std::mem::replace(&mut window.events[at], erased.clone());
+            window.bytes = window.bytes - size_bytes(&old) + size_bytes(erased);
+        }
+    }
+
     /// Lets go of events up to `through` that were trimmed: a topic's, or all.
     pub(super) fn forget(&self, topic: Option<&Topic>, through: EventId) {
         let mut window = self

@@ -16,7 +16,7 @@ use tokio::sync::{
 
 use super::{NotReady, Shared};
 use crate::{
-    event::{EventId, NewEvent, Topic},
+    event::{Event, EventId, NewEvent, Topic},
     event_log::{self, Appender, KeyConflict, Stored, Trim},
 };
 
@@ -51,6 +51,18 @@ pub(super) enum Chore {
         topic: Topic,
         through: EventId,
         reply: ChoreReply<()>,
+    },
+    /// Erase an event and announce it; what is left of the event is the reply, `None` if there is no such event.
+    Erase {
+        id: EventId,
+        reply: ChoreReply<Option<Arc<Event>>>,
+    },
+    /// Append and announce an event that tells that a topic was erased.
+    TellErased {
+        topic: Topic,
+        through: EventId,
+        events: u64,
+        reply: ChoreReply<Arc<Event>>,
     },
     /// Give free pages back to the system.
     Shrink(ChoreReply<()>),
@@ -198,12 +210,41 @@ impl Writer {
                 through,
                 reply,
             } => _ = reply.send(self.mark_trimmed(&topic, through).await),
+            Chore::Erase { id, reply } => _ = reply.send(self.erase(id).await),
+            Chore::TellErased {
+                topic,
+                through,
+                events,
+                reply,
+            } => _ = reply.send(self.tell_erased(&topic, through, events).await),
             Chore::Shrink(reply) => {
                 self.shared.wal_is_stale.store(true, Release);
                 _ = reply.send(self.appender.shrink().await);
             }
             Chore::CleanWal(reply) => _ = reply.send(self.clean_wal().await),
         }
+    }
+
+    async fn erase(&mut self, id: EventId) -> Result<Option<Arc<Event>>, event_log::Error> {
+        let Some(erased) = self.appender.erase(id).await? else {
+            return Ok(None);
+        };
+        self.shared.wal_is_stale.store(true, Release);
+        self.shared.recent.replace(&erased.event);
+        self.shared.announce(erased.notice.as_slice());
+        Ok(Some(erased.event))
+    }
+
+    async fn tell_erased(
+        &mut self,
+        topic: &Topic,
+        through: EventId,
+        events: u64,
+    ) -> Result<Arc<Event>, event_log::Error> {
+        let notice = self.appender.append_notice(topic, through, events).await?;
+        self.shared.wal_is_stale.store(true, Release);
+        self.shared.announce(std::slice::from_ref(&notice));
+        Ok(notice)
     }
 
     async fn clean_wal(&mut self) -> Result<(), event_log::Error> {

@@ -9,6 +9,7 @@ mod command_line;
 mod console;
 mod crash;
 mod drain;
+mod erase;
 mod faults;
 mod history;
 mod openapi;
