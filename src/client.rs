@@ -200,6 +200,9 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
     }
 }
 
+/// Names the log that an answer is about. Source: the hub's HTTP contract.
+const LOG_ID_HEADER: &str = "segno-log-id";
+
 /// What to follow, and from where.
 #[derive(Debug, Clone)]
 pub struct FollowQuery {
@@ -248,6 +251,12 @@ impl Follow {
     /// The id to resume after; `None` before the first block.
     pub fn cursor(&self) -> Option<&str> {
         self.cursor.as_deref().or(self.query.cursor.as_deref())
+    }
+
+    /// The id of the log that the hub follows now, in which the cursor means something; `None` while there is no connection.
+    pub fn log_id(&self) -> Option<&str> {
+        let headers = self.connection.as_ref()?.answer.headers();
+        headers.get(LOG_ID_HEADER)?.to_str().ok()
     }
 
     /// Whether [`next`](Self::next) has a message at hand, without waiting.

@@ -8,6 +8,8 @@
 //! * Ids and times grow along the log; an id is never used twice (`autoincrement`).
 //! * A read takes one page and ends. No statement stays open while a subscriber is slow: that would pin the WAL.
 
+mod highest;
+
 use std::{
     collections::HashMap,
     fs::{File, OpenOptions, TryLockError},
@@ -26,6 +28,7 @@ use sqlx::{
     },
 };
 
+use self::highest::{Highest, UNNOTED_MAX_IDS};
 use crate::{
     event::{Data, Event, EventId, EventType, Key, NewEvent, Timestamp, Topic},
     filter::{Filter, Topics},
@@ -70,6 +73,8 @@ const SHRINK_STEP: &str = "pragma incremental_vacuum(64)";
 pub struct EventLog {
     pool: SqlitePool,
     path: Arc<Path>,
+    id: Arc<str>,
+    lost: Arc<[Lost]>,
 }
 
 /// Writes the event log: the only one that does.
@@ -94,6 +99,11 @@ pub enum OpenError {
     /// A newer segno has changed its tables.
     #[error("{0} was written by a newer segno; run that one")]
     Newer(PathBuf),
+    /// The note of the highest id is not one.
+    #[error(
+        "{0} does not hold an id; remove it if you are sure that the log beside it is not an older copy"
+    )]
+    InvalidHighest(PathBuf),
     /// The file or its folder cannot be read or written.
     #[error("cannot open {path}")]
     Io {
@@ -226,6 +236,15 @@ pub struct Erased {
     pub notice: Option<Arc<Event>>,
 }
 
+/// Ids that were announced, and whose events are gone because an older copy of the file was put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The newest event that the copy had.
+    pub after: EventId,
+    /// The newest id that may have been announced. None of them is given again.
+    pub through: EventId,
+}
+
 /// The room that the file takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
@@ -296,7 +315,15 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         .connect_with(options.read_only(true))
         .await
         .map_err(failed)?;
+    skip_lost(&mut connection, Highest::of(path).read()?)
+        .await
+        .map_err(failed)?;
     let (last_id, last_created_at) = newest(&mut connection).await.map_err(failed)?;
+    let id: String = sqlx::query_scalar("select id from log")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(failed)?;
+    let lost = all_lost(&mut connection).await.map_err(failed)?;
     let appender = Appender {
         connection,
         last_id,
@@ -307,6 +334,8 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         EventLog {
             pool,
             path: path.into(),
+            id: id.into(),
+            lost,
         },
         appender,
     ))
@@ -398,6 +427,55 @@ async fn newest(connection: &mut SqliteConnection) -> Result<(EventId, Timestamp
     .fetch_one(connection)
     .await?;
     Ok((EventId::from_row(id), Timestamp::from_millis(created_at)))
+}
+
+const INSERT_LOST: &str = "insert into lost (after_id, through_id, found_at) values (?1, ?2, ?3)";
+
+const INSERT_SEQUENCE: &str = "
+insert into sqlite_sequence (name, seq)
+select 'events', 0 where not exists (select 1 from sqlite_sequence where name = 'events')";
+
+const RAISE_SEQUENCE: &str = "update sqlite_sequence set seq = ?1 where name = 'events'";
+
+/// Where the log is older than the note of the highest id, lets ids go on above all that may have been announced.
+async fn skip_lost(connection: &mut SqliteConnection, highest: EventId) -> Result<(), sqlx::Error> {
+    let (after, _) = newest(connection).await?;
+    if highest <= after {
+        return Ok(());
+    }
+    let through = EventId::from_row(highest.as_i64().saturating_add(UNNOTED_MAX_IDS));
+    let mut tx = connection.begin().await?;
+    sqlx::query(INSERT_LOST)
+        .bind(after.as_i64())
+        .bind(through.as_i64())
+        .bind(Timestamp::now().as_millis())
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(INSERT_SEQUENCE).execute(&mut *tx).await?;
+    sqlx::query(RAISE_SEQUENCE)
+        .bind(through.as_i64())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    tracing::error!(
+        last_id = after.as_i64(),
+        highest_id = highest.as_i64(),
+        next_id = through.next().as_i64(),
+        "the file is older than what was announced: the events in between are lost, and their ids are not used again"
+    );
+    Ok(())
+}
+
+async fn all_lost(connection: &mut SqliteConnection) -> Result<Arc<[Lost]>, sqlx::Error> {
+    let rows: Vec<(i64, i64)> =
+        sqlx::query_as("select after_id, through_id from lost order by after_id")
+            .fetch_all(connection)
+            .await?;
+    let lost = rows.into_iter().map(|(after, through)| Lost {
+        after: EventId::from_row(after),
+        through: EventId::from_row(through),
+    });
+    Ok(lost.collect())
 }
 
 const FIND_KEYS: &str = "
@@ -863,6 +941,24 @@ impl EventLog {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The log's own id, a UUID: a cursor of one log means nothing in another.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The stretches of ids whose events were lost with a file that an older copy replaced, oldest first. Few.
+    pub fn lost(&self) -> &[Lost] {
+        &self.lost
+    }
+
+    /// Notes beside the file that all ids up to `id` may have been announced. To be called once a second at least while
+    /// events are announced.
+    pub async fn note_highest(&self, id: EventId) -> std::io::Result<()> {
+        let highest = Highest::of(&self.path);
+        let written = tokio::task::spawn_blocking(move || highest.write(id));
+        written.await.expect("writing a small file does not panic")
     }
 
     /// The matching events of `range`, at most `limit` of them and about 64 KiB of data, one event at the least.

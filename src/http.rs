@@ -20,7 +20,7 @@ pub(crate) use self::stream::{EventStream, Framing, take_stream};
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Request, Response, Route,
     endpoint::BoxEndpoint,
-    http::{Method, Uri},
+    http::{HeaderName, HeaderValue, Method, Uri},
 };
 use poem_openapi::{
     OpenApi, OpenApiService, Tags,
@@ -54,6 +54,9 @@ use crate::{
     hub::{Hub, Start},
 };
 
+/// Which log an answer is about: a cursor of one means nothing in another. On every answer.
+const LOG_ID_HEADER: HeaderName = HeaderName::from_static("segno-log-id");
+
 /// What the HTTP side may be told.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -65,11 +68,13 @@ pub struct Settings {
 
 /// All that the hub answers to.
 pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
+    let log_id = hub.log().id().to_owned();
     let service = service(Api {
         hub,
         heartbeat: settings.heartbeat,
     });
     let methods = Arc::new(Methods::of(&service.spec()));
+    let log_id = HeaderValue::from_str(&log_id).expect("a UUID has only letters, digits and '-'");
     let docs = service.swagger_ui();
     let spec = service.spec_endpoint();
     console::add_to(Route::new())
@@ -78,8 +83,12 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
         .nest("/", service)
         .data(BodyTimeout(settings.body_timeout))
         .around(move |endpoint, request| {
-            let methods = methods.clone();
-            async move { Ok(answer(&*endpoint, request, &methods).await) }
+            let (methods, log_id) = (methods.clone(), log_id.clone());
+            async move {
+                let mut response = answer(&*endpoint, request, &methods).await;
+                response.headers_mut().insert(LOG_ID_HEADER, log_id);
+                Ok(response)
+            }
         })
         .map_to_response()
 }
@@ -93,7 +102,8 @@ pub fn openapi_document() -> String {
 
 fn service<A: OpenApi>(api: A) -> OpenApiService<A, ()> {
     OpenApiService::new(api, "segno", env!("CARGO_PKG_VERSION")).description(
-        "A persistent event hub. Publish over REST; follow over Server-Sent Events; resume where you were.",
+        "A persistent event hub. Publish over REST; follow over Server-Sent Events; resume where you were. Every answer has \
+         the header `segno-log-id`, the log's own UUID: a cursor of one log means nothing in another.",
     )
 }
 

@@ -47,6 +47,9 @@ const QUEUE_MAX_PUBLICATIONS: usize = 8192;
 /// Bytes of events that wait for the writer. More are refused as busy. Four batches of the largest size fit.
 const QUEUE_MAX_BYTES: usize = 64 * 1024 * 1024;
 
+/// How often the highest id is noted beside the file, if it has changed.
+const NOTE_HIGHEST_EVERY: Duration = Duration::from_secs(1);
+
 /// The handle of the hub. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Hub {
@@ -344,6 +347,29 @@ impl Hub {
             return Err(ChoreError::Draining);
         }
         Ok(done.await.map_err(|_| ChoreError::Draining)??)
+    }
+
+    /// Notes the highest id beside the file, once a second, for ever. To be dropped when the hub drains; the writer's end
+    /// notes the last one.
+    pub async fn note_highest(&self) {
+        let mut noted = EventId::ZERO;
+        let mut failing = false;
+        loop {
+            let last_id = self.shared.committed();
+            if last_id != noted {
+                match self.shared.log.note_highest(last_id).await {
+                    Ok(()) => (noted, failing) = (last_id, false),
+                    Err(error) => {
+                        // The first of a row: a disk that is full would else fill the trace as well.
+                        if !failing {
+                            tracing::error!(%error, "the highest id cannot be noted beside the file");
+                        }
+                        failing = true;
+                    }
+                }
+            }
+            tokio::time::sleep(NOTE_HIGHEST_EVERY).await;
+        }
     }
 
     /// Whether an event that came now would be taken. After a failed commit this tries a small one.

@@ -108,6 +108,7 @@ impl Server {
         tokio::select! {
             () = accept(self.listener, &connections, &places) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.config.keep) => unreachable!("keeps looking"),
+            () = self.hub.note_highest() => unreachable!("keeps noting"),
             () = stop => tracing::info!("draining"),
             // A hub that cannot write must not look as if it could.
             ended = &mut self.writer => panic!("the writer ended by itself: {ended:?}"),

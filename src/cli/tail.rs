@@ -21,16 +21,20 @@ const ERASED_TYPE: &str = "segno.erased";
 
 pub(super) async fn run(config: TailConfig) -> anyhow::Result<()> {
     let client = Client::new(&config.hub.url)?;
-    let cursor = match &config.state {
+    let mut state = match &config.state {
         Some(file) => read_state(file)?,
-        None => None,
+        None => State::default(),
     };
-    let mut follow = client.follow(query(&config, cursor));
+    let mut follow = client.follow(query(&config, state.cursor.take()));
     let mut out = BufWriter::new(io::stdout());
     let mut left = config.count;
     while left != Some(0) {
         match follow.next().await? {
-            Followed::Connected => (),
+            Followed::Connected => {
+                if let (Some(file), Some(log_id)) = (&config.state, follow.log_id()) {
+                    state.stay_in(log_id, file)?;
+                }
+            }
             Followed::Waiting { reason, wait } => {
                 complain(&format!(
                     "{reason}; trying again after {}",
@@ -56,7 +60,7 @@ pub(super) async fn run(config: TailConfig) -> anyhow::Result<()> {
                 return Ok(());
             }
             if let (Some(file), Some(cursor)) = (&config.state, follow.cursor()) {
-                write_state(file, cursor)?;
+                write_state(file, cursor, state.log_id.as_deref())?;
             }
         }
     }
@@ -121,25 +125,59 @@ fn complain(text: &str) {
     _ = writeln!(io::stderr(), "segno: {text}");
 }
 
-fn read_state(file: &Path) -> anyhow::Result<Option<String>> {
-    match fs::read_to_string(file) {
-        Ok(text) if text.trim().bytes().all(|byte| byte.is_ascii_digit()) => {
-            Ok(Some(text.trim().to_owned()).filter(|text| !text.is_empty()))
+/// What the state file holds, a line each. Without the id of a log, the cursor is of whichever log the hub has.
+#[derive(Debug, Default)]
+struct State {
+    cursor: Option<String>,
+    log_id: Option<String>,
+}
+
+impl State {
+    /// A cursor of one log means nothing in another: there it would skip events, or give some twice.
+    fn stay_in(&mut self, log_id: &str, file: &Path) -> anyhow::Result<()> {
+        match &self.log_id {
+            Some(known) if known != log_id => Err(anyhow!(
+                "{} is of the log {known}, and the hub has the log {log_id}; remove it to begin anew",
+                file.display()
+            )),
+            Some(_) => Ok(()),
+            None => {
+                self.log_id = Some(log_id.to_owned());
+                Ok(())
+            }
         }
-        Ok(_) => Err(anyhow!(
-            "{} does not hold a cursor; remove it to begin anew",
-            file.display()
-        )),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("cannot read {}", file.display())),
     }
 }
 
+fn read_state(file: &Path) -> anyhow::Result<State> {
+    let text = match fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(State::default()),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read {}", file.display()));
+        }
+    };
+    let mut words = text.split_whitespace().map(str::to_owned);
+    let state = State {
+        cursor: words.next(),
+        log_id: words.next(),
+    };
+    let is_id = |cursor: &String| cursor.bytes().all(|byte| byte.is_ascii_digit());
+    if !state.cursor.iter().all(is_id) || words.next().is_some() {
+        return Err(anyhow!(
+            "{} does not hold a cursor; remove it to begin anew",
+            file.display()
+        ));
+    }
+    Ok(state)
+}
+
 /// Replaces the file in one step, so that a crash leaves the old cursor or the new one.
-fn write_state(file: &Path, cursor: &str) -> anyhow::Result<()> {
+fn write_state(file: &Path, cursor: &str, log_id: Option<&str>) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", file.display());
     let mut name = file.as_os_str().to_owned();
     name.push(".new");
-    fs::write(&name, format!("{cursor}\n")).with_context(failed)?;
+    let log_id = log_id.unwrap_or_default();
+    fs::write(&name, format!("{cursor}\n{log_id}\n")).with_context(failed)?;
     fs::rename(&name, file).with_context(failed)
 }

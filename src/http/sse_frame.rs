@@ -68,6 +68,7 @@ pub(crate) fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
     let reason = match gap.reason {
         GapReason::Trimmed => "trimmed",
         GapReason::Ahead => "ahead",
+        GapReason::Lost => "lost",
     };
     let data = json!({
         "reason": reason,

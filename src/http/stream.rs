@@ -288,7 +288,7 @@ impl ApiResponse for EventStream {
                  data is the whole event as JSON, and there is no `event:`, so that the `onmessage` of a browser gets events \
                  of every type. After a silence of 15 s a comment, with an `id:` line if the cursor has moved over \
                  events that did not match. `event: segno.gap` with \
-                 `{\"reason\":\"trimmed\"|\"ahead\",\"requested\":…,\"first_id\":…,\"last_id\":…}` where events that were asked \
+                 `{\"reason\":\"trimmed\"|\"ahead\"|\"lost\",\"requested\":…,\"first_id\":…,\"last_id\":…}` where events that were asked \
                  for are gone. `event: segno.erased` with `{\"id\":…}`, in the place of an event that was erased and again when \
                  it is, or with `{\"topic\":…,\"through\":…,\"events\":…}`, whatever types were asked for. The stream ends only when the hub stops.",
             ),

@@ -50,6 +50,8 @@ pub enum GapReason {
     Trimmed,
     /// The cursor is newer than the newest event: it is from another file, or the file is an older one.
     Ahead,
+    /// An older copy of the file was put in its place, and events after the cursor were in the newer one only.
+    Lost,
 }
 
 /// What a subscriber gets.
@@ -87,6 +89,8 @@ pub struct Subscription {
     topic_trims: u64,
     /// The id up to which the subscriber knows of trimmed topics.
     trimmed_told: EventId,
+    /// The id up to which it knows of lost events.
+    lost_told: EventId,
 }
 
 impl Subscription {
@@ -111,11 +115,13 @@ impl Subscription {
             behind: true,
             topic_trims: 0,
             trimmed_told: EventId::ZERO,
+            lost_told: EventId::ZERO,
         };
         subscription.cursor = subscription.find(start).await?;
         if matches!(start, Start::First | Start::Since(_) | Start::Last(_)) {
             // It asked for what is kept, and misses nothing that was gone before.
             subscription.find_trimmed().await?;
+            subscription.find_lost();
         }
         subscription.behind = subscription.cursor != subscription.hub.shared.committed();
         Ok(subscription)
@@ -214,6 +220,8 @@ impl Subscription {
         let requested = self.cursor;
         let reason = if requested > bounds.last_id {
             GapReason::Ahead
+        } else if self.find_lost() {
+            GapReason::Lost
         } else if self.is_overtaken() || self.find_trimmed().await? {
             GapReason::Trimmed
         } else {
@@ -228,6 +236,26 @@ impl Subscription {
             bounds,
             cursor: self.cursor,
         }))
+    }
+
+    /// Whether events after the cursor were lost, and the subscriber does not know yet.
+    fn find_lost(&mut self) -> bool {
+        let known = self.lost_told.max(self.cursor);
+        let Some(lost) = self
+            .hub
+            .log()
+            .lost()
+            .last()
+            .filter(|lost| lost.through > known)
+        else {
+            return false;
+        };
+        self.lost_told = lost.through;
+        if self.cursor > lost.after {
+            // Nothing is left between the cursor and here.
+            self.cursor = lost.through;
+        }
+        true
     }
 
     /// Whether the oldest events were trimmed to beyond the cursor.

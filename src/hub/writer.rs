@@ -165,7 +165,12 @@ impl Writer {
     /// Ends all reading, empties the WAL into the file and lets go of it.
     pub async fn close(self) -> Result<(), event_log::Error> {
         self.shared.log.close().await;
-        self.appender.close().await
+        let last_id = self.appender.last_id();
+        self.appender.close().await?;
+        if let Err(error) = self.shared.log.note_highest(last_id).await {
+            tracing::error!(%error, "the highest id cannot be noted beside the file");
+        }
+        Ok(())
     }
 
     /// Commits, announces, then answers: whoever has an answer may rely on the other two.

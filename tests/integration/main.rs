@@ -15,6 +15,7 @@ mod history;
 mod openapi;
 mod publish;
 mod readme;
+mod restore;
 mod retention;
 mod stream;
 mod test_hub;
