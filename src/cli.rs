@@ -1,13 +1,23 @@
-//! The command line: `segno serve`, `publish`, `tail`, `bench` and `openapi`.
+//! The command line: `segno serve`, `publish` and `tail`; `backup`, `restore`, `export`, `import` and `check`, which work on
+//! the file; `bench` and `openapi`.
 
+mod backup;
 mod bench;
+mod check;
+mod export;
+mod import;
+mod progress;
 mod publish;
+mod restore;
 mod serve;
 mod tail;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{BenchConfig, PublishConfig, ServeConfig, TailConfig};
+use crate::config::{
+    BackupConfig, BenchConfig, CheckConfig, ExportConfig, ImportConfig, PublishConfig,
+    RestoreConfig, ServeConfig, TailConfig,
+};
 
 /// A persistent event hub: POST events, follow them over Server-Sent Events, resume where you were.
 ///
@@ -30,6 +40,16 @@ enum Command {
     Publish(PublishConfig),
     /// Follow events, across cuts and restarts.
     Tail(TailConfig),
+    /// Copy the log to a new file, as it is at one moment. The hub may run and publish meanwhile.
+    Backup(BackupConfig),
+    /// Put a backup where the log is. No hub may run on it.
+    Restore(RestoreConfig),
+    /// Write all events, with their ids and times, one a line. The hub may run; run it again to go on.
+    Export(ExportConfig),
+    /// Read what `export` wrote into a log, ids and times as they were. No hub may run on it; run it again to go on.
+    Import(ImportConfig),
+    /// Look whether the log is sound, from end to end. The hub may run.
+    Check(CheckConfig),
     /// Measure a hub that runs, and check that it loses nothing.
     ///
     /// What is published stays in the hub's log, on topics of the run's own: `bench.<run>.<number>`. Ends with 1 if an event
@@ -47,6 +67,11 @@ impl Cli {
             Command::Serve(config) => serve::run(config).await,
             Command::Publish(config) => publish::run(config).await,
             Command::Tail(config) => tail::run(config).await,
+            Command::Backup(config) => backup::run(config).await,
+            Command::Restore(config) => restore::run(config).await,
+            Command::Export(config) => export::run(config).await,
+            Command::Import(config) => import::run(config).await,
+            Command::Check(config) => check::run(config).await,
             Command::Bench(config) => bench::run(config).await,
             Command::Openapi => print(&crate::http::openapi_document()),
         }

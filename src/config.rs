@@ -47,6 +47,74 @@ pub struct ServeConfig {
     pub log_format: LogFormat,
 }
 
+/// Which file a command works on.
+#[derive(Debug, Clone, Args)]
+pub struct LogFile {
+    /// The file that holds the events.
+    #[arg(long, env = "SEGNO_DB", default_value = "segno.db")]
+    pub db: PathBuf,
+}
+
+/// What `segno backup` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct BackupConfig {
+    /// The copy; there must be no file yet.
+    pub file: PathBuf,
+
+    /// The log.
+    #[command(flatten)]
+    pub log: LogFile,
+}
+
+/// What `segno restore` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct RestoreConfig {
+    /// The copy that `segno backup` made.
+    pub file: PathBuf,
+
+    /// Replace the file that is there; it is kept under another name.
+    #[arg(long)]
+    pub replace: bool,
+
+    /// The log.
+    #[command(flatten)]
+    pub log: LogFile,
+}
+
+/// What `segno export` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct ExportConfig {
+    /// Where to write, one event a line; a file that is there already is continued. Standard output if not given.
+    pub file: Option<PathBuf>,
+
+    /// Begin after the event with this id.
+    #[arg(long, value_name = "ID", conflicts_with = "file")]
+    pub after: Option<u64>,
+
+    /// The log.
+    #[command(flatten)]
+    pub log: LogFile,
+}
+
+/// What `segno import` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct ImportConfig {
+    /// What `segno export` wrote. Standard input if not given.
+    pub file: Option<PathBuf>,
+
+    /// The log; made if there is none.
+    #[command(flatten)]
+    pub log: LogFile,
+}
+
+/// What `segno check` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct CheckConfig {
+    /// The log.
+    #[command(flatten)]
+    pub log: LogFile,
+}
+
 /// What is kept. Whatever one of the rules calls old is trimmed; without a rule everything is kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct KeepConfig {

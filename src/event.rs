@@ -3,10 +3,10 @@
 //! Everything here is pure. A value of one of these types has passed its rule, so the code behind trusts it: a [`Topic`]
 //! has no control character, [`Data`] is one line of valid JSON. Nothing here knows of files, channels or HTTP.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{borrow::Cow, fmt, str::FromStr, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// Longest topic, type or key, in bytes of UTF-8. Source: the hub's HTTP contract.
@@ -54,6 +54,65 @@ impl Event {
             write_json_string(key.as_str(), out);
         }
         out.push(b'}');
+    }
+}
+
+/// Text that is not an event as [`Event::write_json`] writes it.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidEvent {
+    /// Not the JSON of an event.
+    #[error("it is not an event")]
+    Json(#[from] serde_json::Error),
+    /// A topic or type out of rule.
+    #[error("its topic or type is out of rule: {0}")]
+    Name(#[from] InvalidName),
+    /// A key out of rule.
+    #[error(transparent)]
+    Key(#[from] InvalidKey),
+    /// Data out of rule.
+    #[error(transparent)]
+    Data(#[from] DataTooLarge),
+    /// Its id is not one.
+    #[error(transparent)]
+    Id(#[from] InvalidEventId),
+    /// Its time is not one.
+    #[error(transparent)]
+    Time(#[from] InvalidTimestamp),
+}
+
+impl FromStr for Event {
+    type Err = InvalidEvent;
+
+    /// Reads what [`Event::write_json`] wrote.
+    fn from_str(line: &str) -> Result<Self, InvalidEvent> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Line<'a> {
+            #[serde(borrow)]
+            id: &'a RawValue,
+            #[serde(borrow)]
+            topic: Cow<'a, str>,
+            #[serde(borrow, rename = "type")]
+            event_type: Cow<'a, str>,
+            #[serde(borrow)]
+            data: &'a RawValue,
+            #[serde(borrow)]
+            created_at: Cow<'a, str>,
+            #[serde(borrow)]
+            key: Option<Cow<'a, str>>,
+        }
+        let line: Line<'_> = serde_json::from_str(line)?;
+        Ok(Self {
+            id: line.id.get().parse()?,
+            topic: Topic::new(&line.topic)?,
+            event_type: match &*line.event_type {
+                EventType::ERASED => EventType::erased(),
+                name => EventType::new(name)?,
+            },
+            data: Data::from_json(line.data)?,
+            created_at: line.created_at.parse()?,
+            key: line.key.as_deref().map(Key::new).transpose()?,
+        })
     }
 }
 

@@ -8,6 +8,7 @@
 //! * Ids and times grow along the log; an id is never used twice (`autoincrement`).
 //! * A read takes one page and ends. No statement stays open while a subscriber is slow: that would pin the WAL.
 
+mod copy;
 mod highest;
 
 use std::{
@@ -28,6 +29,7 @@ use sqlx::{
     },
 };
 
+pub use self::copy::{CopyError, Findings, backup, check, restore};
 use self::highest::{Highest, UNNOTED_MAX_IDS};
 use crate::{
     event::{Data, Event, EventId, EventType, Key, NewEvent, Timestamp, Topic},
@@ -341,6 +343,35 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
     ))
 }
 
+/// Opens the file at `path` to read it, and changes nothing. A hub may run on it meanwhile.
+pub async fn open_to_read(path: &Path) -> Result<EventLog, OpenError> {
+    refuse_foreign(path).await?;
+    let failed = |source: sqlx::Error| open_error(path, source);
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+        .read_only(true);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(options)
+        .await
+        .map_err(failed)?;
+    let mut connection = pool.acquire().await.map_err(failed)?;
+    let id: String = sqlx::query_scalar("select id from log")
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    let lost = all_lost(&mut connection).await.map_err(failed)?;
+    drop(connection);
+    Ok(EventLog {
+        pool,
+        path: path.into(),
+        id: id.into(),
+        lost,
+    })
+}
+
 /// Two hubs on one file would each announce only their own events.
 fn lock(path: &Path) -> Result<File, OpenError> {
     let lock_path = beside(path, "-lock");
@@ -478,6 +509,11 @@ async fn all_lost(connection: &mut SqliteConnection) -> Result<Arc<[Lost]>, sqlx
     Ok(lost.collect())
 }
 
+const IMPORT: &str = "
+insert into events (id, topic, type, data, created_at, key)
+select event.value ->> 0, event.value ->> 1, event.value ->> 2, event.value ->> 3, event.value ->> 4, event.value ->> 5
+from json_each(?1) as event";
+
 const FIND_KEYS: &str = "
 select events.id, events.topic, events.type, events.data, events.created_at, events.key
 from json_each(?1) as asked
@@ -559,6 +595,38 @@ impl Appender {
             self.last_created_at = draft.created_at;
         }
         Ok(outcomes)
+    }
+
+    /// Commits events of another file as they are, with their ids and times, all of them in one transaction. They come in the
+    /// order of their ids, all above the last id.
+    pub async fn import(&mut self, events: &[Event]) -> Result<(), Error> {
+        let Some(last) = events.last() else {
+            return Ok(());
+        };
+        assert!(
+            events[0].id > self.last_id && events.is_sorted_by(|a, b| a.id < b.id),
+            "ids only grow"
+        );
+        let rows: Vec<_> = events
+            .iter()
+            .map(|event| {
+                let (topic, event_type, data, key) = as_row(event);
+                let created_at = event.created_at.as_millis();
+                (event.id, topic, event_type, data, created_at, key)
+            })
+            .collect();
+        sqlx::query(IMPORT)
+            .bind(serde_json::to_string(&rows).expect("strings always serialize into memory"))
+            .execute(&mut self.connection)
+            .await?;
+        self.last_id = last.id;
+        self.last_created_at = last.created_at;
+        Ok(())
+    }
+
+    /// The time of the newest event.
+    pub fn last_created_at(&self) -> Timestamp {
+        self.last_created_at
     }
 
     /// Erases an event's data, type and key for good, and appends an event that tells of it, in one transaction. `None`:
@@ -878,6 +946,8 @@ const COUNT: &str = "select count(*) from events";
 
 const FIRST_ID: &str = "select min(id) from events";
 
+const LAST_ID: &str = "select coalesce((select seq from sqlite_sequence where name = 'events'), 0)";
+
 const NTH_ID: &str = "
 select coalesce(
     (select id from events order by id limit 1 offset ?1),
@@ -1026,6 +1096,12 @@ impl EventLog {
             .fetch_optional(&self.pool)
             .await?;
         Ok(row.as_ref().map(event_from_row).transpose()?)
+    }
+
+    /// The newest id there ever was; zero if none.
+    pub async fn last_id(&self) -> Result<EventId, Error> {
+        let last: i64 = sqlx::query_scalar(LAST_ID).fetch_one(&self.pool).await?;
+        Ok(EventId::from_row(last))
     }
 
     /// The id of the oldest event kept; `None` if there is none.

@@ -93,6 +93,8 @@ pub struct Bounds {
 /// The hub at a glance.
 #[derive(Debug, Clone, Copy)]
 pub struct Stats {
+    /// The log's own id.
+    pub log_id: Box<str>,
     /// Subscriptions that are open.
     pub subscribers: usize,
     /// Events kept.
@@ -243,6 +245,7 @@ impl Hub {
     /// The hub at a glance. Costs two looks at the file system, and nothing that grows with the log.
     pub async fn stats(&self) -> Stats {
         Stats {
+            log_id: self.shared.log.id().into(),
             subscribers: self.shared.feeds.listeners(),
             events: self.shared.events.load(Relaxed),
             bounds: self.bounds(),
@@ -276,6 +279,11 @@ impl Hub {
     pub async fn trim_step(&self, trim: &Trim) -> Result<Option<u64>, ChoreError> {
         let trim = trim.clone();
         self.chore(|reply| Chore::Trim { trim, reply }).await
+    }
+
+    /// Has the notes of trimmed topics dropped that tell no more than the first id does.
+    pub async fn forget_marks(&self) -> Result<(), ChoreError> {
+        self.chore(Chore::ForgetMarks).await
     }
 
     /// Has a few free pages of the file given back to the system.

@@ -79,6 +79,7 @@ impl Retention<'_> {
         if trimmed > 0 {
             let first_id = self.hub.bounds().first_id.as_i64();
             tracing::debug!(trimmed_events = trimmed, first_id, "trimmed");
+            self.hub.forget_marks().await?;
         }
         self.shrink().await?;
         self.hub.clean_wal().await

@@ -21,6 +21,7 @@ impl IntoResponse for HubStats {
         let stats = self.0;
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "log_id": &*stats.log_id,
             "uptime_seconds": stats.uptime.as_secs(),
             "subscribers": stats.subscribers,
             "events": stats.events,
@@ -55,6 +56,14 @@ fn stats_schema() -> MetaSchema {
                 MetaSchema::new("string"),
                 "The version of the hub.",
                 json!(env!("CARGO_PKG_VERSION")),
+            ),
+        ),
+        (
+            "log_id",
+            field(
+                MetaSchema::new("string"),
+                "The log's own id: a cursor of one log means nothing in another.",
+                json!("5f6c1d0e-8f0b-4c7e-9d43-0b8a0d6f5a11"),
             ),
         ),
         (

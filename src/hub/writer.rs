@@ -64,6 +64,8 @@ pub(super) enum Chore {
         events: u64,
         reply: ChoreReply<Arc<Event>>,
     },
+    /// Drop the notes of trimmed topics that the first id tells as well.
+    ForgetMarks(ChoreReply<()>),
     /// Give free pages back to the system.
     Shrink(ChoreReply<()>),
     /// Empty the WAL into the file, if no reader is in the way.
@@ -226,6 +228,7 @@ impl Writer {
                 self.shared.wal_is_stale.store(true, Release);
                 _ = reply.send(self.appender.shrink().await);
             }
+            Chore::ForgetMarks(reply) => _ = reply.send(self.appender.forget_marks().await),
             Chore::CleanWal(reply) => _ = reply.send(self.clean_wal().await),
         }
     }

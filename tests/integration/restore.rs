@@ -144,6 +144,7 @@ async fn every_answer_names_the_log() {
         id.parse::<uuid::Uuid>().unwrap().get_version_num() == 4,
         "{id}"
     );
+    assert_eq!(hub.get_json("/stats").await["log_id"], id);
     let stream = hub.follow("").await;
     assert_eq!(stream.header("segno-log-id"), id);
     let refused = answer(hub.post_json("/events", "rubbish")).await;

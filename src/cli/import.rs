@@ -1,0 +1,146 @@
+//! `segno import`.
+
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, BufRead, BufReader},
+    mem,
+};
+
+use anyhow::{Context, bail};
+
+use super::{print, progress::Progress};
+use crate::{
+    config::ImportConfig,
+    event::Event,
+    event_log::{self, Appender, EventLog, Order, Range},
+    filter::Filter,
+};
+
+/// Events of one commit.
+const COMMIT_MAX_EVENTS: usize = 10_000;
+
+/// Bytes of data after which a commit is made.
+const COMMIT_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Events of the log that are compared at a time.
+const PAGE_EVENTS: usize = 1000;
+
+pub(super) async fn run(config: ImportConfig) -> anyhow::Result<()> {
+    let (input, bytes): (Box<dyn BufRead>, u64) = match &config.file {
+        Some(path) => {
+            let file =
+                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let bytes = file.metadata()?.len();
+            (Box::new(BufReader::new(file)), bytes)
+        }
+        None => (Box::new(io::stdin().lock()), 0),
+    };
+    let (log, appender) = event_log::open(&config.log.db).await?;
+    let mut import = Import {
+        log,
+        appender,
+        known: VecDeque::new(),
+        waiting: Vec::new(),
+        waiting_bytes: 0,
+        imported: 0,
+        skipped: 0,
+    };
+    let read = import.read(input, Progress::new(bytes)).await;
+    // What was read before a bad line is good.
+    import.commit().await?;
+    let last_id = import.appender.last_id();
+    import.log.close().await;
+    import.appender.close().await?;
+    print(&format!(
+        "{} events imported, {} were there before; the last id is {last_id}\n",
+        import.imported, import.skipped
+    ))?;
+    read
+}
+
+struct Import {
+    log: EventLog,
+    appender: Appender,
+    /// Events of the log that the next lines are compared with: those of a run that was broken off.
+    known: VecDeque<Event>,
+    waiting: Vec<Event>,
+    waiting_bytes: usize,
+    imported: u64,
+    skipped: u64,
+}
+
+impl Import {
+    async fn read(
+        &mut self,
+        input: Box<dyn BufRead>,
+        mut progress: Progress,
+    ) -> anyhow::Result<()> {
+        let mut read_bytes = 0;
+        for (number, line) in (1..).zip(input.lines()) {
+            let line = line.context("cannot read the events")?;
+            read_bytes += u64::try_from(line.len()).expect("a line is short") + 1;
+            if line.is_empty() {
+                continue;
+            }
+            let event = line
+                .parse()
+                .with_context(|| format!("line {number} is not an event that was exported"))?;
+            self.take(event)
+                .await
+                .with_context(|| format!("line {number}"))?;
+            progress.draw(read_bytes, self.imported);
+        }
+        progress.end(self.imported);
+        Ok(())
+    }
+
+    async fn take(&mut self, event: Event) -> anyhow::Result<()> {
+        if event.id <= self.appender.last_id() {
+            return self.skip(&event).await;
+        }
+        let (last_id, last_created_at) = match self.waiting.last() {
+            Some(last) => (last.id, last.created_at),
+            None => (self.appender.last_id(), self.appender.last_created_at()),
+        };
+        if event.id <= last_id || event.created_at < last_created_at {
+            bail!("event {} does not come after event {last_id}", event.id);
+        }
+        self.waiting_bytes += event.data.as_str().len();
+        self.waiting.push(event);
+        if self.waiting.len() == COMMIT_MAX_EVENTS || self.waiting_bytes >= COMMIT_MAX_BYTES {
+            self.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// An event that was imported before is passed over, if it is the same.
+    async fn skip(&mut self, event: &Event) -> anyhow::Result<()> {
+        if self.known.is_empty() {
+            let range = Range::after(event.id.previous());
+            let page = self
+                .log
+                .page(&Filter::default(), range, Order::Ascending, PAGE_EVENTS)
+                .await?;
+            self.known = page.events.into();
+        }
+        match self.known.pop_front() {
+            Some(known) if known == *event => {
+                self.skipped += 1;
+                Ok(())
+            }
+            _ => bail!(
+                "event {} is not the one that the log has; import into a new file",
+                event.id
+            ),
+        }
+    }
+
+    async fn commit(&mut self) -> anyhow::Result<()> {
+        let events = mem::take(&mut self.waiting);
+        self.waiting_bytes = 0;
+        self.appender.import(&events).await?;
+        self.imported += u64::try_from(events.len()).expect("a commit is small");
+        Ok(())
+    }
+}
