@@ -91,7 +91,7 @@ pub struct Bounds {
 }
 
 /// The hub at a glance.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Stats {
     /// The log's own id.
     pub log_id: Box<str>,

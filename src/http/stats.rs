@@ -11,7 +11,7 @@ use crate::hub::Stats;
 
 /// The answer of `GET /stats`.
 ///
-/// Shape: `{"version":"0.1.0","uptime_seconds":60,"subscribers":2,"events":9,"first_id":1,"last_id":9,"file_bytes":4096,
+/// Shape: `{"version":"0.1.0","log_id":"…","uptime_seconds":60,"subscribers":2,"events":9,"first_id":1,"last_id":9,"file_bytes":4096,
 /// "wal_bytes":0}`.
 #[derive(Debug)]
 pub(super) struct HubStats(pub(super) Stats);
