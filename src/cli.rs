@@ -1,4 +1,4 @@
-//! The command line: `segno serve`, `publish` and `tail`; `backup`, `restore`, `export`, `import` and `check`, which work on
+//! The command line: `segno serve`, `publish`, `tail` and `ready`; `backup`, `restore`, `export`, `import` and `check`, which work on
 //! the file; `bench` and `openapi`.
 
 mod backup;
@@ -8,6 +8,7 @@ mod export;
 mod import;
 mod progress;
 mod publish;
+mod ready;
 mod restore;
 mod serve;
 mod tail;
@@ -15,7 +16,7 @@ mod tail;
 use clap::{Parser, Subcommand};
 
 use crate::config::{
-    BackupConfig, BenchConfig, CheckConfig, ExportConfig, ImportConfig, PublishConfig,
+    BackupConfig, BenchConfig, CheckConfig, ExportConfig, ImportConfig, PublishConfig, ReadyConfig,
     RestoreConfig, ServeConfig, TailConfig,
 };
 
@@ -56,6 +57,8 @@ enum Command {
     /// was missing, came twice or out of order.
     #[command(subcommand)]
     Bench(BenchConfig),
+    /// Ask whether the hub would take an event now: exit code 0 if so, else 1 and the reason.
+    Ready(ReadyConfig),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -73,6 +76,7 @@ impl Cli {
             Command::Import(config) => import::run(config).await,
             Command::Check(config) => check::run(config).await,
             Command::Bench(config) => bench::run(config).await,
+            Command::Ready(config) => ready::run(config).await,
             Command::Openapi => print(&crate::http::openapi_document()),
         }
     }

@@ -28,6 +28,12 @@ const RETRY_MAX: Duration = Duration::from_secs(15);
 /// Longest wait for a connection, and for the head of an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Longest wait for the hub to say whether it is ready. Its answer needs no work, so one that takes longer is a no.
+const READY_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Wait between questions whether the hub is ready: short, because whoever asks waits to begin.
+const READY_INTERVAL: Duration = Duration::from_millis(200);
+
 /// A hub. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -148,6 +154,33 @@ impl Client {
             detail: format!("the answer is not that of a hub: {error}"),
         })?;
         Ok(ids.ids)
+    }
+
+    /// Asks whether the hub would take an event now; asks again for `wait` while it says no, or nothing. The error is that
+    /// of the last answer.
+    pub async fn ready(&self, wait: Duration) -> Result<(), Error> {
+        let give_up = Instant::now() + wait;
+        loop {
+            let error = match self.ready_now().await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            if !error.may_pass() || Instant::now() + READY_INTERVAL > give_up {
+                return Err(error);
+            }
+            sleep(READY_INTERVAL).await;
+        }
+    }
+
+    async fn ready_now(&self) -> Result<(), Error> {
+        let asked = async {
+            let request = self.http.get(self.at("/health/ready"));
+            let answer = request.send().await.map_err(Error::Unreachable)?;
+            accepted(answer).await.map(drop)
+        };
+        timeout(READY_TIMEOUT, asked)
+            .await
+            .unwrap_or(Err(Error::Silent(READY_TIMEOUT)))
     }
 
     /// Follows what `query` asks for. Connects when the first message is asked for.

@@ -352,6 +352,18 @@ pub struct TailConfig {
     pub hub: HubAddress,
 }
 
+/// What `segno ready` may be told.
+#[derive(Debug, Clone, Args)]
+pub struct ReadyConfig {
+    /// How long to ask again while the hub is not ready, such as `30s`. Asks once if not given.
+    #[arg(long, default_value = "0s", value_parser = parse_duration)]
+    pub wait: Duration,
+
+    /// Where the hub is.
+    #[command(flatten)]
+    pub hub: HubAddress,
+}
+
 /// What `segno bench` may be told.
 #[derive(Debug, Clone, Subcommand)]
 pub enum BenchConfig {

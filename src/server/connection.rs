@@ -102,7 +102,7 @@ pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
         let served = Pin::new(&mut connection).poll(context);
         match set(&handover, Handover::Never) {
             Handover::Stream(stream) => Poll::Ready(Some(stream)),
-            state => {
+            state @ (Handover::FirstRequest | Handover::Never) => {
                 set(&handover, state);
                 served.map(|_| None)
             }

@@ -288,6 +288,48 @@ async fn tail_remembers_its_cursor_across_runs_and_restarts() {
 }
 
 #[tokio::test]
+async fn ready_waits_for_the_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let url = format!("http://127.0.0.1:{port}");
+    let refused = run(command(&["ready"], &url), "").await;
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).starts_with("segno: no answer from the hub"),
+        "{refused:?}"
+    );
+
+    let waiting = tokio::spawn(run(command(&["ready", "--wait", "10m"], &url), ""));
+    let program = Program::start(folder.path(), port).await;
+    let ready = waiting.await.unwrap();
+    assert_eq!((ready.status.code(), text(&ready.stderr)), (Some(0), ""));
+    assert_eq!(
+        run(command(&["ready"], &url), "").await.status.code(),
+        Some(0)
+    );
+
+    program.signal("STOP");
+    let stopped = run(command(&["ready"], &url), "").await;
+    assert_eq!(stopped.status.code(), Some(1));
+    assert_eq!(
+        text(&stopped.stderr),
+        "segno: nothing came from the hub for 3s\n"
+    );
+}
+
+#[tokio::test]
+async fn ready_does_not_wait_for_what_is_no_hub() {
+    let hub = TestHub::start().await;
+    let nowhere = hub.url("/nowhere");
+    let output = run(command(&["ready", "--wait", "10m"], &nowhere), "").await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("(unknown_path)"),
+        "{output:?}"
+    );
+}
+
+#[tokio::test]
 async fn openapi_prints_the_document() {
     let output = run(command(&["openapi"], ""), "").await;
     assert_eq!(text(&output.stdout), segno::http::openapi_document());

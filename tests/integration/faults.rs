@@ -233,6 +233,16 @@ async fn a_full_disk_is_told_nothing_is_half_written_and_it_works_again() {
         "{ready:?}"
     );
     assert!(ready.body.contains("the disk is full"), "{ready:?}");
+    let told = segno()
+        .arg("ready")
+        .env("SEGNO_URL", hub.url(""))
+        .output()
+        .unwrap();
+    assert_eq!(told.status.code(), Some(1), "{told:?}");
+    assert!(
+        String::from_utf8_lossy(&told.stderr).contains("the disk is full"),
+        "{told:?}"
+    );
     assert_eq!(answer(hub.get("/health/live")).await.status, 200);
     assert_eq!(
         hub.get_json("/events/1").await["data"],

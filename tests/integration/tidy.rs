@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// A word, the modules that may say it, and why no other may.
@@ -135,4 +136,29 @@ fn main_is_small() {
         .find(|(file, _)| file == "main.rs")
         .unwrap();
     assert!(main.lines().count() < 40);
+}
+
+/// The Dockerfile builds the dependencies from the manifest and an empty program. Cargo looks for a test or bench that has
+/// no `path` of its own, and then finds none.
+#[test]
+fn the_manifest_alone_is_enough_to_build_the_dependencies() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        fs::copy(root.join(file), folder.path().join(file)).unwrap();
+    }
+    fs::create_dir(folder.path().join("src")).unwrap();
+    for file in ["src/lib.rs", "src/main.rs"] {
+        fs::write(folder.path().join(file), "").unwrap();
+    }
+    let read = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version=1"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(
+        read.status.success(),
+        "{}",
+        String::from_utf8_lossy(&read.stderr)
+    );
 }
