@@ -543,7 +543,7 @@ async fn prints(script: &str, program: &str, folder: &Path, expected: &[&str]) {
     let last_id = expected.last().unwrap().split(' ').next().unwrap();
     // It remembers its place after it has printed.
     while printed().lines().count() < expected.len()
-        || std::fs::read_to_string(&state).is_ok_and(|cursor| cursor.trim() != last_id)
+        || std::fs::read_to_string(&state).is_ok_and(|state| state.lines().next() != Some(last_id))
     {
         assert!(Instant::now() < deadline, "{script}\nprinted {}", printed());
         tokio::time::sleep(Duration::from_millis(20)).await;
