@@ -136,7 +136,7 @@ async fn bench_tells_of_a_lost_event_and_fails() {
     .execute(&mut connection)
     .await
     .unwrap();
-    let args = ["replay", "--events=20000", "--bytes=1000", "--duration=1ms"];
+    let args = ["replay", "--events=10000", "--bytes=1000", "--duration=1ms"];
     let (output, report) = bench(&hub, &args).await;
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert_eq!(
