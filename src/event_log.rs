@@ -524,6 +524,12 @@ insert into events (id, topic, type, data, created_at, key)
 select ?2 + event.key, event.value ->> 0, event.value ->> 1, event.value ->> 2, ?3, event.value ->> 3
 from json_each(?1) as event";
 
+const PROBE: &[&str] = &[
+    "insert into events (id, topic, type, data, created_at) values (?1 + 1, 'segno.probe', 'segno.probe', 'null', 0)",
+    "delete from events where id = ?1 + 1",
+    "update sqlite_sequence set seq = ?1 where name = 'events'",
+];
+
 /// The first so many rows of the log, or as many as have so many bytes.
 const TRIM_STEP: &str = "
 with
@@ -632,10 +638,20 @@ impl Appender {
     /// Erases an event's data, type and key for good, and appends an event that tells of it, in one transaction. `None`:
     /// there is no such event.
     pub async fn erase(&mut self, id: EventId) -> Result<Option<Erased>, Error> {
-        let mut tx = self.connection.begin().await?;
+        self.begin().await?;
+        let erased = self.erase_inside(id).await;
+        let erased = self.end(erased).await?;
+        if let Some(notice) = erased.as_ref().and_then(|erased| erased.notice.as_ref()) {
+            self.last_id = notice.id;
+            self.last_created_at = notice.created_at;
+        }
+        Ok(erased)
+    }
+
+    async fn erase_inside(&mut self, id: EventId) -> Result<Option<Erased>, Error> {
         let found = sqlx::query(EVENT)
             .bind(id.as_i64())
-            .fetch_optional(&mut *tx)
+            .fetch_optional(&mut self.connection)
             .await?;
         let Some(row) = found else { return Ok(None) };
         let event = event_from_row(&row)?;
@@ -655,7 +671,7 @@ impl Appender {
             .bind(id.as_i64())
             .bind(event.event_type.as_str())
             .bind(event.data.as_str())
-            .execute(&mut *tx)
+            .execute(&mut self.connection)
             .await?;
         let notice = Event {
             id: self.last_id.next(),
@@ -663,14 +679,37 @@ impl Appender {
             ..event.clone()
         };
         let notice = Arc::new(notice);
-        insert(&mut tx, std::slice::from_ref(&notice)).await?;
-        tx.commit().await?;
-        self.last_id = notice.id;
-        self.last_created_at = notice.created_at;
+        insert(&mut self.connection, std::slice::from_ref(&notice)).await?;
         Ok(Some(Erased {
             event: event.into(),
             notice: Some(notice),
         }))
+    }
+
+    /// Begins a transaction, by hand: sqlx's own count how deep they are, and the count is wrong once SQLite has rolled back
+    /// by itself, as it may on a full disk. What is appended later would then be in a transaction that nobody commits.
+    async fn begin(&mut self) -> Result<(), Error> {
+        sqlx::query("begin immediate")
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Commits what was begun, if it was done, else takes it back.
+    async fn end<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        let ended = match done {
+            Ok(value) => sqlx::query("commit")
+                .execute(&mut self.connection)
+                .await
+                .map(|_| value)
+                .map_err(Error::from),
+            Err(error) => Err(error),
+        };
+        if ended.is_err() {
+            // Refused where SQLite has rolled back by itself.
+            _ = sqlx::query("rollback").execute(&mut self.connection).await;
+        }
+        ended
     }
 
     /// Appends an event that tells that so many events of `topic` were erased, all up to `through`.
@@ -792,11 +831,22 @@ impl Appender {
         Ok(busy == 0)
     }
 
-    /// Tries whether a commit works, by writing a number into the file that is there already.
+    /// Tries whether an event could be committed, by one that is taken back in the same transaction.
+    ///
+    /// It writes the same pages as an event does: on a disk that is nearly full, less might fit where an event does not.
     pub async fn probe(&mut self) -> Result<(), Error> {
-        sqlx::query("pragma user_version = 0")
-            .execute(&mut self.connection)
-            .await?;
+        self.begin().await?;
+        let probed = self.probe_inside().await;
+        self.end(probed).await
+    }
+
+    async fn probe_inside(&mut self) -> Result<(), Error> {
+        for sql in PROBE {
+            sqlx::query(*sql)
+                .bind(self.last_id.as_i64())
+                .execute(&mut self.connection)
+                .await?;
+        }
         Ok(())
     }
 

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::test_hub::{Program, TestHub, answer, config, free_port, segno, within};
+use super::test_hub::{Program, TestHub, answer, config, free_port, reqwest_client, segno, within};
 
 async fn start_error(folder: &Path) -> String {
     match Server::start(config(folder)).await {
@@ -226,6 +226,10 @@ async fn a_full_disk_is_told_nothing_is_half_written_and_it_works_again() {
         small = answer(hub.post("/topics/t").body("x")).await;
     }
     assert_eq!(small.code(), "disk_full");
+    for _ in 0..2 {
+        let erasure = reqwest_client().delete(hub.url("/events/1"));
+        assert_eq!(answer(erasure).await.code(), "disk_full");
+    }
     let ready = answer(hub.get("/health/ready")).await;
     assert_eq!(
         (ready.status.as_u16(), ready.code().as_str()),
