@@ -1,5 +1,7 @@
 //! `segno serve`.
 
+use std::io::IsTerminal;
+
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +60,8 @@ fn trace_to_stderr(format: LogFormat) {
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
+        // Colours are for a person; in a file, or in the log of a container, they are rubbish.
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false);
     match format {
         LogFormat::Text => subscriber.init(),

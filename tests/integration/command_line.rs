@@ -138,6 +138,33 @@ async fn with_log_format_json_every_line_is_json() {
 }
 
 #[tokio::test]
+async fn traces_have_no_colours_where_no_terminal_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = segno()
+        .args(["serve", "--listen", "127.0.0.1:0"])
+        .current_dir(folder.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut greeting = BufReader::new(child.stdout.take().unwrap());
+    greeting.read_line(&mut String::new()).unwrap();
+    assert!(
+        Command::new("kill")
+            .arg(child.id().to_string())
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = child.wait_with_output().unwrap();
+    let traces = text(&output.stderr);
+    assert!(
+        traces.contains("draining") && !traces.contains('\x1b'),
+        "{traces:?}"
+    );
+}
+
+#[tokio::test]
 async fn publish_takes_an_argument_or_lines() {
     let hub = TestHub::start().await;
     let url = hub.url("");
