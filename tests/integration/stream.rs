@@ -239,7 +239,6 @@ async fn a_stream_outlives_every_timer() {
     assert_eq!(stream.next_data().await, [r#""x""#]);
 }
 
-/// What nobody could publish is written into the file by hand; it must not forge a field.
 #[tokio::test]
 async fn a_cursor_beyond_the_last_event_is_told_and_reading_goes_on_from_the_first() {
     let hub = TestHub::start().await;
