@@ -292,7 +292,8 @@ mod tests {
         let mut same = feeds.join(&filter(&["c", "a"])).unwrap();
         let mut wide = feeds.join(&filter(&["b*"])).unwrap();
         let mut all = feeds.join(&filter(&[])).unwrap();
-        assert_eq!((feeds.table().feeds.len(), feeds.listeners()), (3, 4));
+        assert_eq!(feeds.table().feeds.len(), 3);
+        assert_eq!(feeds.listeners(), 4);
         feeds.announce(&[event(1, "a"), event(2, "b1"), event(3, "c"), event(4, "d")]);
         assert_eq!(ids(&mut some), [1, 3]);
         assert_eq!(ids(&mut same), [1, 3]);
