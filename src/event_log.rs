@@ -1306,3 +1306,35 @@ fn summary_from_row(row: &SqliteRow) -> Result<TopicSummary, sqlx::Error> {
         last_created_at: Timestamp::from_millis(row.try_get(4)?),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keyed(key: &str, data: &str) -> NewEvent {
+        NewEvent {
+            topic: Topic::new("t").unwrap(),
+            event_type: EventType::default(),
+            data: Data::from_text(data).unwrap(),
+            key: Some(Key::new(key).unwrap()),
+        }
+    }
+
+    /// Two publishers in one commit: what the refused list named is free for the other, and so are its ids.
+    #[test]
+    fn a_list_that_is_refused_leaves_nothing_in_its_transaction() {
+        let mut draft = Draft {
+            last_id: EventId::ZERO,
+            created_at: Timestamp::from_millis(0),
+            fresh: Vec::new(),
+            keyed: KeyedEvents::new(),
+        };
+        draft.take(vec![keyed("known", "a")]).unwrap();
+        let refused = draft.take(vec![keyed("new", "b"), keyed("known", "other")]);
+        assert_eq!(refused.unwrap_err().id, EventId::ZERO.next());
+        let stored = draft.take(vec![keyed("new", "b")]).unwrap();
+        assert!(!stored[0].duplicate);
+        let ids: Vec<i64> = draft.fresh.iter().map(|event| event.id.as_i64()).collect();
+        assert_eq!(ids, [1, 2]);
+    }
+}

@@ -190,7 +190,7 @@ impl Subscription {
         loop {
             if self.behind {
                 if self.listener.receiver.is_closed() {
-                    // Never on to what the receiver still holds: that lies after a hole.
+                    // A drain does not wait for a long replay: the subscriber comes back with its cursor.
                     return Ok(None);
                 }
                 if let Some(gap) = self.take_gap().await? {
