@@ -10,7 +10,7 @@ use serde_json::json;
 
 use super::error::{Code, Problem};
 use crate::{
-    event::{EventId, EventType, Key, Timestamp, Topic},
+    event::{EventId, EventType, InvalidName, Key, NAME_MAX_BYTES, Timestamp, Topic},
     event_log::Order,
     filter::Pattern,
     hub::Start,
@@ -79,43 +79,48 @@ impl<T: Parameter> ParseFromParameter for Checked<T> {
     }
 }
 
+/// What the document says of a topic, a type, a key or a pattern.
+fn name_schema() -> MetaSchema {
+    MetaSchema {
+        max_length: Some(NAME_MAX_BYTES),
+        ..MetaSchema::new("string")
+    }
+}
+
+fn invalid_topic(text: &str, error: InvalidName) -> Problem {
+    Problem::new(Code::InvalidTopic, format_args!("topic '{text}': {error}"))
+}
+
+fn invalid_type(text: &str, error: InvalidName) -> Problem {
+    Problem::new(Code::InvalidType, format_args!("type '{text}': {error}"))
+}
+
 impl Parameter for Topic {
     fn schema() -> MetaSchema {
         MetaSchema {
             example: Some(json!("greetings")),
-            max_length: Some(255),
-            ..MetaSchema::new("string")
+            ..name_schema()
         }
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
-        Self::new(text).map_err(|error| {
-            Problem::new(Code::InvalidTopic, format_args!("topic '{text}': {error}"))
-        })
+        Self::new(text).map_err(|error| invalid_topic(text, error))
     }
 }
 
 impl Parameter for EventType {
     fn schema() -> MetaSchema {
-        MetaSchema {
-            max_length: Some(255),
-            ..MetaSchema::new("string")
-        }
+        name_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
-        Self::new(text).map_err(|error| {
-            Problem::new(Code::InvalidType, format_args!("type '{text}': {error}"))
-        })
+        Self::new(text).map_err(|error| invalid_type(text, error))
     }
 }
 
 impl Parameter for Key {
     fn schema() -> MetaSchema {
-        MetaSchema {
-            max_length: Some(255),
-            ..MetaSchema::new("string")
-        }
+        name_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -129,16 +134,13 @@ pub(super) struct TopicPattern(pub(super) Pattern);
 
 impl Parameter for TopicPattern {
     fn schema() -> MetaSchema {
-        MetaSchema {
-            max_length: Some(255),
-            ..MetaSchema::new("string")
-        }
+        name_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
-        Pattern::new(text).map(Self).map_err(|error| {
-            Problem::new(Code::InvalidTopic, format_args!("topic '{text}': {error}"))
-        })
+        Pattern::new(text)
+            .map(Self)
+            .map_err(|error| invalid_topic(text, error))
     }
 }
 
@@ -148,16 +150,13 @@ pub(super) struct TypePattern(pub(super) Pattern);
 
 impl Parameter for TypePattern {
     fn schema() -> MetaSchema {
-        MetaSchema {
-            max_length: Some(255),
-            ..MetaSchema::new("string")
-        }
+        name_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
-        Pattern::new(text).map(Self).map_err(|error| {
-            Problem::new(Code::InvalidType, format_args!("type '{text}': {error}"))
-        })
+        Pattern::new(text)
+            .map(Self)
+            .map_err(|error| invalid_type(text, error))
     }
 }
 
