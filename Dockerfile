@@ -3,6 +3,7 @@ WORKDIR /segno
 ENV CARGO_PROFILE_RELEASE_STRIP=symbols
 
 # The dependencies alone, under an empty program: this layer is built again only when they change.
+COPY .cargo .cargo
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && touch src/lib.rs \
