@@ -13,7 +13,7 @@ mod sse_frame;
 mod stats;
 mod stream;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 pub(crate) use self::stream::{EventStream, Framing, take_stream};
 
@@ -68,29 +68,69 @@ pub struct Settings {
 
 /// All that the hub answers to.
 pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
-    let log_id = hub.log().id().to_owned();
-    let service = service(Api {
+    let log_id = HeaderValue::from_str(hub.log().id());
+    let body_timeout = BodyTimeout(settings.body_timeout);
+    let api = Api {
         hub,
         heartbeat: settings.heartbeat,
-    });
-    let methods = Arc::new(Methods::of(&service.spec()));
-    let log_id = HeaderValue::from_str(&log_id).expect("a UUID has only letters, digits and '-'");
+    };
+    let service = service(api.clone());
+    let methods = Methods::of(&service.spec());
     let docs = service.swagger_ui();
     let spec = service.spec_endpoint();
-    console::add_to(Route::new())
-        .at("/openapi.json", poem::get(spec))
-        .nest("/docs", docs)
-        .nest("/", service)
-        .data(BodyTimeout(settings.body_timeout))
-        .around(move |endpoint, request| {
-            let (methods, log_id) = (methods.clone(), log_id.clone());
-            async move {
-                let mut response = answer(&*endpoint, request, &methods).await;
-                response.headers_mut().insert(LOG_ID_HEADER, log_id);
-                Ok(response)
-            }
-        })
-        .map_to_response()
+    HubEndpoint {
+        api,
+        body_timeout,
+        methods,
+        log_id: log_id.expect("a UUID has only letters, digits and '-'"),
+        routes: console::add_to(Route::new())
+            .at("/openapi.json", poem::get(spec))
+            .nest("/docs", docs)
+            .nest("/", service)
+            .data(body_timeout),
+    }
+}
+
+/// The routes, what is common to all answers, and a short way for the request that comes most often.
+struct HubEndpoint<E> {
+    api: Api,
+    body_timeout: BodyTimeout,
+    methods: Methods,
+    log_id: HeaderValue,
+    routes: E,
+}
+
+impl<E: Endpoint> Endpoint for HubEndpoint<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> poem::Result<Response> {
+        let mut response = if request.method() == Method::POST && request.uri().path() == "/events"
+        {
+            self.publish(request).await
+        } else {
+            answer(&self.routes, request, &self.methods).await
+        };
+        response
+            .headers_mut()
+            .insert(LOG_ID_HEADER, self.log_id.clone());
+        Ok(response)
+    }
+}
+
+impl<E> HubEndpoint<E> {
+    /// `POST /events` as the routes answer it, without the layers between: each copies the request and puts what it does into
+    /// a box of its own, which together took as long as all the hub does for an event.
+    async fn publish(&self, request: Request) -> Response {
+        let (request, mut body) = request.split();
+        let published = async {
+            let events = EventsBody::read(&request, &mut body, self.body_timeout).await?;
+            self.api.publish_events(events).await
+        };
+        match published.await {
+            Ok(published) => published.into_response(),
+            Err(problem) => problem.into_response(),
+        }
+    }
 }
 
 /// The OpenAPI document, as it stands under `openapi/`.
@@ -240,10 +280,7 @@ impl Api {
         operation_id = "publish"
     )]
     async fn publish(&self, body: EventsBody) -> Result<PublishedAny, Refused<PublishEvents>> {
-        Ok(PublishedAny(match body {
-            EventsBody::One(event) => Published::one(self.hub.publish(vec![event]).await?),
-            EventsBody::Batch(events) => Published::Batch(self.hub.publish(events).await?),
-        }))
+        Ok(PublishedAny(self.publish_events(body).await?))
     }
 
     /// Publish a body as it is
@@ -562,6 +599,13 @@ impl Api {
 }
 
 impl Api {
+    async fn publish_events(&self, events: EventsBody) -> Result<Published, Problem> {
+        Ok(match events {
+            EventsBody::One(event) => Published::one(self.hub.publish(vec![event]).await?),
+            EventsBody::Batch(events) => Published::Batch(self.hub.publish(events).await?),
+        })
+    }
+
     async fn send(
         &self,
         body: &MessageBody,

@@ -173,16 +173,21 @@ fn batch(events: impl Iterator<Item = Result<NewEvent, Problem>>) -> Result<Even
     Ok(EventsBody::Batch(events))
 }
 
+impl BodyTimeout {
+    fn of(request: &Request) -> Self {
+        *request
+            .data()
+            .expect("every request that is routed carries the settings")
+    }
+}
+
 /// Reads the whole body, if it is no longer than `max_bytes` and comes in time.
 async fn read_body(
     request: &Request,
     body: &mut RequestBody,
     max_bytes: usize,
+    BodyTimeout(timeout): BodyTimeout,
 ) -> Result<Bytes, Problem> {
-    let timeout = request
-        .data::<BodyTimeout>()
-        .expect("every request carries the settings")
-        .0;
     let body = body
         .take()
         .map_err(|error| Problem::new(Code::InvalidParameter, error))?;
@@ -321,16 +326,26 @@ impl<'a> ApiExtractor<'a> for EventsBody {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        Ok(match media_type(request).as_deref() {
+        Ok(Self::read(request, body, BodyTimeout::of(request)).await?)
+    }
+}
+
+impl EventsBody {
+    /// Reads an event or a batch.
+    pub(super) async fn read(
+        request: &Request,
+        body: &mut RequestBody,
+        timeout: BodyTimeout,
+    ) -> Result<Self, Problem> {
+        let parse = match media_type(request).as_deref() {
             Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
-                parse_ndjson(&read_body(request, body, BATCH_MAX_BYTES).await?)?
+                parse_ndjson
             }
-            None => parse_json(&read_body(request, body, BATCH_MAX_BYTES).await?)?,
-            Some(media_type) if is_json(media_type) => {
-                parse_json(&read_body(request, body, BATCH_MAX_BYTES).await?)?
-            }
-            Some(other) => return Err(unsupported(other, "application/json").into()),
-        })
+            None => parse_json,
+            Some(media_type) if is_json(media_type) => parse_json,
+            Some(other) => return Err(unsupported(other, "application/json")),
+        };
+        parse(&read_body(request, body, BATCH_MAX_BYTES, timeout).await?)
     }
 }
 
@@ -422,7 +437,13 @@ impl<'a> ApiExtractor<'a> for RawData {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let body = read_body(request, body, EVENT_BODY_MAX_BYTES).await?;
+        let body = read_body(
+            request,
+            body,
+            EVENT_BODY_MAX_BYTES,
+            BodyTimeout::of(request),
+        )
+        .await?;
         let says_json = media_type(request).is_some_and(|media_type| is_json(&media_type));
         let data = match serde_json::from_slice::<&RawValue>(&body) {
             Ok(json) => Data::from_json(json),
@@ -488,7 +509,13 @@ impl<'a> ApiExtractor<'a> for MessageBody {
         if let Some(other) = media_type(request).filter(|media_type| !is_json(media_type)) {
             return Err(unsupported(&other, "application/json").into());
         }
-        let body = read_body(request, body, EVENT_BODY_MAX_BYTES).await?;
+        let body = read_body(
+            request,
+            body,
+            EVENT_BODY_MAX_BYTES,
+            BodyTimeout::of(request),
+        )
+        .await?;
         Ok(Self(parse_object::<MessageJson>(&body)?.message))
     }
 }
