@@ -2,17 +2,21 @@
 
 use std::{io::Write, process::ExitCode};
 
+use anyhow::Context;
 use clap::Parser;
 use mimalloc::MiMalloc;
-use segno::cli::Cli;
+use segno::{cli::Cli, server};
 
 /// A tenth of what a publish cost was spent in the allocator of the system.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match Cli::parse().run().await {
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let run = server::runtime()
+        .context("cannot start threads")
+        .and_then(|runtime| runtime.block_on(cli.run()));
+    match run {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Where standard error is closed there is nobody to tell.
