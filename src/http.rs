@@ -15,7 +15,7 @@ mod stream;
 
 use std::{collections::HashMap, time::Duration};
 
-pub(crate) use self::stream::{EventStream, Framing, take_stream};
+pub(crate) use self::stream::{EventStream, Following, Framing, StreamKind, farewell, take_stream};
 
 use poem::{
     Endpoint, EndpointExt, IntoResponse, Request, Response, Route,
@@ -381,7 +381,7 @@ impl Api {
         last: Query<Option<Checked<Newest>>>,
         /// What stands in `data:`: the event's data, or the whole event, then without `event:` beside it.
         format: Query<Option<Checked<Format>>>,
-    ) -> Result<EventStream, Refused<Subscribing>> {
+    ) -> Result<Following, Refused<Subscribing>> {
         let filter = filter(topic.0, event_type.0)?;
         let format = optional(format.0)?.unwrap_or_default();
         let starts = Starts {
@@ -395,7 +395,10 @@ impl Api {
             last: optional(last.0)?.map(|newest| Start::Last(newest.0)),
         };
         let subscription = self.hub.subscribe(filter, starts.choose()?).await?;
-        Ok(EventStream::new(subscription, format, self.heartbeat))
+        Ok(Following {
+            stream: EventStream::new(subscription, format, self.heartbeat),
+            subscriber: self.hub.count_subscriber(),
+        })
     }
 
     /// Look back

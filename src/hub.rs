@@ -13,7 +13,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicI64, AtomicU64,
+            AtomicBool, AtomicI64, AtomicU64, AtomicUsize,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -75,6 +75,8 @@ struct Shared {
     committed: AtomicI64,
     /// The newest id announced. Raised after: every feed has been handed what lies up to here.
     announced: AtomicI64,
+    /// Subscribers there are.
+    subscribers: AtomicUsize,
     /// Events kept: counted once when the file is opened, and moved along by the writer.
     events: AtomicU64,
     opened: Instant,
@@ -95,7 +97,7 @@ pub struct Bounds {
 pub struct Stats {
     /// The log's own id.
     pub log_id: Box<str>,
-    /// Subscriptions that are open.
+    /// Streams that are open.
     pub subscribers: usize,
     /// Events kept.
     pub events: u64,
@@ -105,6 +107,16 @@ pub struct Stats {
     pub size: FileSize,
     /// Since the file was opened.
     pub uptime: Duration,
+}
+
+/// One who subscribes, counted until this is dropped. Subscribers may share a [`Subscription`].
+#[derive(Debug)]
+pub struct Subscriber(Arc<Shared>);
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.0.subscribers.fetch_sub(1, Relaxed);
+    }
 }
 
 /// Why the hub would refuse an event now.
@@ -157,6 +169,7 @@ impl Hub {
             wal_is_stale: AtomicBool::new(true),
             committed: AtomicI64::new(last_id.as_i64()),
             announced: AtomicI64::new(last_id.as_i64()),
+            subscribers: AtomicUsize::new(0),
             events: AtomicU64::new(events),
             opened: Instant::now(),
             draining: CancellationToken::new(),
@@ -204,6 +217,12 @@ impl Hub {
         Subscription::begin(self.clone(), filter, start).await
     }
 
+    /// Counts one subscriber more, as long as what is returned lives.
+    pub fn count_subscriber(&self) -> Subscriber {
+        self.shared.subscribers.fetch_add(1, Relaxed);
+        Subscriber(self.shared.clone())
+    }
+
     /// The events of a stretch, a page at a time; see [`EventLog::page`].
     pub async fn page(
         &self,
@@ -246,7 +265,7 @@ impl Hub {
     pub async fn stats(&self) -> Stats {
         Stats {
             log_id: self.shared.log.id().into(),
-            subscribers: self.shared.feeds.listeners(),
+            subscribers: self.shared.subscribers.load(Relaxed),
             events: self.shared.events.load(Relaxed),
             bounds: self.bounds(),
             size: self.shared.log.size().await,

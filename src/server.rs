@@ -3,6 +3,7 @@
 //! The accept loop and the connections are ours, over hyper's HTTP/1: poem's own server takes no limit on how long a
 //! request's head may take, spins when `accept` fails, and does not end while a stream is open.
 
+mod audience;
 mod connection;
 
 use std::{io, net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
@@ -19,7 +20,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::connection::Terms;
+use self::{audience::Audiences, connection::Terms};
 use crate::{
     config::ServeConfig,
     event_log,
@@ -101,10 +102,7 @@ impl Server {
             header_timeout: self.config.header_timeout,
             ending: CancellationToken::new(),
         };
-        let connections = Connections {
-            terms: Arc::new(terms),
-            tasks: TaskTracker::new(),
-        };
+        let connections = Connections::new(terms);
         let places = Arc::new(Semaphore::new(self.config.max_connections));
         tokio::select! {
             () = accept(self.listener, &connections, &places) => unreachable!("accepts for ever"),
@@ -159,10 +157,7 @@ pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
         header_timeout: Duration::from_secs(30),
         ending: CancellationToken::new(),
     };
-    let connections = Connections {
-        terms: Arc::new(terms),
-        tasks: TaskTracker::new(),
-    };
+    let connections = Connections::new(terms);
     let places = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
     let serving = async move { accept(listener, &connections, &places).await };
     Ok((address, serving))
@@ -183,6 +178,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 struct Connections<E> {
     terms: Arc<Terms<E>>,
     tasks: TaskTracker,
+    audiences: Arc<Audiences>,
 }
 
 async fn accept<E: Endpoint<Output = Response> + 'static>(
@@ -221,20 +217,26 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
+    fn new(terms: Terms<E>) -> Self {
+        let tasks = TaskTracker::new();
+        Self {
+            terms: Arc::new(terms),
+            audiences: Audiences::new(tasks.clone()),
+            tasks,
+        }
+    }
+
     fn spawn(&self, socket: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
         // An event should not wait for the acknowledgement of the one before. Where it cannot be set, it is only slower.
         _ = socket.set_nodelay(true);
         let local = LocalAddr(socket.local_addr().unwrap_or(remote).into());
         let remote = RemoteAddr(remote.into());
         let served = connection::serve(socket, local, remote, self.terms.clone());
-        let tasks = self.tasks.clone();
+        let audiences = self.audiences.clone();
         self.tasks.spawn(async move {
             if let Some(stream) = served.await {
-                // A task of its own, because that of a connection is as large as all that hyper needs.
-                tasks.spawn(async move {
-                    stream.run().await;
-                    drop(place);
-                });
+                // In another task, because that of a connection is as large as all that hyper needs.
+                audiences.serve(stream, place);
             }
         });
     }

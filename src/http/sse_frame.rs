@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What stands in the `data` of an event's frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Format {
     /// Its data.
     #[default]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use poem::{Body, IntoResponse, Response, http::header};
 use poem_openapi::{
     ApiResponse,
@@ -22,7 +22,8 @@ use super::{
 };
 use crate::{
     event::EventId,
-    hub::{Batch, Delivery, Start, Subscription},
+    filter::Filter,
+    hub::{Batch, Delivery, Start, Subscriber, Subscription},
 };
 
 /// How soon a client comes back after a cut: about 2 s, spread so that they do not come together.
@@ -96,8 +97,11 @@ impl Starts {
     }
 }
 
+/// What ends a body in chunks. Source: RFC 9112, 7.1.
+const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+
 /// How the blocks of a stream are told apart on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Framing {
     /// They are not: somebody else sees to that, or the end of the connection does.
     Plain,
@@ -105,7 +109,14 @@ pub(crate) enum Framing {
     Chunked,
 }
 
-/// The answer of `GET /sse`: what is sent to one subscriber.
+/// What a stream is of. Streams of one kind that have the same cursor are sent the same bytes from there on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct StreamKind {
+    filter: Arc<Filter>,
+    format: Format,
+}
+
+/// What is sent to a subscriber, or to several that have the same cursor.
 #[derive(Debug)]
 pub(crate) struct EventStream {
     subscription: Subscription,
@@ -118,7 +129,7 @@ pub(crate) struct EventStream {
     last_sent: Instant,
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Opening,
     Following,
@@ -139,7 +150,45 @@ impl EventStream {
         }
     }
 
-    /// The next bytes for the client; `None` at the end.
+    /// Another stream that goes on where this one is.
+    pub(crate) fn fork(&self) -> Self {
+        Self {
+            told: self.told,
+            stage: self.stage,
+            ..Self::new(self.subscription.fork(), self.format, self.heartbeat)
+        }
+    }
+
+    /// What it is a stream of.
+    pub(crate) fn kind(&self) -> StreamKind {
+        StreamKind {
+            filter: self.subscription.filter().clone(),
+            format: self.format,
+        }
+    }
+
+    /// Whether it follows what is announced, and has nothing to replay.
+    pub(crate) fn is_live(&self) -> bool {
+        self.stage == Stage::Following && self.subscription.is_live()
+    }
+
+    /// The cursor it has reached, moved over events that it did not want.
+    pub(crate) fn settle(&mut self) -> EventId {
+        self.subscription.settle();
+        self.subscription.cursor()
+    }
+
+    /// The next bytes, if they were announced already.
+    pub(crate) fn next_waiting(&mut self, framing: Framing) -> Option<Bytes> {
+        if !self.is_live() {
+            return None;
+        }
+        let batch = self.subscription.next_waiting()?;
+        self.last_sent = Instant::now();
+        Some(self.render(&batch, framing))
+    }
+
+    /// The next bytes for the client; `None` when nothing comes any more but the [`farewell`].
     ///
     /// Dropping the future is safe: the next call goes on where this one was.
     pub(crate) async fn next(&mut self, framing: Framing) -> Option<Bytes> {
@@ -150,30 +199,31 @@ impl EventStream {
                     sse_frame::write_opening(spread(RETRY), self.told, out);
                 })
             }
-            Stage::Following => self.follow(framing).await,
+            Stage::Following => self.follow(framing).await?,
             Stage::Ended => return None,
         };
         self.last_sent = Instant::now();
         Some(bytes)
     }
 
-    async fn follow(&mut self, framing: Framing) -> Bytes {
+    async fn follow(&mut self, framing: Framing) -> Option<Bytes> {
         loop {
             tokio::select! {
                 biased;
                 delivery = self.subscription.next() => return match delivery {
-                    Ok(Some(Delivery::Events(batch))) => {
-                        self.told = batch.last_id();
-                        render(&batch, self.format, framing)
-                    }
+                    Ok(Some(Delivery::Events(batch))) => Some(self.render(&batch, framing)),
                     Ok(Some(Delivery::Gap(gap))) => {
                         self.told = gap.cursor;
-                        encode(framing, |out| sse_frame::write_gap(&gap, out))
+                        Some(encode(framing, |out| sse_frame::write_gap(&gap, out)))
                     }
-                    Ok(None) => self.end(framing),
+                    Ok(None) => {
+                        self.stage = Stage::Ended;
+                        None
+                    }
                     Err(error) => {
                         tracing::error!(error = &error as &dyn std::error::Error, "a stream ended because the log failed");
-                        self.end(framing)
+                        self.stage = Stage::Ended;
+                        None
                     }
                 },
                 () = &mut self.quiet => {
@@ -182,7 +232,7 @@ impl EventStream {
                     let now = Instant::now();
                     self.quiet.as_mut().reset(if due > now { due } else { now + self.heartbeat });
                     if due <= now {
-                        return self.beat(framing);
+                        return Some(self.beat(framing));
                     }
                 }
             }
@@ -190,27 +240,47 @@ impl EventStream {
     }
 
     fn beat(&mut self, framing: Framing) -> Bytes {
-        self.subscription.settle();
-        let cursor = self.subscription.cursor();
+        let cursor = self.settle();
         let moved_to = (cursor > self.told).then_some(cursor);
         self.told = cursor;
         encode(framing, |out| sse_frame::write_heartbeat(moved_to, out))
     }
 
-    fn end(&mut self, framing: Framing) -> Bytes {
-        self.stage = Stage::Ended;
-        encode(framing, |out| {
-            sse_frame::write_farewell(spread(FAREWELL_RETRY), out)
-        })
+    fn render(&mut self, batch: &Batch, framing: Framing) -> Bytes {
+        self.told = batch.last_id();
+        render(batch, self.format, framing)
     }
+}
 
+/// The end of a stream for one subscriber: when to come back, which is another time for each.
+pub(crate) fn farewell(framing: Framing) -> Bytes {
+    let farewell = encode(framing, |out| {
+        sse_frame::write_farewell(spread(FAREWELL_RETRY), out);
+    });
+    match framing {
+        Framing::Plain => farewell,
+        Framing::Chunked => [&farewell[..], LAST_CHUNK].concat().into(),
+    }
+}
+
+/// The answer of `GET /sse`.
+#[derive(Debug)]
+pub(crate) struct Following {
+    /// What is sent.
+    pub(crate) stream: EventStream,
+    /// Who it is sent to.
+    pub(crate) subscriber: Subscriber,
+}
+
+impl Following {
     /// The stream as the body of an answer.
     pub(crate) fn into_body(self) -> Body {
-        let blocks = stream::unfold(self, |mut stream| async move {
-            let bytes = stream.next(Framing::Plain).await?;
-            Some((Ok::<_, std::io::Error>(bytes), stream))
+        let blocks = stream::unfold(self, |mut following| async move {
+            let bytes = following.stream.next(Framing::Plain).await?;
+            Some((bytes, following))
         });
-        Body::from_bytes_stream(blocks)
+        let farewell = stream::once(async { farewell(Framing::Plain) });
+        Body::from_bytes_stream(blocks.chain(farewell).map(Ok::<_, std::io::Error>))
     }
 }
 
@@ -256,9 +326,9 @@ fn framed(framing: Framing, bytes: Vec<u8>) -> Bytes {
 
 /// A stream on its way through the layers of an answer, which must be able to copy it and never do.
 #[derive(Debug, Clone)]
-struct Carried(Arc<Mutex<Option<EventStream>>>);
+struct Carried(Arc<Mutex<Option<Following>>>);
 
-impl IntoResponse for EventStream {
+impl IntoResponse for Following {
     /// The head alone. Whoever writes the answer [takes the stream](take_stream) and decides how it is sent.
     fn into_response(self) -> Response {
         Response::builder()
@@ -271,15 +341,15 @@ impl IntoResponse for EventStream {
 }
 
 /// The stream that is to follow this head, if the answer is one.
-pub(crate) fn take_stream(response: &mut Response) -> Option<EventStream> {
-    let Carried(stream) = response.extensions_mut().remove()?;
-    stream
+pub(crate) fn take_stream(response: &mut Response) -> Option<Following> {
+    let Carried(following) = response.extensions_mut().remove()?;
+    following
         .lock()
         .expect("nobody panics while holding it")
         .take()
 }
 
-impl ApiResponse for EventStream {
+impl ApiResponse for Following {
     fn meta() -> MetaResponses {
         let schema = MetaSchema {
             description: Some(

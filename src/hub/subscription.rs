@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, atomic::Ordering::Acquire};
 
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::{Batch, Bounds, Hub, feeds::Listener};
 use crate::{
@@ -169,6 +169,31 @@ impl Subscription {
         }
     }
 
+    /// Another subscription that goes on where this one is.
+    pub fn fork(&self) -> Self {
+        Self {
+            hub: self.hub.clone(),
+            filter: self.filter.clone(),
+            cursor: self.cursor,
+            // Hears what is announced from now on. What this one has waiting is in the log.
+            listener: self.hub.shared.feeds.join_again(&self.listener),
+            behind: true,
+            topic_trims: self.topic_trims,
+            trimmed_told: self.trimmed_told,
+            lost_told: self.lost_told,
+        }
+    }
+
+    /// What it wants.
+    pub fn filter(&self) -> &Arc<Filter> {
+        &self.filter
+    }
+
+    /// Whether it takes what is announced, and need not read the log.
+    pub fn is_live(&self) -> bool {
+        !self.behind
+    }
+
     /// The id up to which the subscriber has been given all it wants.
     pub fn cursor(&self) -> EventId {
         self.cursor
@@ -203,8 +228,7 @@ impl Subscription {
             }
             match self.listener.receiver.recv().await {
                 Ok(batch) => {
-                    if let Some(batch) = batch.after(self.cursor) {
-                        self.cursor = batch.last_id();
+                    if let Some(batch) = self.take(batch) {
                         return Ok(Some(Delivery::Events(batch)));
                     }
                 }
@@ -212,6 +236,29 @@ impl Subscription {
                 Err(RecvError::Closed) => return Ok(None),
             }
         }
+    }
+
+    /// What was announced and waits to be taken; `None` if nothing does, or if it must be read from the log.
+    pub fn next_waiting(&mut self) -> Option<Arc<Batch>> {
+        while !self.behind {
+            match self.listener.receiver.try_recv() {
+                Ok(batch) => {
+                    if let Some(batch) = self.take(batch) {
+                        return Some(batch);
+                    }
+                }
+                Err(TryRecvError::Lagged(_)) => self.behind = true,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return None,
+            }
+        }
+        None
+    }
+
+    /// What of `batch` is new.
+    fn take(&mut self, batch: Arc<Batch>) -> Option<Arc<Batch>> {
+        let batch = batch.after(self.cursor)?;
+        self.cursor = batch.last_id();
+        Some(batch)
     }
 
     /// Whether what lies after the cursor is gone; if so the cursor moves to where reading goes on.

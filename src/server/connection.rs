@@ -7,8 +7,7 @@
 use std::{
     convert::Infallible,
     future::{pending, poll_fn},
-    io,
-    pin::{Pin, pin},
+    pin::Pin,
     sync::{Arc, Mutex},
     task::Poll,
     time::{Duration, SystemTime},
@@ -21,10 +20,10 @@ use poem::{
     http::{Method, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream};
+use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{EventStream, Framing, take_stream};
+use crate::http::{Following, Framing, take_stream};
 
 /// Bytes of a connection that hyper holds, read or to be written. Bounds what a slow reader costs, and the head of a
 /// request.
@@ -42,17 +41,18 @@ pub(super) struct Terms<E> {
 /// A stream with a socket to itself.
 #[derive(Debug)]
 pub(super) struct StreamSocket {
-    socket: TcpStream,
-    head: Vec<u8>,
-    stream: EventStream,
-    framing: Framing,
+    pub(super) socket: TcpStream,
+    /// What is to be sent before the stream.
+    pub(super) head: Vec<u8>,
+    pub(super) following: Following,
+    pub(super) framing: Framing,
 }
 
 /// Whether a connection may still be handed over, and to what.
 #[derive(Debug)]
 enum Handover {
     FirstRequest,
-    Stream(Box<(Vec<u8>, EventStream, Framing)>),
+    Stream(Box<(Vec<u8>, Following, Framing)>),
     Never,
 }
 
@@ -116,12 +116,12 @@ pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
             None
         }
     };
-    let (head, stream, framing) = *stream?;
+    let (head, following, framing) = *stream?;
     let socket = connection.into_parts().io.into_inner();
     Some(StreamSocket {
         socket,
         head,
-        stream,
+        following,
         framing,
     })
 }
@@ -149,67 +149,4 @@ fn stream_head(response: &Response, framing: Framing) -> Vec<u8> {
     let date = httpdate::fmt_http_date(SystemTime::now());
     head.extend_from_slice(format!("{framed_by}\r\ndate: {date}\r\n\r\n").as_bytes());
     head
-}
-
-impl StreamSocket {
-    /// Sends the stream to its end, or until the client has gone.
-    pub(super) async fn run(mut self) {
-        // That the client has gone is how most streams end.
-        _ = self.send().await;
-    }
-
-    async fn send(&mut self) -> io::Result<()> {
-        let mut first = std::mem::take(&mut self.head);
-        first.extend(self.stream.next(self.framing).await.unwrap_or_default());
-        write_all(&self.socket, &first).await?;
-        drop(first);
-        loop {
-            let Some(bytes) = unless_closed(&self.socket, self.stream.next(self.framing)).await
-            else {
-                return Ok(());
-            };
-            match bytes {
-                Some(bytes) => write_all(&self.socket, &bytes).await?,
-                None => break,
-            }
-        }
-        if self.framing == Framing::Chunked {
-            write_all(&self.socket, b"0\r\n\r\n").await?;
-        }
-        self.socket.shutdown().await
-    }
-}
-
-/// Writes everything, waiting where the client is slow.
-async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match socket.try_write(bytes) {
-            Ok(written) => bytes = &bytes[written..],
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.writable().await?,
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Waits for `next`, or gives `None` when the client has closed its side. What it sends in the meantime means nothing.
-///
-/// Asks the socket by hand: a future of its readiness would be made and put away again for every event.
-async fn unless_closed<T>(socket: &TcpStream, next: impl Future<Output = T>) -> Option<T> {
-    let mut next = pin!(next);
-    poll_fn(|context| {
-        if let Poll::Ready(value) = next.as_mut().poll(context) {
-            return Poll::Ready(Some(value));
-        }
-        while let Poll::Ready(ready) = socket.poll_read_ready(context) {
-            match ready.and_then(|()| socket.try_read(&mut [0; 256])) {
-                Ok(0) => return Poll::Ready(None),
-                Ok(_) => (),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-                Err(_) => return Poll::Ready(None),
-            }
-        }
-        Poll::Pending
-    })
-    .await
 }

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::test_hub::{Program, TestHub, free_port, reqwest_client, within};
+use super::test_hub::{Program, TestHub, free_port, reqwest_client, seeded, within};
 
 const ROUNDS: usize = 20;
 const PUBLISHERS: usize = 8;
@@ -20,18 +20,6 @@ const SUBSCRIBERS: usize = 3;
 
 /// The data of each acknowledged event, by its id.
 type Acknowledged = Arc<Mutex<BTreeMap<u64, String>>>;
-
-/// Prints the seed of a random test, or takes it from the environment to run the same again.
-#[expect(
-    clippy::print_stdout,
-    reason = "the report of a test says how to run it again"
-)]
-fn seeded() -> fastrand::Rng {
-    let seed = std::env::var("SEGNO_TEST_SEED")
-        .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
-    println!("SEGNO_TEST_SEED={seed}");
-    fastrand::Rng::with_seed(seed)
-}
 
 async fn publish_until(
     stop: Arc<AtomicBool>,

@@ -8,7 +8,7 @@ use segno::client::{Message, SseParser};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::test_hub::{Program, TestHub, TestStream, answer, free_port, within};
+use super::test_hub::{Program, TestHub, TestStream, answer, free_port, seeded, within};
 
 fn ids(messages: &[Message]) -> Vec<u64> {
     messages
@@ -395,6 +395,71 @@ async fn a_subscriber_that_stops_reading_gets_everything_when_it_goes_on() {
         slow.next_ids(usize::try_from(EVENTS).unwrap()).await,
         (1..=EVENTS).collect::<Vec<_>>()
     );
+}
+
+/// Those who want the same and have caught up are served together, and who stops reading is then served apart.
+#[tokio::test]
+async fn one_that_stops_reading_holds_up_none_of_those_who_are_served_with_it() {
+    const EVENTS: u64 = 40;
+    let hub = TestHub::start().await;
+    let mut streams = join_all((0..8).map(|_| hub.follow("?topic=t"))).await;
+    let big = "x".repeat(400_000);
+    for n in 1..=EVENTS {
+        hub.publish("t", [&format!("{n} {big}")]).await;
+        for (index, stream) in streams.iter_mut().enumerate() {
+            // The first stops at once; the next two later, each in the middle of something.
+            if n <= [0, 10, 20].get(index).copied().unwrap_or(EVENTS) {
+                assert_eq!(stream.next_ids(1).await, [n], "stream {index}");
+            }
+        }
+    }
+    for (stream, read) in streams.iter_mut().zip([0, 10, 20]) {
+        let rest: Vec<u64> = (read + 1..=EVENTS).collect();
+        assert_eq!(stream.next_ids(rest.len()).await, rest);
+    }
+    // Those are live again.
+    hub.publish("t", ["last"]).await;
+    for stream in &mut streams {
+        assert_eq!(stream.next_ids(1).await, [EVENTS + 1]);
+    }
+}
+
+/// More than are served together, all of one feed, in any order of coming, pausing and going, while ten publish.
+#[tokio::test]
+async fn subscribers_that_come_pause_and_go_under_load_get_each_event_once() {
+    const EVENTS: u64 = 3000;
+    let mut random = seeded();
+    let hub = TestHub::start().await;
+    let publishers = (0..10).map(|_| async {
+        for _ in 0..EVENTS / 10 {
+            hub.publish("t", [&"x".repeat(2000)]).await;
+        }
+    });
+    let subscribers = (0..100).map(|_| {
+        let (hub, mut random) = (&hub, random.fork());
+        async move {
+            tokio::time::sleep(Duration::from_millis(random.u64(..500))).await;
+            let mut stream = hub.follow("?since=start").await;
+            let mut last_id = 0;
+            while last_id < EVENTS {
+                assert_eq!(stream.next_ids(1).await, [last_id + 1]);
+                last_id += 1;
+                match random.u32(..1000) {
+                    0 => stream = hub.resume("?since=start", last_id).await,
+                    1 => tokio::time::sleep(Duration::from_millis(random.u64(..300))).await,
+                    _ => (),
+                }
+            }
+        }
+    });
+    tokio::join!(join_all(publishers), join_all(subscribers));
+    let subscribers = || async { hub.get_json("/stats").await["subscribers"].clone() };
+    within("all to be gone", async {
+        while subscribers().await != 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
 }
 
 /// The replay is held between two pages, because the client does not read, while more is published.

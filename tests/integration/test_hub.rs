@@ -29,10 +29,24 @@ pub(crate) async fn within<T>(what: impl fmt::Display, future: impl Future<Outpu
     }
 }
 
+/// Prints the seed of a random test, or takes it from the environment to run the same again.
+#[expect(
+    clippy::print_stdout,
+    reason = "the report of a test says how to run it again"
+)]
+pub(crate) fn seeded() -> fastrand::Rng {
+    let seed = std::env::var("SEGNO_TEST_SEED")
+        .map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
+    println!("SEGNO_TEST_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
 /// A running hub on a port of its own. It drains when dropped.
 pub(crate) struct TestHub {
     url: String,
     http: reqwest::Client,
+    /// Opens a connection for each stream, as browsers and curl do.
+    streams: reqwest::Client,
     stop: CancellationToken,
     serving: Option<JoinHandle<()>>,
     folder: Option<TempDir>,
@@ -76,6 +90,7 @@ impl TestHub {
         Self {
             url,
             http: reqwest_client(),
+            streams: without_keep_alive(),
             stop,
             serving: Some(serving),
             folder: Some(folder),
@@ -156,16 +171,13 @@ impl TestHub {
 
     /// Opens a stream; the query is what stands behind `/sse`, such as `?topic=orders`.
     pub(crate) async fn follow(&self, query: &str) -> TestStream {
-        TestStream::open(self.get(&format!("/sse{query}"))).await
+        TestStream::open(self.streams.get(self.url(&format!("/sse{query}")))).await
     }
 
     /// Opens a stream that resumes after `cursor`.
     pub(crate) async fn resume(&self, query: &str, cursor: u64) -> TestStream {
-        TestStream::open(
-            self.get(&format!("/sse{query}"))
-                .header("last-event-id", cursor),
-        )
-        .await
+        let request = self.streams.get(self.url(&format!("/sse{query}")));
+        TestStream::open(request.header("last-event-id", cursor)).await
     }
 
     pub(crate) async fn last_id(&self) -> u64 {
@@ -184,6 +196,12 @@ impl Drop for TestHub {
 pub(crate) fn reqwest_client() -> reqwest::Client {
     _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::new()
+}
+
+fn without_keep_alive() -> reqwest::Client {
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0);
+    client.build().unwrap()
 }
 
 /// An answer that was read to its end.
@@ -423,6 +441,7 @@ impl Program {
         TestHub {
             url: self.url(),
             http: reqwest_client(),
+            streams: without_keep_alive(),
             stop: CancellationToken::new(),
             serving: None,
             folder: None,

@@ -1,0 +1,382 @@
+//! Streams that want the same and have reached the same place share one subscription: an audience.
+//!
+//! A task for each subscriber would be woken, polled and put to sleep again for every event, which costs half as much again
+//! as the `send()` it is for. An audience is one task: it takes what comes, renders it once, and hands it to one socket after
+//! the other. Whoever comes is an audience of one, replays at its own pace, and joins another when it has caught up. A member
+//! whose socket takes no more goes its own way, again as an audience of one, so nobody waits for a slow one.
+//!
+//! Invariant: all members of an audience have been sent the stream up to the same cursor.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    io,
+    sync::{Arc, Mutex},
+    task::{Context, Poll},
+};
+
+use bytes::{Buf, Bytes};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, mpsc},
+};
+use tokio_util::task::TaskTracker;
+
+use super::connection::StreamSocket;
+use crate::{
+    http::{EventStream, Framing, StreamKind, farewell},
+    hub::Subscriber,
+};
+
+/// Members of one audience. More are another audience, which another thread may serve.
+///
+/// What a wake-up costs is then spent once for so many deliveries, and a task runs for less than a millisecond.
+const AUDIENCE_MAX_MEMBERS: usize = 64;
+
+/// Streams that wait to be let in. One that finds no place stays on its own for now.
+const DOOR_MAX_WAITING: usize = 8;
+
+/// How often a stream that wants to join is brought to where the audience is, before it is left on its own for now. Once is
+/// enough unless something is announced in that very moment.
+const ADMIT_MAX_TRIES: usize = 4;
+
+/// Bytes after which no more of what waits is written together.
+///
+/// Source: a `send()` of 32 KB costs half as much again as one of 100 bytes, above that the copy is what it costs.
+const WRITE_MAX_BYTES: usize = 64 * 1024;
+
+/// What the streams of an audience have in common.
+type Key = (StreamKind, Framing);
+
+/// All audiences that take members.
+#[derive(Debug)]
+pub(super) struct Audiences {
+    doors: Mutex<HashMap<Key, mpsc::Sender<Box<Audience>>>>,
+    tasks: TaskTracker,
+}
+
+/// Sockets that get the same bytes.
+#[derive(Debug)]
+pub(super) struct Audience {
+    stream: EventStream,
+    framing: Framing,
+    /// Never empty while it is served.
+    members: Vec<Member>,
+    /// What its only member is to be sent before the stream goes on. Empty where there are more.
+    pending: Bytes,
+    /// Where others come in, if they may.
+    door: Option<mpsc::Receiver<Box<Audience>>>,
+    /// Whether it was not let in, and stays alone until something has been announced.
+    waits: bool,
+}
+
+/// A subscriber's side of a connection.
+#[derive(Debug)]
+struct Member {
+    socket: TcpStream,
+    _subscriber: Subscriber,
+    /// Its share of the connections that are served.
+    _place: OwnedSemaphorePermit,
+}
+
+/// What an audience waits for.
+enum Happening {
+    /// The next bytes for all; `None` at the end of the stream.
+    Bytes(Option<Bytes>),
+    /// Another stream wants to join.
+    Guest(Box<Audience>),
+    /// The member at this place has gone.
+    Left(usize),
+}
+
+impl Audiences {
+    /// Audiences whose tasks are counted among `tasks`.
+    pub(super) fn new(tasks: TaskTracker) -> Arc<Self> {
+        Arc::new(Self {
+            doors: Mutex::default(),
+            tasks,
+        })
+    }
+
+    /// Sends a stream to its end or until the client has gone, in a task of its own.
+    pub(super) fn serve(self: &Arc<Self>, stream: StreamSocket, place: OwnedSemaphorePermit) {
+        self.spawn(Box::new(Audience {
+            stream: stream.following.stream,
+            framing: stream.framing,
+            members: vec![Member {
+                socket: stream.socket,
+                _subscriber: stream.following.subscriber,
+                _place: place,
+            }],
+            pending: stream.head.into(),
+            door: None,
+            waits: false,
+        }));
+    }
+
+    fn spawn(self: &Arc<Self>, audience: Box<Audience>) {
+        let audiences = self.clone();
+        self.tasks
+            .spawn(async move { audience.run(&audiences).await });
+    }
+
+    /// Hands `audience` to one that is open and of its kind. Else opens its own door, if there is none.
+    fn join_or_open(&self, mut audience: Box<Audience>) -> Option<Box<Audience>> {
+        let mut doors = self
+            .doors
+            .lock()
+            .expect("nobody panics while holding the doors");
+        let key = audience.key();
+        if let Some(door) = doors.get(&key) {
+            match door.try_send(audience) {
+                Ok(()) => return None,
+                Err(mpsc::error::TrySendError::Full(back)) => return Some(back),
+                Err(mpsc::error::TrySendError::Closed(back)) => audience = back,
+            }
+        }
+        let (door, guests) = mpsc::channel(DOOR_MAX_WAITING);
+        doors.insert(key, door);
+        audience.door = Some(guests);
+        Some(audience)
+    }
+
+    /// Lets nobody else into `audience`. Who waits at its door stays on its own.
+    fn close(self: &Arc<Self>, audience: &mut Audience) {
+        let Some(mut guests) = audience.door.take() else {
+            return;
+        };
+        guests.close();
+        let mut doors = self
+            .doors
+            .lock()
+            .expect("nobody panics while holding the doors");
+        let key = audience.key();
+        if doors.get(&key).is_some_and(mpsc::Sender::is_closed) {
+            doors.remove(&key);
+        }
+        drop(doors);
+        while let Ok(guest) = guests.try_recv() {
+            self.spawn(guest);
+        }
+    }
+}
+
+impl Audience {
+    fn key(&self) -> Key {
+        (self.stream.kind(), self.framing)
+    }
+
+    /// Serves its members until the stream has ended or all are gone, or until it has joined another audience.
+    async fn run(mut self: Box<Self>, audiences: &Arc<Audiences>) {
+        loop {
+            if self.wants_company() {
+                match audiences.join_or_open(self) {
+                    Some(alone) => self = alone,
+                    None => return,
+                }
+            }
+            if self.step(audiences).await.is_none() {
+                return audiences.close(&mut self);
+            }
+        }
+    }
+
+    /// Whether it is one that others could be served with.
+    fn wants_company(&self) -> bool {
+        self.door.is_none()
+            && self.members.len() == 1
+            && !self.waits
+            && self.pending.is_empty()
+            && self.stream.is_live()
+    }
+
+    /// Does what comes next; `None` when there is nothing left to do.
+    async fn step(&mut self, audiences: &Arc<Audiences>) -> Option<()> {
+        if !self.pending.is_empty() {
+            return self.send_pending().await.ok();
+        }
+        match self.next().await {
+            Happening::Bytes(Some(bytes)) => {
+                self.waits = false;
+                let bytes = self.with_waiting(bytes);
+                self.send(&bytes, audiences);
+            }
+            Happening::Bytes(None) => {
+                self.end(audiences);
+                return None;
+            }
+            Happening::Guest(guest) => self.admit(guest, audiences),
+            Happening::Left(place) => drop(self.members.swap_remove(place)),
+        }
+        (!self.members.is_empty()).then_some(())
+    }
+
+    async fn next(&mut self) -> Happening {
+        let Self {
+            stream,
+            framing,
+            members,
+            door,
+            ..
+        } = self;
+        // In any order: under constant load the first would never let the others have their turn.
+        tokio::select! {
+            bytes = stream.next(*framing) => Happening::Bytes(bytes),
+            Some(guest) = receive(door) => Happening::Guest(guest),
+            place = poll_fn(|context| poll_left(members, context)) => Happening::Left(place),
+        }
+    }
+
+    /// Waits until its only member has taken what is pending.
+    async fn send_pending(&mut self) -> io::Result<()> {
+        let [member] = &self.members[..] else {
+            unreachable!("what is pending is for one");
+        };
+        member.write_all(std::mem::take(&mut self.pending)).await
+    }
+
+    /// `bytes` and what was announced since then, to be written together.
+    fn with_waiting(&mut self, bytes: Bytes) -> Bytes {
+        let Some(more) = self.stream.next_waiting(self.framing) else {
+            return bytes;
+        };
+        let mut all = [bytes, more].concat();
+        while all.len() < WRITE_MAX_BYTES
+            && let Some(more) = self.stream.next_waiting(self.framing)
+        {
+            all.extend_from_slice(&more);
+        }
+        all.into()
+    }
+
+    /// Sends `bytes` to each. Who does not take them all at once goes on alone; who has gone is a member no more.
+    fn send(&mut self, bytes: &Bytes, audiences: &Arc<Audiences>) {
+        let mut place = 0;
+        while let Some(member) = self.members.get(place) {
+            match member.write(bytes) {
+                Ok(written) if written == bytes.len() => place += 1,
+                Ok(written) => {
+                    let rest = bytes.slice(written..);
+                    if self.members.len() == 1 {
+                        audiences.close(self);
+                        self.pending = rest;
+                        return;
+                    }
+                    let slow = self.members.swap_remove(place);
+                    audiences.spawn(self.part(slow, rest));
+                }
+                Err(_) => drop(self.members.swap_remove(place)),
+            }
+        }
+    }
+
+    /// A member that is to be sent `pending` and then what comes after it, as an audience of its own.
+    fn part(&self, member: Member, pending: Bytes) -> Box<Self> {
+        Box::new(Self {
+            stream: self.stream.fork(),
+            framing: self.framing,
+            members: vec![member],
+            pending,
+            door: None,
+            waits: false,
+        })
+    }
+
+    /// Lets the members of `guest` in, if it can be brought to the same cursor.
+    fn admit(&mut self, mut guest: Box<Self>, audiences: &Arc<Audiences>) {
+        for _ in 0..ADMIT_MAX_TRIES {
+            self.send_waiting(audiences);
+            guest.send_waiting(audiences);
+            if self.members.is_empty() || !guest.pending.is_empty() {
+                break;
+            }
+            if self.stream.settle() == guest.stream.settle() {
+                self.members.append(&mut guest.members);
+                if self.members.len() >= AUDIENCE_MAX_MEMBERS {
+                    audiences.close(self);
+                }
+                return;
+            }
+        }
+        guest.waits = true;
+        audiences.spawn(guest);
+    }
+
+    /// Sends what has been announced and waits to be taken.
+    fn send_waiting(&mut self, audiences: &Arc<Audiences>) {
+        while self.pending.is_empty()
+            && let Some(bytes) = self.stream.next_waiting(self.framing)
+        {
+            self.send(&bytes, audiences);
+        }
+    }
+
+    /// Takes leave of each.
+    fn end(&mut self, audiences: &Arc<Audiences>) {
+        for member in self.members.drain(..) {
+            let farewell = farewell(self.framing);
+            match member.write(&farewell) {
+                Ok(written) if written < farewell.len() => {
+                    let rest = farewell.slice(written..);
+                    audiences
+                        .tasks
+                        .spawn(async move { member.write_all(rest).await });
+                }
+                // Dropped with its connection.
+                Ok(_) | Err(_) => (),
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Writes what the socket takes at once, and tells how much that was.
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self.socket.try_write(bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            written => written,
+        }
+    }
+
+    /// Writes everything, waiting where the client is slow.
+    async fn write_all(&self, mut bytes: Bytes) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write(&bytes)? {
+                0 => self.socket.writable().await?,
+                written => bytes.advance(written),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ready when the client has closed its side. What it sends in the meantime means nothing.
+    fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(ready) = self.socket.poll_read_ready(context) {
+            match ready.and_then(|()| self.socket.try_read(&mut [0; 256])) {
+                Ok(0) => return Poll::Ready(()),
+                Ok(_) => (),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+/// Asks the sockets by hand: futures of their readiness would be made and put away again for every event.
+fn poll_left(members: &[Member], context: &mut Context<'_>) -> Poll<usize> {
+    match members
+        .iter()
+        .position(|member| member.poll_left(context).is_ready())
+    {
+        Some(place) => Poll::Ready(place),
+        None => Poll::Pending,
+    }
+}
+
+async fn receive(door: &mut Option<mpsc::Receiver<Box<Audience>>>) -> Option<Box<Audience>> {
+    match door {
+        Some(guests) => guests.recv().await,
+        None => None,
+    }
+}
