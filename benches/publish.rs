@@ -217,7 +217,7 @@ impl BareInsert {
         const INSERT: &str = "
             insert into events (id, topic, type, data, created_at, key)
             select ?2 + event.key, event.value ->> 0, event.value ->> 1, event.value ->> 2, ?3, event.value ->> 3
-            from json_each(?1) as event";
+            from jsonb_each(?1) as event";
         let start = Instant::now();
         let first_id = self.next_id;
         while start.elapsed() < time {

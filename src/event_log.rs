@@ -512,7 +512,7 @@ async fn all_lost(connection: &mut SqliteConnection) -> Result<Arc<[Lost]>, sqlx
 const IMPORT: &str = "
 insert into events (id, topic, type, data, created_at, key)
 select event.value ->> 0, event.value ->> 1, event.value ->> 2, event.value ->> 3, event.value ->> 4, event.value ->> 5
-from json_each(?1) as event";
+from jsonb_each(?1) as event";
 
 const FIND_KEYS: &str = "
 select events.id, events.topic, events.type, events.data, events.created_at, events.key
@@ -522,7 +522,7 @@ join events on events.topic = asked.value ->> 0 and events.key = asked.value ->>
 const INSERT: &str = "
 insert into events (id, topic, type, data, created_at, key)
 select ?2 + event.key, event.value ->> 0, event.value ->> 1, event.value ->> 2, ?3, event.value ->> 3
-from json_each(?1) as event";
+from jsonb_each(?1) as event";
 
 const PROBE: &[&str] = &[
     "insert into events (id, topic, type, data, created_at) values (?1 + 1, 'segno.probe', 'segno.probe', 'null', 0)",

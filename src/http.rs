@@ -108,7 +108,8 @@ impl<E: Endpoint> Endpoint for HubEndpoint<E> {
         {
             self.publish(request).await
         } else {
-            answer(&self.routes, request, &self.methods).await
+            // In a box: what the routes need would else be moved about with every event.
+            Box::pin(answer(&self.routes, request, &self.methods)).await
         };
         response
             .headers_mut()
