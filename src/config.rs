@@ -1,11 +1,19 @@
 //! What the commands may be told, in real types. Parsed whole before anything is opened; the doc comments are the help.
 
-use std::{fmt, net::SocketAddr, num::NonZeroU64, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    num::{NonZeroU32, NonZeroU64},
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Command, FromArgMatches, Subcommand, ValueEnum};
 use humantime::{format_duration, parse_duration};
+use ipnet::IpNet;
 
-use crate::filter::Pattern;
+use crate::{event::DATA_MAX_BYTES, filter::Pattern};
 
 /// What `segno serve` may be told.
 #[derive(Debug, Clone, Args)]
@@ -22,17 +30,9 @@ pub struct ServeConfig {
     #[arg(long, env = "SEGNO_HEARTBEAT", default_value = "15s", value_parser = parse_duration)]
     pub heartbeat: Duration,
 
-    /// Longest time a request's head may take to arrive, and a connection may idle between requests.
-    #[arg(long, env = "SEGNO_HEADER_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
-    pub header_timeout: Duration,
-
-    /// Longest time a request's body may take to arrive.
-    #[arg(long, env = "SEGNO_BODY_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
-    pub body_timeout: Duration,
-
-    /// Connections served at once; more wait until one ends.
-    #[arg(long, env = "SEGNO_MAX_CONNECTIONS", default_value_t = 50_000)]
-    pub max_connections: usize,
+    /// How much is taken, and from whom.
+    #[command(flatten)]
+    pub limits: LimitsConfig,
 
     /// Longest wait for open requests and streams after SIGTERM or SIGINT.
     #[arg(long, env = "SEGNO_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
@@ -45,6 +45,160 @@ pub struct ServeConfig {
     /// How traces are written to standard error.
     #[arg(long, env = "SEGNO_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+/// How much is taken. What is more gets an answer that names the limit.
+#[derive(Debug, Clone, Args)]
+pub struct LimitsConfig {
+    /// Longest time a request's head may take to arrive, and a connection may idle between requests.
+    #[arg(long, env = "SEGNO_HEADER_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
+    pub header_timeout: Duration,
+
+    /// Longest time a request's body may take to arrive.
+    #[arg(long, env = "SEGNO_BODY_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
+    pub body_timeout: Duration,
+
+    /// Connections in all. Fewer where the system allows fewer open files.
+    #[arg(long, env = "SEGNO_MAX_CONNECTIONS", default_value = "50000")]
+    pub max_connections: NonZeroU32,
+
+    /// Connections of an address. For IPv6 an address is its /64 network, here and below.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_CONNECTIONS_PER_ADDRESS",
+        default_value = "10000"
+    )]
+    pub max_connections_per_address: NonZeroU32,
+
+    /// Streams that an address may have open.
+    #[arg(long, env = "SEGNO_MAX_STREAMS_PER_ADDRESS", default_value = "10000")]
+    pub max_streams_per_address: NonZeroU32,
+
+    /// Events a second that an address may publish. No limit if not given.
+    #[arg(
+        long = "max-rate-per-address",
+        env = "SEGNO_MAX_RATE_PER_ADDRESS",
+        value_name = "EVENTS",
+        value_parser = clap::value_parser!(u32).range(1..=RATE_MAX_EVENTS)
+    )]
+    pub rate_per_address: Option<u32>,
+
+    /// Events that an address may publish at once before its rate counts. As many as in ten seconds if not given.
+    #[arg(
+        long = "max-burst-per-address",
+        env = "SEGNO_MAX_BURST_PER_ADDRESS",
+        value_name = "EVENTS",
+        requires = "rate_per_address"
+    )]
+    pub burst_per_address: Option<NonZeroU32>,
+
+    /// Publishing requests that wait for the writer.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_QUEUE",
+        default_value = "8192",
+        value_name = "REQUESTS"
+    )]
+    pub max_queue: NonZeroU32,
+
+    /// Bytes of events that wait for the writer.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_QUEUE_BYTES",
+        default_value = "64MiB",
+        value_name = "BYTES",
+        value_parser = parse_queue_bytes
+    )]
+    pub max_queue_bytes: usize,
+
+    /// Bytes of an event's data; 1MiB at the most.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_EVENT_BYTES",
+        default_value = "1MiB",
+        value_name = "BYTES",
+        value_parser = |text: &str| parse_bytes_within(text, 1, DATA_MAX_BYTES)
+    )]
+    pub max_event_bytes: usize,
+
+    /// Bytes of the body of a batch; 16MiB at the most.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_BATCH_BYTES",
+        default_value = "16MiB",
+        value_name = "BYTES",
+        value_parser = |text: &str| parse_bytes_within(text, 1, BATCH_MAX_BYTES)
+    )]
+    pub max_batch_bytes: usize,
+
+    /// Events of a batch; 10000 at the most.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_BATCH_EVENTS",
+        default_value = "10000",
+        value_name = "EVENTS",
+        value_parser = parse_batch_events
+    )]
+    pub max_batch_events: usize,
+
+    /// Address or network, such as `10.0.0.0/8`, of a proxy whose `X-Forwarded-For` says who the client is. May be repeated;
+    /// in the variable they are parted by spaces.
+    #[arg(
+        long = "trusted-proxy",
+        env = "SEGNO_TRUSTED_PROXY",
+        value_name = "ADDRESS",
+        value_delimiter = ' ',
+        value_parser = parse_network
+    )]
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Default for LimitsConfig {
+    /// As without any flag or variable.
+    fn default() -> Self {
+        let command = Self::augment_args(Command::new("")).mut_args(|flag| flag.env(None::<&str>));
+        let matches = command.get_matches_from([""]);
+        Self::from_arg_matches(&matches).expect("every flag has a default or is optional")
+    }
+}
+
+/// Bytes of the body of a batch. Source: the hub's HTTP contract.
+const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Events of a batch. Source: the hub's HTTP contract.
+pub const BATCH_MAX_EVENTS: usize = 10_000;
+
+/// Bytes that may wait for the writer at the most. Source: a semaphore counts them, and takes 32 bits at once.
+const QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024 * 1024 - 1;
+
+/// More events a second than this are no limit: a bucket counts in whole nanoseconds.
+const RATE_MAX_EVENTS: i64 = 1_000_000;
+
+fn parse_bytes_within(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let bytes = parse_bytes(text)?;
+    usize::try_from(bytes)
+        .ok()
+        .filter(|bytes| (least..=most).contains(bytes))
+        .ok_or_else(|| format!("it is from {least} to {most} bytes"))
+}
+
+/// The largest event fits, whatever is asked for.
+fn parse_queue_bytes(text: &str) -> Result<usize, String> {
+    parse_bytes_within(text, 2 * DATA_MAX_BYTES, QUEUE_MAX_BYTES)
+}
+
+fn parse_batch_events(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|events| (1..=BATCH_MAX_EVENTS).contains(events))
+        .ok_or_else(|| format!("it is from 1 to {BATCH_MAX_EVENTS} events"))
+}
+
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let network = text
+        .parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    network.map_err(|_| "an address looks like 10.0.0.1, 10.0.0.0/8 or fd00::/8".into())
 }
 
 /// Which file a command works on.
@@ -131,7 +285,7 @@ pub struct KeepConfig {
         long = "keep-bytes",
         env = "SEGNO_KEEP_BYTES",
         value_name = "BYTES",
-        value_parser = parse_bytes
+        value_parser = parse_kept_bytes
     )]
     pub bytes: Option<u64>,
 
@@ -251,10 +405,13 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         .parse()
         .ok()
         .and_then(|number: u64| number.checked_mul(factor));
-    match bytes {
-        Some(bytes) if bytes >= BYTES_MIN => Ok(bytes),
-        Some(_) => Err("the least is 10MB".into()),
-        None => Err("a size looks like 500MB, 10GB or 2GiB".into()),
+    bytes.ok_or_else(|| "a size looks like 500MB, 10GB or 2GiB".into())
+}
+
+fn parse_kept_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes if bytes >= BYTES_MIN => Ok(bytes),
+        _ => Err("the least is 10MB".into()),
     }
 }
 
@@ -485,8 +642,22 @@ mod tests {
         assert_eq!(parse_bytes("10000000"), Ok(10_000_000));
         assert_eq!(parse_bytes("10GB"), Ok(10_000_000_000));
         assert_eq!(parse_bytes("2 GiB"), Ok(2 << 30));
-        for bad in ["", "GB", "1kB", "-1GB", "1.5GB", "99999999999TB"] {
+        for bad in ["", "GB", "-1GB", "1.5GB", "99999999999TB"] {
             assert!(parse_bytes(bad).is_err(), "{bad:?}");
+        }
+        assert!(parse_kept_bytes("1kB").is_err());
+        assert_eq!(parse_queue_bytes("64MiB"), Ok(64 << 20));
+        assert!(parse_queue_bytes("1MiB").is_err());
+    }
+
+    #[test]
+    fn a_proxy_is_an_address_or_a_network() {
+        let network = |text: &str| parse_network(text).map(|network| network.to_string());
+        assert_eq!(network("10.0.0.1"), Ok("10.0.0.1/32".into()));
+        assert_eq!(network("10.0.0.0/8"), Ok("10.0.0.0/8".into()));
+        assert_eq!(network("fd00::/8"), Ok("fd00::/8".into()));
+        for bad in ["", "proxy", "10.0.0.0/33", "10.0.0", "10.0.0.1:80"] {
+            assert!(network(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -13,14 +13,14 @@ mod sse_frame;
 mod stats;
 mod stream;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 pub(crate) use self::stream::{EventStream, Following, Framing, StreamKind, farewell, take_stream};
 
 use poem::{
-    Endpoint, EndpointExt, IntoResponse, Request, Response, Route,
+    Endpoint, IntoResponse, Request, Response, Route,
     endpoint::BoxEndpoint,
-    http::{HeaderName, HeaderValue, Method, Uri},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri},
 };
 use poem_openapi::{
     OpenApi, OpenApiService, Tags,
@@ -40,8 +40,8 @@ use self::{
         all, optional,
     },
     publish::{
-        BodyTimeout, EventsBody, MessageAnswer, MessageBody, MessageStatus, PublishEvents,
-        PublishMessage, PublishRaw, Published, PublishedAny, RawData,
+        EventsBody, MessageAnswer, MessageBody, MessageStatus, PublishEvents, PublishMessage,
+        PublishRaw, Published, PublishedAny, RawData,
     },
     sse_frame::Format,
     stats::HubStats,
@@ -52,49 +52,43 @@ use crate::{
     event_log::{Order, Range},
     filter::Filter,
     hub::{Hub, Start},
+    limits::{Limits, Place, Refusal},
 };
 
 /// Which log an answer is about: a cursor of one means nothing in another. On every answer.
 const LOG_ID_HEADER: HeaderName = HeaderName::from_static("segno-log-id");
 
 /// What the HTTP side may be told.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Silence after which a stream shows a sign of life.
     pub heartbeat: Duration,
-    /// Longest time the body of a request may take to arrive.
-    pub body_timeout: Duration,
+    /// How much is taken; the figures show what was not.
+    pub limits: Arc<Limits>,
 }
 
-/// All that the hub answers to.
+/// All that the hub answers to. Each request carries the [`Place`] of its connection.
 pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
-    let log_id = HeaderValue::from_str(hub.log().id());
-    let body_timeout = BodyTimeout(settings.body_timeout);
-    let api = Api {
-        hub,
-        heartbeat: settings.heartbeat,
-    };
+    let log_id = log_id_of(&hub);
+    let api = Api { hub, settings };
     let service = service(api.clone());
     let methods = Methods::of(&service.spec());
     let docs = service.swagger_ui();
     let spec = service.spec_endpoint();
     HubEndpoint {
         api,
-        body_timeout,
         methods,
-        log_id: log_id.expect("a UUID has only letters, digits and '-'"),
+        log_id,
         routes: console::add_to(Route::new())
             .at("/openapi.json", poem::get(spec))
             .nest("/docs", docs)
-            .nest("/", service)
-            .data(body_timeout),
+            .nest("/", service),
     }
 }
 
 /// The routes, what is common to all answers, and a short way for the request that comes most often.
 struct HubEndpoint<E> {
     api: Api,
-    body_timeout: BodyTimeout,
     methods: Methods,
     log_id: HeaderValue,
     routes: E,
@@ -124,7 +118,7 @@ impl<E> HubEndpoint<E> {
     async fn publish(&self, request: Request) -> Response {
         let (request, mut body) = request.split();
         let published = async {
-            let events = EventsBody::read(&request, &mut body, self.body_timeout).await?;
+            let events = EventsBody::read(&request, &mut body).await?;
             self.api.publish_events(events).await
         };
         match published.await {
@@ -132,6 +126,20 @@ impl<E> HubEndpoint<E> {
             Err(problem) => problem.into_response(),
         }
     }
+}
+
+fn log_id_of(hub: &Hub) -> HeaderValue {
+    HeaderValue::from_str(hub.log().id()).expect("a UUID has only letters, digits and '-'")
+}
+
+/// What stands on every answer, also on one that is given without a look at the request.
+pub(crate) fn headers_of_all(hub: &Hub) -> HeaderMap {
+    HeaderMap::from_iter([(LOG_ID_HEADER, log_id_of(hub))])
+}
+
+/// What a connection without a place is told.
+pub(crate) fn refusal(refusal: Refusal) -> Response {
+    Problem::from(refusal).into_response()
 }
 
 /// The OpenAPI document, as it stands under `openapi/`.
@@ -265,7 +273,7 @@ enum Tag {
 #[derive(Clone)]
 struct Api {
     hub: Hub,
-    heartbeat: Duration,
+    settings: Settings,
 }
 
 #[OpenApi]
@@ -382,6 +390,7 @@ impl Api {
         last: Query<Option<Checked<Newest>>>,
         /// What stands in `data:`: the event's data, or the whole event, then without `event:` beside it.
         format: Query<Option<Checked<Format>>>,
+        request: &Request,
     ) -> Result<Following, Refused<Subscribing>> {
         let filter = filter(topic.0, event_type.0)?;
         let format = optional(format.0)?.unwrap_or_default();
@@ -395,10 +404,13 @@ impl Api {
             since: optional(since.0)?.map(|since| since.0),
             last: optional(last.0)?.map(|newest| Start::Last(newest.0)),
         };
-        let subscription = self.hub.subscribe(filter, starts.choose()?).await?;
+        let start = starts.choose()?;
+        let open = place_of(request).open_stream(|| forwarded(request.headers()))?;
+        let subscription = self.hub.subscribe(filter, start).await?;
         Ok(Following {
-            stream: EventStream::new(subscription, format, self.heartbeat),
+            stream: EventStream::new(subscription, format, self.settings.heartbeat),
             subscriber: self.hub.count_subscriber(),
+            open,
         })
     }
 
@@ -598,7 +610,10 @@ impl Api {
         operation_id = "stats"
     )]
     async fn stats(&self) -> HubStats {
-        HubStats(self.hub.stats().await)
+        HubStats {
+            hub: self.hub.stats().await,
+            limits: self.settings.limits.clone(),
+        }
     }
 }
 
@@ -618,6 +633,27 @@ impl Api {
         let stored = self.hub.publish(vec![body.to_event(status)?]).await?;
         Ok(body.answer(status, stored[0].event.id))
     }
+}
+
+/// The place of the connection that a request came by.
+fn place_of(request: &Request) -> &Place {
+    request
+        .data::<Arc<Place>>()
+        .expect("the server puts it into every request")
+}
+
+/// All that a request's `X-Forwarded-For` says, if it has one. Where the header is there more than once, the last is the newest.
+fn forwarded(headers: &HeaderMap) -> Option<String> {
+    let values = headers.get_all("x-forwarded-for").iter();
+    let hops: Vec<_> = values.map(|value| value.to_str().unwrap_or("?")).collect();
+    (!hops.is_empty()).then(|| hops.join(","))
+}
+
+/// Whether a head, which nobody has parsed, has an `X-Forwarded-For`.
+pub(crate) fn is_forwarded(head: &[u8]) -> bool {
+    let name = b"\nx-forwarded-for:";
+    head.windows(name.len())
+        .any(|bytes| bytes.eq_ignore_ascii_case(name))
 }
 
 fn unknown_event(id: EventId) -> Problem {

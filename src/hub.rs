@@ -20,7 +20,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{
+    Semaphore,
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{
@@ -39,16 +43,17 @@ use crate::{
     filter::Filter,
 };
 
-/// Publications that wait for the writer. One more is refused as busy.
-///
-/// At 50,000 commits' worth of events a second this is a wait of about a tenth of a second.
-const QUEUE_MAX_PUBLICATIONS: usize = 8192;
-
-/// Bytes of events that wait for the writer. More are refused as busy. Four batches of the largest size fit.
-const QUEUE_MAX_BYTES: usize = 64 * 1024 * 1024;
-
 /// How often the highest id is noted beside the file, if it has changed.
 const NOTE_HIGHEST_EVERY: Duration = Duration::from_secs(1);
+
+/// How much may wait for the writer. What is more is refused as busy.
+#[derive(Debug, Clone, Copy)]
+pub struct Queue {
+    /// Publications. At 50,000 events a second, each in its own, 8,192 are a wait of about a sixth of a second.
+    pub publications: usize,
+    /// Bytes of their events. Four batches of the largest size fit into 64 MiB.
+    pub bytes: usize,
+}
 
 /// The handle of the hub. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -61,6 +66,7 @@ struct Shared {
     log: EventLog,
     publications: mpsc::Sender<Publication>,
     chores: mpsc::Sender<Chore>,
+    queue: Queue,
     room: Arc<Semaphore>,
     feeds: Feeds,
     recent: Recent,
@@ -136,7 +142,7 @@ pub enum NotReady {
 impl Hub {
     /// Opens the file at `path`. The hub works as soon as somebody runs the writer, and the file is let go when the
     /// writer has ended.
-    pub async fn open(path: &Path) -> Result<(Self, Writer), event_log::OpenError> {
+    pub async fn open(path: &Path, queue: Queue) -> Result<(Self, Writer), event_log::OpenError> {
         let (log, appender) = event_log::open(path).await?;
         let failed = |source: event_log::Error| event_log::OpenError::Sqlite {
             path: path.into(),
@@ -154,13 +160,14 @@ impl Hub {
             .trimmed_after(&Filter::default(), EventId::ZERO)
             .await
             .map_err(failed)?;
-        let (publications, waiting_publications) = mpsc::channel(QUEUE_MAX_PUBLICATIONS);
+        let (publications, waiting_publications) = mpsc::channel(queue.publications);
         let (chores, waiting_chores) = mpsc::channel(1);
         let shared = Arc::new(Shared {
             log,
             publications,
             chores,
-            room: Arc::new(Semaphore::new(QUEUE_MAX_BYTES)),
+            queue,
+            room: Arc::new(Semaphore::new(queue.bytes)),
             feeds: Feeds::new(),
             recent,
             first_id: AtomicI64::new(first_id.as_i64()),
@@ -189,19 +196,27 @@ impl Hub {
     /// taken at all: what is taken is never parted from its announcement.
     pub async fn publish(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
         let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
-        let permits = u32::try_from(bytes).map_err(|_| PublishError::Busy)?;
+        let busy = || PublishError::Busy(self.shared.queue);
+        let permits = u32::try_from(bytes).map_err(|_| busy())?;
         let room = self
             .shared
             .room
             .clone()
             .try_acquire_many_owned(permits)
-            .map_err(|_| PublishError::Busy)?;
+            .map_err(|_| busy())?;
         let (reply, stored) = oneshot::channel();
-        self.shared.publications.try_send(Publication {
+        let publication = Publication {
             events,
             reply,
             _room: room,
-        })?;
+        };
+        self.shared
+            .publications
+            .try_send(publication)
+            .map_err(|error| match error {
+                TrySendError::Full(_) => busy(),
+                TrySendError::Closed(_) => PublishError::Draining,
+            })?;
         // The writer answers every publication it took; it is gone without an answer only when it panicked.
         stored.await.unwrap_or(Err(PublishError::Draining))
     }

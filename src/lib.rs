@@ -10,6 +10,7 @@
 //!    │
 //!  server            knows: sockets, signals, the order of stopping
 //!    ├── retention   knows: the clock, what is old                 talks to the hub
+//!    ├── limits      knows: what each address has taken            asked by server and http; no I/O
 //!    └── http/       knows: requests, JSON, SSE frames, statuses   no SQL
 //!          │
 //!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
@@ -56,7 +57,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`event_log`], [`hub`], [`retention`], [`http`], [`server`], [`config`], [`cli`], [`client`].
+//! [`event`], [`filter`], [`event_log`], [`hub`], [`retention`], [`limits`], [`http`], [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
     test,
@@ -71,5 +72,6 @@ pub mod event_log;
 pub mod filter;
 pub mod http;
 pub mod hub;
+pub mod limits;
 pub mod retention;
 pub mod server;

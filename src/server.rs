@@ -5,27 +5,39 @@
 
 mod audience;
 mod connection;
+mod refusal;
 
-use std::{io, net::SocketAddr, num::NonZero, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    num::{NonZero, NonZeroU32},
+    sync::Arc,
+    time::Duration,
+};
 
 use poem::{
     Endpoint, Response,
+    http::HeaderMap,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     runtime::{self, Runtime},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinHandle,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{audience::Audiences, connection::Terms};
+use self::{
+    audience::Audiences,
+    connection::Terms,
+    refusal::{Refuser, refusals_beside},
+};
 use crate::{
-    config::ServeConfig,
+    config::{LimitsConfig, ServeConfig},
     event_log,
     http::{self, Settings},
-    hub::{Bounds, Hub, Writer},
+    hub::{Bounds, Hub, Queue, Writer},
+    limits::{Limits, Place, Refusal},
     retention,
 };
 
@@ -37,6 +49,17 @@ const LISTEN_BACKLOG: u32 = 4096;
 
 /// Wait after a failed `accept`, most often for a file descriptor to come free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Files that are open beside connections: 24 were counted, of the runtime and of the event log, and a few are open for a moment.
+const OTHER_OPEN_FILES: u32 = 40;
+
+/// How many connections a process can serve that may have so many files open, so that there is room for the events' file and
+/// for refusing more.
+pub fn connections_within(open_files: u64) -> u32 {
+    let open_files = u32::try_from(open_files).unwrap_or(u32::MAX);
+    let room = open_files.saturating_sub(OTHER_OPEN_FILES);
+    room.saturating_sub(refusals_beside(room))
+}
 
 /// A hub that listens.
 #[derive(Debug)]
@@ -68,7 +91,11 @@ impl Server {
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         let address = config.listen;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
-        let (hub, writer) = Hub::open(&config.db).await?;
+        let queue = Queue {
+            publications: usize::try_from(config.limits.max_queue.get()).unwrap_or(usize::MAX),
+            bytes: config.limits.max_queue_bytes,
+        };
+        let (hub, writer) = Hub::open(&config.db, queue).await?;
         let writer = tokio::spawn(writer.run());
         Ok(Self {
             hub,
@@ -93,19 +120,16 @@ impl Server {
     /// Serves until `stop` is ready, then drains: takes no more connections and events, answers the publishers that wait,
     /// ends the streams, and lets go of the file.
     pub async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), event_log::Error> {
+        let limits = Arc::new(Limits::new(self.config.limits.clone()));
         let settings = Settings {
             heartbeat: self.config.heartbeat,
-            body_timeout: self.config.body_timeout,
+            limits: limits.clone(),
         };
-        let terms = Terms {
-            endpoint: http::endpoint(self.hub.clone(), settings),
-            header_timeout: self.config.header_timeout,
-            ending: CancellationToken::new(),
-        };
-        let connections = Connections::new(terms);
-        let places = Arc::new(Semaphore::new(self.config.max_connections));
+        let headers = http::headers_of_all(&self.hub);
+        let endpoint = http::endpoint(self.hub.clone(), settings);
+        let connections = Connections::new(endpoint, limits, headers);
         tokio::select! {
-            () = accept(self.listener, &connections, &places) => unreachable!("accepts for ever"),
+            () = accept(self.listener, &connections) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.config.keep) => unreachable!("keeps looking"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
             () = stop => tracing::info!("draining"),
@@ -152,14 +176,13 @@ pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
 ) -> io::Result<(SocketAddr, impl Future<Output = ()>)> {
     let listener = listen(address)?;
     let address = listener.local_addr()?;
-    let terms = Terms {
-        endpoint,
-        header_timeout: Duration::from_secs(30),
-        ending: CancellationToken::new(),
-    };
-    let connections = Connections::new(terms);
-    let places = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
-    let serving = async move { accept(listener, &connections, &places).await };
+    let limits = Limits::new(LimitsConfig {
+        max_connections: NonZeroU32::MAX,
+        max_connections_per_address: NonZeroU32::MAX,
+        ..LimitsConfig::default()
+    });
+    let connections = Connections::new(endpoint, Arc::new(limits), HeaderMap::new());
+    let serving = async move { accept(listener, &connections).await };
     Ok((address, serving))
 }
 
@@ -177,6 +200,8 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
 /// All connections there are.
 struct Connections<E> {
     terms: Arc<Terms<E>>,
+    limits: Arc<Limits>,
+    refuser: Refuser,
     tasks: TaskTracker,
     audiences: Arc<Audiences>,
 }
@@ -184,15 +209,16 @@ struct Connections<E> {
 async fn accept<E: Endpoint<Output = Response> + 'static>(
     listener: TcpListener,
     connections: &Connections<E>,
-    places: &Arc<Semaphore>,
 ) {
     let mut failing = false;
     loop {
-        let place = places.clone().acquire_owned().await.expect("never closed");
         match listener.accept().await {
             Ok((stream, remote)) => {
                 failing = false;
-                connections.spawn(stream, remote, place);
+                match connections.limits.admit(remote.ip()) {
+                    Ok(place) => connections.spawn(stream, remote, place),
+                    Err(refusal) => connections.refuse(stream, remote, refusal),
+                }
             }
             Err(error) if is_of_one_connection(&error) => (),
             Err(error) => {
@@ -217,21 +243,28 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
-    fn new(terms: Terms<E>) -> Self {
+    fn new(endpoint: E, limits: Arc<Limits>, headers: HeaderMap) -> Self {
+        let terms = Terms {
+            endpoint,
+            ending: CancellationToken::new(),
+        };
         let tasks = TaskTracker::new();
         Self {
             terms: Arc::new(terms),
+            refuser: Refuser::new(limits.clone(), headers),
+            limits,
             audiences: Audiences::new(tasks.clone()),
             tasks,
         }
     }
 
-    fn spawn(&self, socket: TcpStream, remote: SocketAddr, place: OwnedSemaphorePermit) {
+    fn spawn(&self, socket: TcpStream, remote: SocketAddr, place: Place) {
         // An event should not wait for the acknowledgement of the one before. Where it cannot be set, it is only slower.
         _ = socket.set_nodelay(true);
         let local = LocalAddr(socket.local_addr().unwrap_or(remote).into());
         let remote = RemoteAddr(remote.into());
-        let served = connection::serve(socket, local, remote, self.terms.clone());
+        let place = Arc::new(place);
+        let served = connection::serve(socket, local, remote, place.clone(), self.terms.clone());
         let audiences = self.audiences.clone();
         self.tasks.spawn(async move {
             if let Some(stream) = served.await {
@@ -239,5 +272,11 @@ impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
                 audiences.serve(stream, place);
             }
         });
+    }
+
+    fn refuse(&self, socket: TcpStream, remote: SocketAddr, refusal: Refusal) {
+        if let Some(refused) = self.refuser.refuse(socket, remote.ip(), refusal) {
+            self.tasks.spawn(refused);
+        }
     }
 }

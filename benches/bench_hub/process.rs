@@ -29,7 +29,10 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_segno"));
         command
             .args(["serve", "--listen", address, "--db"])
-            .arg(folder.join("segno.db"));
+            .arg(folder.join("segno.db"))
+            // All come from one address here.
+            .args(["--max-connections-per-address", "1000000"])
+            .args(["--max-streams-per-address", "1000000"]);
         Self::start(command)
     }
 

@@ -1,6 +1,6 @@
 //! `segno serve`.
 
-use std::io::IsTerminal;
+use std::{io::IsTerminal, num::NonZeroU32};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -9,14 +9,13 @@ use tracing_subscriber::EnvFilter;
 
 use super::print;
 use crate::{
-    config::{LogFormat, ServeConfig},
-    server::Server,
+    config::{LimitsConfig, LogFormat, ServeConfig},
+    server::{Server, connections_within},
 };
 
-pub(super) async fn run(config: ServeConfig) -> anyhow::Result<()> {
+pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
     trace_to_stderr(config.log_format);
-    // A subscriber is a file descriptor, and most systems allow 1,024 until they are asked for more.
-    _ = rlimit::increase_nofile_limit(u64::MAX);
+    fit_into_open_files(&mut config.limits)?;
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let server = Server::start(config.clone()).await?;
     greet(&server, &config)?;
@@ -31,6 +30,27 @@ pub(super) async fn run(config: ServeConfig) -> anyhow::Result<()> {
         served = server.serve(stop.cancelled()) => served.context("the file was not closed cleanly"),
         () = second_signal => bail!("stopped at once, by a second signal; what was acknowledged is stored"),
     }
+}
+
+/// A connection is an open file. Asks the system for as many as there may be, and lowers the limit to what it allows.
+fn fit_into_open_files(limits: &mut LimitsConfig) -> anyhow::Result<()> {
+    let open_files = rlimit::increase_nofile_limit(u64::MAX)
+        .context("the system does not say how many files may be open")?;
+    let Some(allowed) = NonZeroU32::new(connections_within(open_files)) else {
+        bail!(
+            "the system allows {open_files} open files, which is too few; raise it with `ulimit -n`, or LimitNOFILE= of systemd"
+        );
+    };
+    if allowed < limits.max_connections {
+        tracing::warn!(
+            open_files,
+            "the system allows fewer open files than --max-connections {} takes: {allowed} connections are served; raise it with \
+             `ulimit -n`, or LimitNOFILE= of systemd",
+            limits.max_connections
+        );
+        limits.max_connections = allowed;
+    }
+    Ok(())
 }
 
 /// SIGTERM, from a service manager, and SIGINT, from a keyboard.

@@ -13,7 +13,10 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use crate::{event_log, hub};
+use crate::{
+    event_log, hub,
+    limits::{Limit, Refusal},
+};
 
 /// Content type of a [`Problem`]. Source: RFC 9457.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
@@ -53,7 +56,11 @@ pub(crate) enum Code {
     EventTooLarge,
     BatchTooLarge,
     UnsupportedContentType,
+    TooManyConnectionsOfAddress,
+    TooManyStreamsOfAddress,
+    TooManyEventsOfAddress,
     Internal,
+    TooManyConnections,
     Busy,
     Draining,
     LogBusy,
@@ -184,22 +191,42 @@ impl Code {
             Self::EventTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "event_too_large",
-                "the data of an event is over 1 MiB",
+                "the data of an event is over 1 MiB, or what the hub is set to",
             ),
             Self::BatchTooLarge => (
                 StatusCode::PAYLOAD_TOO_LARGE,
                 "batch_too_large",
-                "a batch is over 16 MiB or 10,000 events",
+                "a batch is over 16 MiB or 10,000 events, or what the hub is set to",
             ),
             Self::UnsupportedContentType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "unsupported_content_type",
                 "the body is of a type that is not taken here",
             ),
+            Self::TooManyConnectionsOfAddress => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_connections_of_address",
+                "the address has as many connections as it may; try again after `Retry-After`",
+            ),
+            Self::TooManyStreamsOfAddress => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_streams_of_address",
+                "the address has as many streams open as it may; try again after `Retry-After`",
+            ),
+            Self::TooManyEventsOfAddress => (
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_events_of_address",
+                "the address publishes faster than it may; try again after `Retry-After`",
+            ),
             Self::Internal => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
                 "the hub failed; its trace says why",
+            ),
+            Self::TooManyConnections => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too_many_connections",
+                "the hub has as many connections as it may; try again after `Retry-After`",
             ),
             Self::Busy => (
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -250,12 +277,15 @@ impl Code {
 /// A refusal, on the wire as RFC 9457 `application/problem+json`.
 ///
 /// Shape: `{"title":"Bad Request","status":400,"code":"invalid_topic","detail":"…"}`. `code` is for programs, `detail` says
-/// to a person what to do. `busy`, `draining`, `log_busy` and `commits_fail` come with `Retry-After`, in seconds.
+/// to a person what to do. `busy`, `draining`, `log_busy`, `commits_fail` and the limits, `too_many_…`, come with `Retry-After`, in
+/// seconds; limits have their value beside the code, as `"limit":10000`.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
     code: Code,
     detail: String,
     allow: Option<String>,
+    limit: Option<u32>,
+    retry_after: Option<Duration>,
 }
 
 impl Problem {
@@ -264,6 +294,8 @@ impl Problem {
             code,
             detail: detail.to_string(),
             allow: None,
+            limit: None,
+            retry_after: code.retry_after(),
         }
     }
 
@@ -271,9 +303,8 @@ impl Problem {
     pub(crate) fn method_not_allowed(allow: String) -> Self {
         let detail = format!("this path takes {allow}");
         Self {
-            code: Code::MethodNotAllowed,
-            detail,
             allow: Some(allow),
+            ..Self::new(Code::MethodNotAllowed, detail)
         }
     }
 
@@ -292,13 +323,16 @@ impl Problem {
     /// The body of the answer.
     pub(crate) fn to_json(&self) -> String {
         let status = self.code.status();
-        json!({
+        let mut problem = json!({
             "title": status.canonical_reason(),
             "status": status.as_u16(),
             "code": self.code.entry().1,
             "detail": self.detail,
-        })
-        .to_string()
+        });
+        if let Some(limit) = self.limit {
+            problem["limit"] = limit.into();
+        }
+        problem.to_string()
     }
 }
 
@@ -320,10 +354,13 @@ impl ResponseError for Problem {
             .status(self.status())
             .content_type(PROBLEM_JSON)
             .body(self.to_json());
-        if let Some(wait) = self.code.retry_after() {
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, and not a moment too early.
+            let seconds = wait.as_millis().div_ceil(1000);
+            let seconds = u64::try_from(seconds).unwrap_or(u64::MAX).max(1);
             response
                 .headers_mut()
-                .insert(header::RETRY_AFTER, wait.as_secs().into());
+                .insert(header::RETRY_AFTER, seconds.into());
         }
         if let Some(allow) = self
             .allow
@@ -364,10 +401,29 @@ impl From<event_log::Error> for Problem {
 impl From<hub::PublishError> for Problem {
     fn from(error: hub::PublishError) -> Self {
         match &error {
-            hub::PublishError::Busy => Self::new(Code::Busy, error),
+            hub::PublishError::Busy(_) => Self::new(
+                Code::Busy,
+                format_args!("{error}, as --max-queue and --max-queue-bytes say"),
+            ),
             hub::PublishError::Draining => Self::new(Code::Draining, error),
             hub::PublishError::KeyConflict(conflict) => Self::new(Code::KeyConflict, conflict),
             hub::PublishError::Log(log_error) => Self::from(&**log_error),
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let code = match refusal.limit {
+            Limit::Connections => Code::TooManyConnections,
+            Limit::ConnectionsOfAddress => Code::TooManyConnectionsOfAddress,
+            Limit::StreamsOfAddress => Code::TooManyStreamsOfAddress,
+            Limit::EventsOfAddress => Code::TooManyEventsOfAddress,
+        };
+        Self {
+            limit: Some(refusal.max),
+            retry_after: Some(refusal.retry_after),
+            ..Self::new(code, refusal)
         }
     }
 }
@@ -417,6 +473,9 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
     }
 }
 
+/// What any request may be refused with: its connection has no place.
+const EVERYWHERE: [Code; 2] = [Code::TooManyConnectionsOfAddress, Code::TooManyConnections];
+
 /// The codes an operation may refuse with, for its documentation.
 pub(crate) trait Refusals {
     const CODES: &'static [Code];
@@ -446,13 +505,14 @@ impl<O> From<Refused<O>> for poem::Error {
 
 impl<O: Refusals> ApiResponse for Refused<O> {
     fn meta() -> MetaResponses {
-        let mut statuses: Vec<StatusCode> = O::CODES.iter().map(|code| code.status()).collect();
+        let codes = [O::CODES, &EVERYWHERE].concat();
+        let mut statuses: Vec<StatusCode> = codes.iter().map(|code| code.status()).collect();
         statuses.sort();
         statuses.dedup();
         MetaResponses {
             responses: statuses
                 .into_iter()
-                .map(|status| describe(status, O::CODES))
+                .map(|status| describe(status, &codes))
                 .collect(),
         }
     }
@@ -511,6 +571,14 @@ fn problem_schema() -> MetaSchema {
                     "string",
                     "What went wrong and what to do, for people.",
                     json!("topic: it is empty"),
+                ),
+            ),
+            (
+                "limit",
+                field(
+                    "integer",
+                    "The value of the limit that was hit, where the code says `too_many_…`.",
+                    json!(10_000),
                 ),
             ),
         ],

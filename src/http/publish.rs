@@ -1,6 +1,6 @@
 //! The five ways to publish: an event, a batch, a raw body, and the two of the tutorial the hub grew out of.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -18,21 +18,18 @@ use poem_openapi::{
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
-use super::error::{Code, Problem, Refusals};
+use super::{
+    error::{Code, Problem, Refusals},
+    forwarded, place_of,
+};
 use crate::{
-    event::{DATA_MAX_BYTES, Data, DataTooLarge, Event, EventId, EventType, Key, NewEvent, Topic},
+    config::{self, LimitsConfig},
+    event::{Data, DataTooLarge, Event, EventId, EventType, Key, NewEvent, Topic},
     event_log::Stored,
 };
 
-/// Bytes of a body that holds many events. Source: the hub's HTTP contract.
-const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
-
-/// Events of a batch. Source: the hub's HTTP contract.
-const BATCH_MAX_EVENTS: usize = 10_000;
-
-/// Bytes of a body that is the data of one event. The event's own limit is told by the event; this leaves room for the
-/// fields around it.
-const EVENT_BODY_MAX_BYTES: usize = DATA_MAX_BYTES + 64 * 1024;
+/// Bytes of a body that holds one event, beyond those of its data: room for white space, and for the fields around it.
+const AROUND_DATA_MAX_BYTES: usize = 64 * 1024;
 
 /// Bytes of a body too large that are read and thrown away, so that the client is still listening when it is told.
 const DISCARD_MAX_BYTES: usize = 64 * 1024 * 1024;
@@ -43,10 +40,6 @@ const DEFAULT_TOPIC: &str = "events";
 /// Topic of what comes in over `/messages` and `/send_rest`.
 const MESSAGES_TOPIC: &str = "messages";
 
-/// Longest time a body may take to arrive; from the settings of the hub.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BodyTimeout(pub(super) Duration);
-
 /// The body of `POST /events`.
 #[derive(Debug)]
 pub(super) enum EventsBody {
@@ -54,6 +47,15 @@ pub(super) enum EventsBody {
     One(NewEvent),
     /// A JSON array, or NDJSON.
     Batch(Vec<NewEvent>),
+}
+
+impl EventsBody {
+    fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Batch(events) => events.len(),
+        }
+    }
 }
 
 /// One event as JSON.
@@ -71,8 +73,10 @@ struct EventJson<'a> {
 }
 
 impl EventJson<'_> {
-    fn into_event(self) -> Result<NewEvent, Problem> {
+    fn into_event(self, limits: &LimitsConfig) -> Result<NewEvent, Problem> {
         let topic = self.topic.as_deref().unwrap_or(DEFAULT_TOPIC);
+        let data = Data::from_json(self.data)?;
+        fit(data.as_str().len(), limits)?;
         Ok(NewEvent {
             topic: Topic::new(topic).map_err(|error| {
                 Problem::new(Code::InvalidTopic, format_args!("topic: {error}"))
@@ -83,7 +87,7 @@ impl EventJson<'_> {
                     Problem::new(Code::InvalidType, format_args!("type: {error}"))
                 })?,
             },
-            data: Data::from_json(self.data)?,
+            data,
             key: self
                 .key
                 .map(|key| Key::new(&key))
@@ -96,6 +100,18 @@ impl EventJson<'_> {
 impl From<DataTooLarge> for Problem {
     fn from(error: DataTooLarge) -> Self {
         Self::new(Code::EventTooLarge, error)
+    }
+}
+
+/// Whether data of so many bytes is no longer than the hub is set to take.
+fn fit(bytes: usize, limits: &LimitsConfig) -> Result<(), Problem> {
+    let max = limits.max_event_bytes;
+    match bytes > max {
+        true => Err(Problem::new(
+            Code::EventTooLarge,
+            format_args!("the data of one event is at most {max} bytes of JSON; this is {bytes}"),
+        )),
+        false => Ok(()),
     }
 }
 
@@ -125,60 +141,54 @@ fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
     }
 }
 
-fn parse_event(json: &[u8]) -> Result<NewEvent, Problem> {
-    parse_object::<EventJson>(json)?.into_event()
+fn parse_event(json: &[u8], limits: &LimitsConfig) -> Result<NewEvent, Problem> {
+    parse_object::<EventJson>(json)?.into_event(limits)
 }
 
-fn parse_json(body: &[u8]) -> Result<EventsBody, Problem> {
+fn parse_json(body: &[u8], limits: &LimitsConfig) -> Result<EventsBody, Problem> {
     if body.trim_ascii_start().first() != Some(&b'[') {
-        return parse_event(body).map(EventsBody::One);
+        return parse_event(body, limits).map(EventsBody::One);
     }
     let events: Vec<&RawValue> =
         serde_json::from_slice(body).map_err(|error| json_problem(&error))?;
     let events = events.into_iter().enumerate().map(|(index, event)| {
-        parse_event(event.get().as_bytes())
+        parse_event(event.get().as_bytes(), limits)
             .map_err(|problem| problem.at(format_args!("event {} of the array", index + 1)))
     });
-    batch(events)
+    batch(events, limits)
 }
 
-fn parse_ndjson(body: &[u8]) -> Result<EventsBody, Problem> {
+fn parse_ndjson(body: &[u8], limits: &LimitsConfig) -> Result<EventsBody, Problem> {
     let lines = body
         .split(|&byte| byte == b'\n')
         .enumerate()
         .filter(|(_, line)| !line.trim_ascii().is_empty());
     let events = lines.map(|(index, line)| {
-        parse_event(line)
+        parse_event(line, limits)
             .map_err(|problem| problem.at(format_args!("line {} of the body", index + 1)))
     });
-    batch(events)
+    batch(events, limits)
 }
 
-fn batch(events: impl Iterator<Item = Result<NewEvent, Problem>>) -> Result<EventsBody, Problem> {
-    let events: Vec<_> = events
-        .take(BATCH_MAX_EVENTS + 1)
-        .collect::<Result<_, _>>()?;
+fn batch(
+    events: impl Iterator<Item = Result<NewEvent, Problem>>,
+    limits: &LimitsConfig,
+) -> Result<EventsBody, Problem> {
+    let max = limits.max_batch_events;
+    let events: Vec<_> = events.take(max + 1).collect::<Result<_, _>>()?;
     if events.is_empty() {
         return Err(Problem::new(
             Code::EmptyBatch,
             "there is no event in the body",
         ));
     }
-    if events.len() > BATCH_MAX_EVENTS {
+    if events.len() > max {
         return Err(Problem::new(
             Code::BatchTooLarge,
-            format_args!("a batch has at most {BATCH_MAX_EVENTS} events"),
+            format_args!("a batch has at most {max} events"),
         ));
     }
     Ok(EventsBody::Batch(events))
-}
-
-impl BodyTimeout {
-    fn of(request: &Request) -> Self {
-        *request
-            .data()
-            .expect("every request that is routed carries the settings")
-    }
 }
 
 /// Reads the whole body, if it is no longer than `max_bytes` and comes in time.
@@ -186,12 +196,14 @@ async fn read_body(
     request: &Request,
     body: &mut RequestBody,
     max_bytes: usize,
-    BodyTimeout(timeout): BodyTimeout,
+    too_large: Code,
 ) -> Result<Bytes, Problem> {
+    let timeout = limits_of(request).body_timeout;
     let body = body
         .take()
         .map_err(|error| Problem::new(Code::InvalidParameter, error))?;
-    let reading = collect(body, content_length(request.headers()), max_bytes);
+    let length = content_length(request.headers());
+    let reading = collect(body, length, max_bytes, too_large);
     tokio::time::timeout(timeout, reading)
         .await
         .unwrap_or_else(|_| {
@@ -205,6 +217,30 @@ async fn read_body(
         })
 }
 
+/// The body of `POST /events`, which may be a batch.
+async fn read_batch(request: &Request, body: &mut RequestBody) -> Result<Bytes, Problem> {
+    let limits = limits_of(request);
+    let event_bytes = limits.max_event_bytes + AROUND_DATA_MAX_BYTES;
+    let max_bytes = limits.max_batch_bytes.max(event_bytes);
+    read_body(request, body, max_bytes, Code::BatchTooLarge).await
+}
+
+/// A body that holds one event.
+async fn read_event(request: &Request, body: &mut RequestBody) -> Result<Bytes, Problem> {
+    let max_bytes = limits_of(request).max_event_bytes + AROUND_DATA_MAX_BYTES;
+    read_body(request, body, max_bytes, Code::EventTooLarge).await
+}
+
+fn limits_of(request: &Request) -> &LimitsConfig {
+    &place_of(request).limits().config
+}
+
+/// Has the client publish so many events, if its rate allows it.
+fn count(request: &Request, events: usize) -> Result<(), Problem> {
+    let headers = request.headers();
+    Ok(place_of(request).publish(events, || forwarded(headers))?)
+}
+
 fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers
         .get(header::CONTENT_LENGTH)?
@@ -214,19 +250,24 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
         .ok()
 }
 
-async fn collect(body: Body, length: Option<usize>, max_bytes: usize) -> Result<Bytes, Problem> {
+async fn collect(
+    body: Body,
+    length: Option<usize>,
+    max_bytes: usize,
+    too_large: Code,
+) -> Result<Bytes, Problem> {
     let mut chunks = body.into_bytes_stream();
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
     let mut bytes = 0;
-    let mut too_large = length.is_some_and(|length| length > max_bytes);
+    let mut is_too_large = length.is_some_and(|length| length > max_bytes);
     while let Some(chunk) = chunks.next().await {
         // The client went away in the middle: nobody will read this.
         let chunk =
             chunk.map_err(|_| Problem::new(Code::InvalidJson, "the body ended too soon"))?;
         bytes += chunk.len();
-        too_large |= bytes > max_bytes;
-        if too_large {
+        is_too_large |= bytes > max_bytes;
+        if is_too_large {
             if bytes.max(length.unwrap_or(0)) > DISCARD_MAX_BYTES {
                 break;
             }
@@ -240,14 +281,9 @@ async fn collect(body: Body, length: Option<usize>, max_bytes: usize) -> Result<
             all.extend_from_slice(&chunk);
         }
     }
-    if too_large {
-        let code = if max_bytes == BATCH_MAX_BYTES {
-            Code::BatchTooLarge
-        } else {
-            Code::EventTooLarge
-        };
+    if is_too_large {
         return Err(Problem::new(
-            code,
+            too_large,
             format_args!("the body is longer than {max_bytes} bytes"),
         ));
     }
@@ -292,7 +328,7 @@ impl<'a> ApiExtractor<'a> for EventsBody {
         let one = || MetaSchemaRef::Reference("NewEvent".into());
         let many = MetaSchema {
             items: Some(Box::new(one())),
-            max_items: Some(BATCH_MAX_EVENTS),
+            max_items: Some(config::BATCH_MAX_EVENTS),
             ..MetaSchema::new("array")
         };
         let json = MetaSchema {
@@ -326,17 +362,13 @@ impl<'a> ApiExtractor<'a> for EventsBody {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        Ok(Self::read(request, body, BodyTimeout::of(request)).await?)
+        Ok(Self::read(request, body).await?)
     }
 }
 
 impl EventsBody {
-    /// Reads an event or a batch.
-    pub(super) async fn read(
-        request: &Request,
-        body: &mut RequestBody,
-        timeout: BodyTimeout,
-    ) -> Result<Self, Problem> {
+    /// Reads an event or a batch, and counts it for the client.
+    pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Self, Problem> {
         let parse = match media_type(request).as_deref() {
             Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
                 parse_ndjson
@@ -345,7 +377,9 @@ impl EventsBody {
             Some(media_type) if is_json(media_type) => parse_json,
             Some(other) => return Err(unsupported(other, "application/json")),
         };
-        parse(&read_body(request, body, BATCH_MAX_BYTES, timeout).await?)
+        let events = parse(&read_batch(request, body).await?, limits_of(request))?;
+        count(request, events.len())?;
+        Ok(events)
     }
 }
 
@@ -437,13 +471,7 @@ impl<'a> ApiExtractor<'a> for RawData {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        let body = read_body(
-            request,
-            body,
-            EVENT_BODY_MAX_BYTES,
-            BodyTimeout::of(request),
-        )
-        .await?;
+        let body = read_event(request, body).await?;
         let says_json = media_type(request).is_some_and(|media_type| is_json(&media_type));
         let data = match serde_json::from_slice::<&RawValue>(&body) {
             Ok(json) => Data::from_json(json),
@@ -454,7 +482,10 @@ impl<'a> ApiExtractor<'a> for RawData {
                 Data::from_text(text)
             }
         };
-        Ok(Self(data.map_err(Problem::from)?))
+        let data = data.map_err(Problem::from)?;
+        fit(data.as_str().len(), limits_of(request))?;
+        count(request, 1)?;
+        Ok(Self(data))
     }
 }
 
@@ -509,14 +540,11 @@ impl<'a> ApiExtractor<'a> for MessageBody {
         if let Some(other) = media_type(request).filter(|media_type| !is_json(media_type)) {
             return Err(unsupported(&other, "application/json").into());
         }
-        let body = read_body(
-            request,
-            body,
-            EVENT_BODY_MAX_BYTES,
-            BodyTimeout::of(request),
-        )
-        .await?;
-        Ok(Self(parse_object::<MessageJson>(&body)?.message))
+        let body = read_event(request, body).await?;
+        let message = parse_object::<MessageJson>(&body)?.message;
+        fit(message.get().len(), limits_of(request))?;
+        count(request, 1)?;
+        Ok(Self(message))
     }
 }
 
@@ -849,7 +877,7 @@ macro_rules! publish_codes {
     ($($more:ident),*) => {
         &[
             $(Code::$more,)*
-            Code::InvalidJson, Code::RequestTimeout, Code::EventTooLarge, Code::Internal, Code::Busy, Code::Draining,
+            Code::InvalidJson, Code::RequestTimeout, Code::EventTooLarge, Code::TooManyEventsOfAddress, Code::Internal, Code::Busy, Code::Draining,
             Code::LogBusy, Code::DiskFull, Code::ReadOnly,
         ]
     };

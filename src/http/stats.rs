@@ -1,5 +1,7 @@
 //! The hub in figures, for whoever runs it.
 
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
 use poem::{IntoResponse, Response, http::header};
 use poem_openapi::{
     ApiResponse,
@@ -7,18 +9,22 @@ use poem_openapi::{
 };
 use serde_json::{Value, json};
 
-use crate::hub::Stats;
+use crate::{hub::Stats, limits::Limits};
 
 /// The answer of `GET /stats`.
 ///
 /// Shape: `{"version":"0.1.0","log_id":"…","uptime_seconds":60,"subscribers":2,"events":9,"first_id":1,"last_id":9,"file_bytes":4096,
-/// "wal_bytes":0}`.
+/// "wal_bytes":0,"connections":3,"refused":{"connections":0,"connections_of_address":0,"streams_of_address":0,
+/// "events_of_address":0,"late_heads":0}}`.
 #[derive(Debug)]
-pub(super) struct HubStats(pub(super) Stats);
+pub(super) struct HubStats {
+    pub(super) hub: Stats,
+    pub(super) limits: Arc<Limits>,
+}
 
 impl IntoResponse for HubStats {
     fn into_response(self) -> Response {
-        let stats = self.0;
+        let (stats, refused) = (self.hub, &self.limits.refused);
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "log_id": &*stats.log_id,
@@ -29,6 +35,14 @@ impl IntoResponse for HubStats {
             "last_id": stats.bounds.last_id,
             "file_bytes": stats.size.file_bytes,
             "wal_bytes": stats.size.wal_bytes,
+            "connections": self.limits.connections(),
+            "refused": {
+                "connections": refused.connections.load(Relaxed),
+                "connections_of_address": refused.connections_of_address.load(Relaxed),
+                "streams_of_address": refused.streams_of_address.load(Relaxed),
+                "events_of_address": refused.events_of_address.load(Relaxed),
+                "late_heads": refused.late_heads.load(Relaxed),
+            },
         });
         Response::builder()
             .content_type("application/json")
@@ -91,9 +105,52 @@ fn stats_schema() -> MetaSchema {
                 32_768,
             ),
         ),
+        ("connections", number("Connections that are open.", 3)),
+        ("refused", MetaSchemaRef::Inline(Box::new(refused_schema()))),
     ];
     MetaSchema {
         description: Some("The hub in figures."),
+        required: properties.iter().map(|(name, _)| *name).collect(),
+        properties,
+        ..MetaSchema::new("object")
+    }
+}
+
+fn refused_schema() -> MetaSchema {
+    let number = |description, example: u64| {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            description: Some(description),
+            example: Some(json!(example)),
+            ..MetaSchema::new_with_format("integer", "int64")
+        }))
+    };
+    let properties = vec![
+        (
+            "connections",
+            number("Connections over the limit in all.", 0),
+        ),
+        (
+            "connections_of_address",
+            number("Connections over the limit of their address.", 0),
+        ),
+        (
+            "streams_of_address",
+            number("Streams over the limit of their address.", 0),
+        ),
+        (
+            "events_of_address",
+            number("Publishing requests over the rate of their address.", 0),
+        ),
+        (
+            "late_heads",
+            number(
+                "Connections that ended because no head of a request came in time, those that were idle too.",
+                4,
+            ),
+        ),
+    ];
+    MetaSchema {
+        description: Some("How often clients were refused since the start, by limit."),
         required: properties.iter().map(|(name, _)| *name).collect(),
         properties,
         ..MetaSchema::new("object")

@@ -24,6 +24,7 @@ use crate::{
     event::EventId,
     filter::Filter,
     hub::{Batch, Delivery, Start, Subscriber, Subscription},
+    limits::OpenStream,
 };
 
 /// How soon a client comes back after a cut: about 2 s, spread so that they do not come together.
@@ -270,6 +271,8 @@ pub(crate) struct Following {
     pub(crate) stream: EventStream,
     /// Who it is sent to.
     pub(crate) subscriber: Subscriber,
+    /// Its share of the streams that its client may have open.
+    pub(crate) open: OpenStream,
 }
 
 impl Following {
@@ -395,6 +398,7 @@ impl Refusals for Subscribing {
         Code::InvalidLimit,
         Code::InvalidFormat,
         Code::ConflictingStarts,
+        Code::TooManyStreamsOfAddress,
         Code::Internal,
         Code::Draining,
         Code::LogBusy,

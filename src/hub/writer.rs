@@ -8,13 +8,9 @@ use std::sync::{
     atomic::Ordering::{Relaxed, Release},
 };
 
-use tokio::sync::{
-    OwnedSemaphorePermit,
-    mpsc::{self, error::TrySendError},
-    oneshot,
-};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::{NotReady, Shared};
+use super::{NotReady, Queue, Shared};
 use crate::{
     event::{Event, EventId, NewEvent, Topic},
     event_log::{self, Appender, KeyConflict, Stored, Trim},
@@ -87,8 +83,8 @@ pub enum ChoreError {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum PublishError {
     /// Too many wait for the writer. Later there may be room.
-    #[error("the hub has as many events waiting as it can hold")]
-    Busy,
+    #[error("the hub has as much waiting as it may: {} requests, or {} bytes of events", .0.publications, .0.bytes)]
+    Busy(Queue),
     /// The hub takes no more events.
     #[error("the hub is draining")]
     Draining,
@@ -98,15 +94,6 @@ pub enum PublishError {
     /// The commit failed.
     #[error("the events could not be committed")]
     Log(#[source] Arc<event_log::Error>),
-}
-
-impl From<TrySendError<Publication>> for PublishError {
-    fn from(error: TrySendError<Publication>) -> Self {
-        match error {
-            TrySendError::Full(_) => Self::Busy,
-            TrySendError::Closed(_) => Self::Draining,
-        }
-    }
 }
 
 /// The one that writes. [`run`](Self::run) it in a task, and wait for that task after [draining](super::Hub::drain).

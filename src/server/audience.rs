@@ -16,16 +16,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{
-    net::TcpStream,
-    sync::{OwnedSemaphorePermit, mpsc},
-};
+use tokio::{net::TcpStream, sync::mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::connection::StreamSocket;
 use crate::{
     http::{EventStream, Framing, StreamKind, farewell},
     hub::Subscriber,
+    limits::{OpenStream, Place},
 };
 
 /// Members of one audience. More are another audience, which another thread may serve.
@@ -75,8 +73,9 @@ pub(super) struct Audience {
 struct Member {
     socket: TcpStream,
     _subscriber: Subscriber,
-    /// Its share of the connections that are served.
-    _place: OwnedSemaphorePermit,
+    /// Its share of the streams and the connections that there may be.
+    _open: OpenStream,
+    _place: Arc<Place>,
 }
 
 /// What an audience waits for.
@@ -99,13 +98,14 @@ impl Audiences {
     }
 
     /// Sends a stream to its end or until the client has gone, in a task of its own.
-    pub(super) fn serve(self: &Arc<Self>, stream: StreamSocket, place: OwnedSemaphorePermit) {
+    pub(super) fn serve(self: &Arc<Self>, stream: StreamSocket, place: Arc<Place>) {
         self.spawn(Box::new(Audience {
             stream: stream.following.stream,
             framing: stream.framing,
             members: vec![Member {
                 socket: stream.socket,
                 _subscriber: stream.following.subscriber,
+                _open: stream.following.open,
                 _place: place,
             }],
             pending: stream.head.into(),

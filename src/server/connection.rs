@@ -8,9 +8,9 @@ use std::{
     convert::Infallible,
     future::{pending, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
     task::Poll,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use hyper::{Version, body::Incoming, server::conn::http1, service::service_fn};
@@ -23,7 +23,10 @@ use poem::{
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::http::{Following, Framing, take_stream};
+use crate::{
+    http::{Following, Framing, take_stream},
+    limits::Place,
+};
 
 /// Bytes of a connection that hyper holds, read or to be written. Bounds what a slow reader costs, and the head of a
 /// request.
@@ -33,7 +36,6 @@ const BUFFER_MAX_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Terms<E> {
     pub(super) endpoint: E,
-    pub(super) header_timeout: Duration,
     /// Cancelled when the connection should end after the request it is at.
     pub(super) ending: CancellationToken,
 }
@@ -61,13 +63,15 @@ pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
     socket: TcpStream,
     local: LocalAddr,
     remote: RemoteAddr,
+    place: Arc<Place>,
     terms: Arc<Terms<E>>,
 ) -> Option<StreamSocket> {
     let handover = Arc::new(Mutex::new(Handover::FirstRequest));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (terms, handover) = (terms.clone(), handover.clone());
         let (version, method) = (request.version(), request.method().clone());
-        let request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
+        let mut request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
+        request.set_data(place.clone());
         async move {
             let first = matches!(set(&handover, Handover::Never), Handover::FirstRequest);
             let mut response = terms.endpoint.get_response(request).await;
@@ -78,7 +82,7 @@ pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
                     } else {
                         Framing::Plain
                     };
-                    let head = stream_head(&response, framing);
+                    let head = answer_head(&response, framing);
                     set(
                         &handover,
                         Handover::Stream(Box::new((head, stream, framing))),
@@ -93,18 +97,23 @@ pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(terms.header_timeout)
+        .header_read_timeout(place.limits().config.header_timeout)
         .max_buf_size(BUFFER_MAX_BYTES)
         .serve_connection(TokioIo::new(socket), service);
 
-    // How a connection ends, and with what error, matters to nobody: the client has gone.
     let until_stream = poll_fn(|context| {
         let served = Pin::new(&mut connection).poll(context);
         match set(&handover, Handover::Never) {
             Handover::Stream(stream) => Poll::Ready(Some(stream)),
             state @ (Handover::FirstRequest | Handover::Never) => {
                 set(&handover, state);
-                served.map(|_| None)
+                served.map(|ended| {
+                    // How else a connection ends matters to nobody: the client has gone.
+                    if ended.is_err_and(|error| error.is_timeout()) {
+                        place.limits().refused.late_heads.fetch_add(1, Relaxed);
+                    }
+                    None
+                })
             }
         }
     });
@@ -133,8 +142,8 @@ fn set(handover: &Mutex<Handover>, state: Handover) -> Handover {
     )
 }
 
-/// The head of a stream's answer as bytes.
-fn stream_head(response: &Response, framing: Framing) -> Vec<u8> {
+/// The head of an answer as bytes.
+pub(super) fn answer_head(response: &Response, framing: Framing) -> Vec<u8> {
     let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
     for (name, value) in response.headers() {
         head.extend_from_slice(name.as_str().as_bytes());

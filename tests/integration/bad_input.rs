@@ -343,8 +343,8 @@ async fn raw(hub: &TestHub, bytes: &[u8]) -> String {
 #[tokio::test]
 async fn half_a_request_does_not_hold_a_connection_for_ever() {
     let hub = TestHub::start_with(|config| {
-        config.header_timeout = Duration::from_millis(200);
-        config.body_timeout = Duration::from_millis(200);
+        config.limits.header_timeout = Duration::from_millis(200);
+        config.limits.body_timeout = Duration::from_millis(200);
     })
     .await;
     for half in ["", "GET /sse HT", "POST /events HTTP/1.1\r\nhost: x\r\n"] {

@@ -13,6 +13,7 @@ mod drain;
 mod erase;
 mod faults;
 mod history;
+mod limits;
 mod openapi;
 mod publish;
 mod readme;

@@ -57,7 +57,7 @@ fn every_operation_is_described_with_its_refusals() {
                     body.as_object().is_some_and(|types| !types.is_empty()),
                     "{name}"
                 );
-                for status in ["400", "408", "413", "500", "503", "507"] {
+                for status in ["400", "408", "413", "429", "500", "503", "507"] {
                     assert!(
                         answers.contains(&status.to_owned()),
                         "{name} has no {status}"

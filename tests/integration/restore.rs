@@ -3,7 +3,10 @@
 use std::{fs, path::Path, process::Stdio};
 
 use reqwest::StatusCode;
-use segno::{hub::Hub, server::Server};
+use segno::{
+    hub::{Hub, Queue},
+    server::Server,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -130,7 +133,12 @@ async fn a_note_that_cannot_be_read_stops_the_start() {
         refused.to_string().contains("does not hold an id"),
         "{refused}"
     );
-    assert!(Hub::open(&folder.path().join("other.db")).await.is_ok());
+    let other = folder.path().join("other.db");
+    let queue = Queue {
+        publications: 1,
+        bytes: 1,
+    };
+    assert!(Hub::open(&other, queue).await.is_ok());
 }
 
 #[tokio::test]

@@ -225,8 +225,8 @@ async fn silence_is_broken_by_a_comment_that_carries_the_cursor() {
 async fn a_stream_outlives_every_timer() {
     let hub = TestHub::start_with(|config| {
         config.heartbeat = Duration::from_millis(200);
-        config.header_timeout = Duration::from_millis(150);
-        config.body_timeout = Duration::from_millis(150);
+        config.limits.header_timeout = Duration::from_millis(150);
+        config.limits.body_timeout = Duration::from_millis(150);
     })
     .await;
     let mut stream = hub.follow("").await;

@@ -10,7 +10,7 @@ use std::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use segno::{
     client::{Message, SseParser},
-    config::{LogFormat, ServeConfig},
+    config::ServeConfig,
     server::Server,
 };
 use serde_json::Value;
@@ -52,19 +52,23 @@ pub(crate) struct TestHub {
     folder: Option<TempDir>,
 }
 
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    serve: ServeConfig,
+}
+
 /// The configuration tests run with: as by default, but for the address and the file.
 pub(crate) fn config(folder: &Path) -> ServeConfig {
-    ServeConfig {
-        listen: "127.0.0.1:0".parse().unwrap(),
-        db: folder.join("segno.db"),
-        heartbeat: Duration::from_secs(15),
-        header_timeout: Duration::from_secs(30),
-        body_timeout: Duration::from_secs(30),
-        max_connections: 50_000,
-        drain_timeout: Duration::from_secs(10),
-        keep: Default::default(),
-        log_format: LogFormat::Text,
-    }
+    let db = folder.join("segno.db");
+    let flags = [
+        "segno",
+        "--listen",
+        "127.0.0.1:0",
+        "--db",
+        db.to_str().unwrap(),
+    ];
+    <Flags as clap::Parser>::parse_from(flags).serve
 }
 
 impl TestHub {

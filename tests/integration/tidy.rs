@@ -20,6 +20,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         &["http", "server", "retention"],
         "nothing below the hub knows it",
     ),
+    (
+        "crate::limits",
+        &["http", "server"],
+        "the hub does not know who speaks to it",
+    ),
     ("crate::server", &["cli"], "the server is at the top"),
     (
         "crate::client",

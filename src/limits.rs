@@ -1,0 +1,574 @@
+//! Who may take how much: connections in all, and connections, streams and events of an address. Pure but for the clock.
+//!
+//! A connection looks its address up once, and its requests share what it found: a limit then costs an atomic. Only behind a
+//! trusted proxy, where each request may be another client's, a stream looks up again, and a publish if there is a rate.
+//! Counts and buckets of addresses that are gone are let go: the table has at most two addresses for each connection that is
+//! allowed, and a few more.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::config::LimitsConfig;
+
+/// When a client that found no place may try again: somebody else has to leave first.
+const PLACE_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Addresses from which on the table is looked through for those that are gone.
+const SWEEP_MIN_ADDRESSES: usize = 1024;
+
+/// A limit that a client may hit and come back later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// Connections in all.
+    Connections,
+    /// Connections of an address.
+    ConnectionsOfAddress,
+    /// Streams of an address.
+    StreamsOfAddress,
+    /// Events a second of an address.
+    EventsOfAddress,
+}
+
+/// Why a client is refused for now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    /// What was hit.
+    pub limit: Limit,
+    /// Its value.
+    pub max: u32,
+    /// When it is worth to try again.
+    pub retry_after: Duration,
+    /// Whether the address is perhaps not the client's: the request says that a proxy forwarded it, and nobody trusts that.
+    pub is_forwarded: bool,
+}
+
+impl fmt::Display for Refusal {
+    /// Names the flag, which is what whoever runs the hub looks for.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (who_has_what, flag) = match self.limit {
+            Limit::Connections => ("the hub has as many connections as", "--max-connections"),
+            Limit::ConnectionsOfAddress => (
+                "your address has as many connections as",
+                "--max-connections-per-address",
+            ),
+            Limit::StreamsOfAddress => (
+                "your address has as many streams open as",
+                "--max-streams-per-address",
+            ),
+            Limit::EventsOfAddress => (
+                "your address published more events a second than",
+                "--max-rate-per-address",
+            ),
+        };
+        write!(f, "{who_has_what} {flag} allows, which is {}", self.max)?;
+        if self.is_forwarded {
+            f.write_str(
+                "; the request came through a proxy, whose address counts for all its clients until the hub is started with \
+                 --trusted-proxy and that address",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+/// How often clients were refused, by limit.
+#[derive(Debug, Default)]
+pub struct Refused {
+    /// Connections over the limit in all.
+    pub connections: AtomicU64,
+    /// Connections over the limit of their address.
+    pub connections_of_address: AtomicU64,
+    /// Streams over the limit of their address.
+    pub streams_of_address: AtomicU64,
+    /// Publishing requests over the rate of their address.
+    pub events_of_address: AtomicU64,
+    /// Connections that ended because no head of a request came in time, those that were idle too.
+    pub late_heads: AtomicU64,
+}
+
+impl Refused {
+    fn of(&self, limit: Limit) -> &AtomicU64 {
+        match limit {
+            Limit::Connections => &self.connections,
+            Limit::ConnectionsOfAddress => &self.connections_of_address,
+            Limit::StreamsOfAddress => &self.streams_of_address,
+            Limit::EventsOfAddress => &self.events_of_address,
+        }
+    }
+}
+
+/// What is taken now, and how much may be.
+#[derive(Debug)]
+pub struct Limits {
+    /// The limits.
+    pub config: LimitsConfig,
+    /// Who was refused.
+    pub refused: Refused,
+    rate: Option<Rate>,
+    /// The time that buckets count from.
+    began: Instant,
+    connections: AtomicU32,
+    addresses: Mutex<Addresses>,
+    /// Whether it was traced that a proxy should perhaps be trusted.
+    proxy_was_traced: AtomicBool,
+}
+
+impl Limits {
+    /// Nothing is taken yet.
+    pub fn new(config: LimitsConfig) -> Self {
+        Self {
+            rate: Rate::of(&config),
+            refused: Refused::default(),
+            began: Instant::now(),
+            connections: AtomicU32::new(0),
+            addresses: Mutex::new(Addresses::new(&config)),
+            proxy_was_traced: AtomicBool::new(false),
+            config,
+        }
+    }
+
+    /// Connections that are served.
+    pub fn connections(&self) -> u32 {
+        self.connections.load(Relaxed)
+    }
+
+    /// Gives a connection from `peer` its place, if there is one.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Refusal> {
+        let max = self.config.max_connections.get();
+        if !take_one(&self.connections, max) {
+            return Err(self.refuse(Limit::Connections, max, PLACE_RETRY_AFTER));
+        }
+        if self.trusts(peer) {
+            let limits = self.clone();
+            let peer = Peer::Proxy(peer);
+            return Ok(Place { limits, peer });
+        }
+        let usage = self.usage(peer);
+        let max = self.config.max_connections_per_address.get();
+        if !take_one(&usage.connections, max) {
+            give_one_back(&self.connections);
+            return Err(self.refuse(Limit::ConnectionsOfAddress, max, PLACE_RETRY_AFTER));
+        }
+        let limits = self.clone();
+        let peer = Peer::Client(peer, usage);
+        Ok(Place { limits, peer })
+    }
+
+    /// Notes that a request of `peer`, which hit a limit of its address, came through a proxy that nobody trusts.
+    ///
+    /// Traced once: it is the one line that explains all that follow.
+    pub fn note_proxy(&self, peer: IpAddr) {
+        if !self.proxy_was_traced.swap(true, Relaxed) {
+            tracing::warn!(
+                address = %peer,
+                "an address that looks like a proxy hit a limit; if it is yours, start with --trusted-proxy {peer}"
+            );
+        }
+    }
+
+    fn refuse(&self, limit: Limit, max: u32, retry_after: Duration) -> Refusal {
+        self.refused.of(limit).fetch_add(1, Relaxed);
+        Refusal {
+            limit,
+            max,
+            retry_after,
+            is_forwarded: false,
+        }
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.config
+            .trusted_proxies
+            .iter()
+            .any(|proxies| proxies.contains(&address))
+    }
+
+    /// The client that `proxy` forwards for: of the addresses in its header, the last that is no trusted proxy. Who wrote it
+    /// was trusted, and what stands before it is anybody's word. Where there is none, or something else, it is the proxy.
+    fn client(&self, proxy: IpAddr, forwarded: &str) -> IpAddr {
+        for hop in forwarded.rsplit(',') {
+            match read_hop(hop.trim()) {
+                Some(address) if self.trusts(address) => (),
+                Some(address) => return address,
+                None => break,
+            }
+        }
+        proxy
+    }
+
+    fn usage(&self, address: IpAddr) -> Arc<Usage> {
+        let mut addresses = self
+            .addresses
+            .lock()
+            .expect("nobody panics while holding it");
+        addresses.usage(Address::of(address), self.began)
+    }
+}
+
+/// An address of `X-Forwarded-For`; some proxies write the port behind it, or brackets around it.
+fn read_hop(hop: &str) -> Option<IpAddr> {
+    let bare = hop.trim_start_matches('[').trim_end_matches(']');
+    let with_port = || Some(hop.parse::<SocketAddr>().ok()?.ip());
+    bare.parse().ok().or_else(with_port)
+}
+
+fn take_one(count: &AtomicU32, max: u32) -> bool {
+    let one_more = |count| (count < max).then_some(count + 1);
+    count.fetch_update(Relaxed, Relaxed, one_more).is_ok()
+}
+
+fn give_one_back(count: &AtomicU32) {
+    let before = count.fetch_sub(1, Relaxed);
+    assert!(before > 0, "nobody gives back what was not taken");
+}
+
+/// The place of a connection among those that are served; free again when dropped.
+#[derive(Debug)]
+pub struct Place {
+    limits: Arc<Limits>,
+    peer: Peer,
+}
+
+#[derive(Debug)]
+enum Peer {
+    Client(IpAddr, Arc<Usage>),
+    Proxy(IpAddr),
+}
+
+impl Place {
+    /// The limits that hold for it.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Has the client open one more stream. `forwarded` reads what the request's `X-Forwarded-For` says, if it has one.
+    pub fn open_stream(
+        &self,
+        forwarded: impl Fn() -> Option<String>,
+    ) -> Result<OpenStream, Refusal> {
+        let usage = self.client(&forwarded);
+        let max = self.limits.config.max_streams_per_address.get();
+        if !take_one(&usage.streams, max) {
+            let refusal = self
+                .limits
+                .refuse(Limit::StreamsOfAddress, max, PLACE_RETRY_AFTER);
+            return Err(self.explain(refusal, forwarded));
+        }
+        Ok(OpenStream(usage))
+    }
+
+    /// Has the client publish so many events. Costs nothing where there is no rate.
+    pub fn publish(
+        &self,
+        events: usize,
+        forwarded: impl Fn() -> Option<String>,
+    ) -> Result<(), Refusal> {
+        let Some(rate) = &self.limits.rate else {
+            return Ok(());
+        };
+        let usage = self.client(&forwarded);
+        let now_ns = nanoseconds(self.limits.began.elapsed());
+        let taken = rate.take(&usage.full_at_ns, now_ns, events);
+        taken.map_err(|wait| {
+            let refusal = self
+                .limits
+                .refuse(Limit::EventsOfAddress, rate.events_per_second, wait);
+            self.explain(refusal, forwarded)
+        })
+    }
+
+    fn client(&self, forwarded: impl Fn() -> Option<String>) -> Arc<Usage> {
+        match &self.peer {
+            Peer::Client(_, usage) => usage.clone(),
+            Peer::Proxy(proxy) => {
+                let forwarded = forwarded().unwrap_or_default();
+                self.limits.usage(self.limits.client(*proxy, &forwarded))
+            }
+        }
+    }
+
+    fn explain(&self, refusal: Refusal, forwarded: impl Fn() -> Option<String>) -> Refusal {
+        match self.peer {
+            Peer::Client(address, _) if forwarded().is_some() => {
+                self.limits.note_proxy(address);
+                Refusal {
+                    is_forwarded: true,
+                    ..refusal
+                }
+            }
+            Peer::Client(..) | Peer::Proxy(_) => refusal,
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        give_one_back(&self.limits.connections);
+        if let Peer::Client(_, usage) = &self.peer {
+            give_one_back(&usage.connections);
+        }
+    }
+}
+
+/// A stream that counts for its client until it is dropped.
+#[derive(Debug)]
+pub struct OpenStream(Arc<Usage>);
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        give_one_back(&self.0.streams);
+    }
+}
+
+/// What is one client to the limits: an IPv4 address, or the /64 network of an IPv6 address, which is what one customer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Address(IpAddr);
+
+impl Address {
+    fn of(address: IpAddr) -> Self {
+        Self(match address.to_canonical() {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
+        })
+    }
+}
+
+/// What an address has now.
+#[derive(Debug, Default)]
+struct Usage {
+    connections: AtomicU32,
+    streams: AtomicU32,
+    /// When its bucket is full again, since the limits began.
+    full_at_ns: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Addresses {
+    usages: HashMap<Address, Arc<Usage>>,
+    /// Addresses at which those that are gone are let go.
+    sweep_at: usize,
+    /// Never more addresses than this.
+    max: usize,
+}
+
+impl Addresses {
+    fn new(config: &LimitsConfig) -> Self {
+        let connections = usize::try_from(config.max_connections.get()).unwrap_or(usize::MAX);
+        Self {
+            usages: HashMap::new(),
+            sweep_at: SWEEP_MIN_ADDRESSES,
+            max: connections
+                .saturating_mul(2)
+                .saturating_add(2 * SWEEP_MIN_ADDRESSES),
+        }
+    }
+
+    fn usage(&mut self, address: Address, began: Instant) -> Arc<Usage> {
+        if let Some(usage) = self.usages.get(&address) {
+            return usage.clone();
+        }
+        if self.usages.len() >= self.sweep_at {
+            self.sweep(nanoseconds(began.elapsed()));
+        }
+        self.usages.entry(address).or_default().clone()
+    }
+
+    /// Lets go of addresses that have nothing open and a full bucket, and where that is not enough, of those that have nothing
+    /// open: at most as many as there are connections are left. Doubling where it is done next makes it cheap.
+    fn sweep(&mut self, now_ns: u64) {
+        // Only the table, which is locked, hands out more of what it alone holds.
+        let is_open = |usage: &Arc<Usage>| Arc::strong_count(usage) > 1;
+        self.usages
+            .retain(|_, usage| is_open(usage) || usage.full_at_ns.load(Relaxed) > now_ns);
+        if self.usages.len() > self.max / 2 {
+            self.usages.retain(|_, usage| is_open(usage));
+        }
+        self.sweep_at = (2 * self.usages.len()).clamp(SWEEP_MIN_ADDRESSES, self.max);
+    }
+}
+
+/// A token bucket, told by the time at which it is full again. Source: the "generic cell rate algorithm" of ATM, which is a
+/// bucket in one number.
+#[derive(Debug)]
+struct Rate {
+    events_per_second: u32,
+    burst_events: u64,
+    event_ns: u64,
+}
+
+impl Rate {
+    fn of(config: &LimitsConfig) -> Option<Self> {
+        let events_per_second = config.rate_per_address?;
+        let burst = config
+            .burst_per_address
+            .map_or(u64::from(events_per_second) * BURST_SECONDS, |burst| {
+                u64::from(burst.get())
+            });
+        Some(Self {
+            events_per_second,
+            burst_events: burst,
+            event_ns: 1_000_000_000 / u64::from(events_per_second),
+        })
+    }
+
+    /// Takes `events` out of the bucket, or says how long that must wait. A batch larger than the bucket wants it full, and leaves
+    /// it with a debt: it would else never be taken.
+    fn take(&self, full_at_ns: &AtomicU64, now_ns: u64, events: usize) -> Result<(), Duration> {
+        let events = u64::try_from(events).expect("a batch is small");
+        let wanted_ns = events.min(self.burst_events) * self.event_ns;
+        let latest_ns = now_ns + self.burst_events * self.event_ns;
+        let taken = full_at_ns.fetch_update(Relaxed, Relaxed, |full_at_ns| {
+            let full_at_ns = full_at_ns.max(now_ns);
+            (full_at_ns + wanted_ns <= latest_ns).then_some(full_at_ns + events * self.event_ns)
+        });
+        match taken {
+            Ok(_) => Ok(()),
+            Err(full_at_ns) => Err(Duration::from_nanos(
+                (full_at_ns.max(now_ns) + wanted_ns).saturating_sub(latest_ns),
+            )),
+        }
+    }
+}
+
+/// How many seconds' events an address may publish at once, if nothing else is said.
+const BURST_SECONDS: u64 = 10;
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).expect("584 years are not over")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(change: impl FnOnce(&mut LimitsConfig)) -> Arc<Limits> {
+        let mut config = LimitsConfig::default();
+        change(&mut config);
+        Arc::new(Limits::new(config))
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn addresses(limits: &Limits) -> usize {
+        limits.addresses.lock().unwrap().usages.len()
+    }
+
+    #[test]
+    fn an_ipv6_address_is_its_network_and_an_embedded_ipv4_address_is_itself() {
+        let is_one = |a, b| Address::of(ip(a)) == Address::of(ip(b));
+        assert!(is_one("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"));
+        assert!(!is_one("2001:db8:1:2::1", "2001:db8:1:3::1"));
+        assert!(is_one("::ffff:192.0.2.7", "192.0.2.7"));
+        assert!(!is_one("192.0.2.7", "192.0.2.8"));
+    }
+
+    #[test]
+    fn the_client_is_the_last_hop_that_is_no_trusted_proxy() {
+        let limits = limits(|config| {
+            let trusted = ["10.0.0.0/8", "fd00::/8"];
+            config.trusted_proxies = trusted.map(|proxies| proxies.parse().unwrap()).into();
+        });
+        for (forwarded, client) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("198.51.100.1, 192.0.2.7", "192.0.2.7"),
+            ("192.0.2.7,10.1.1.1 , fd00::3", "192.0.2.7"),
+            ("192.0.2.7:4711", "192.0.2.7"),
+            ("[2001:db8::7]", "2001:db8::7"),
+            ("[2001:db8::7]:4711,10.1.1.1", "2001:db8::7"),
+            ("rubbish, 192.0.2.7", "192.0.2.7"),
+            // From here on the proxy itself counts.
+            ("192.0.2.7, rubbish", "10.0.0.1"),
+            ("192.0.2.7, rubbish, 10.1.1.1", "10.0.0.1"),
+            ("192.0.2.7,", "10.0.0.1"),
+            ("10.1.1.1, 10.2.2.2", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            let found = limits.client(ip("10.0.0.1"), forwarded);
+            assert_eq!(found, ip(client), "{forwarded:?}");
+        }
+        assert!(limits.trusts(ip("::ffff:10.1.2.3")));
+        assert!(!limits.trusts(ip("192.0.2.7")));
+    }
+
+    #[test]
+    fn a_place_is_free_again_when_it_is_dropped_and_no_sooner() {
+        let limits = limits(|config| {
+            config.max_connections = 3.try_into().unwrap();
+            config.max_connections_per_address = 2.try_into().unwrap();
+        });
+        let refused = |address| limits.admit(ip(address)).unwrap_err().limit;
+        let first = limits.admit(ip("192.0.2.7")).unwrap();
+        let _second = limits.admit(ip("192.0.2.7")).unwrap();
+        assert_eq!(refused("192.0.2.7"), Limit::ConnectionsOfAddress);
+        let _third = limits.admit(ip("192.0.2.8")).unwrap();
+        assert_eq!(refused("192.0.2.9"), Limit::Connections);
+        drop(first);
+        assert_eq!(limits.connections(), 2);
+        let _again = limits.admit(ip("192.0.2.7")).unwrap();
+        assert_eq!(refused("192.0.2.8"), Limit::Connections);
+    }
+
+    #[test]
+    fn a_bucket_holds_a_burst_and_fills_at_its_rate() {
+        let rate = Rate {
+            events_per_second: 10,
+            burst_events: 20,
+            event_ns: 100_000_000,
+        };
+        let second = 1_000_000_000;
+        let full_at_ns = AtomicU64::new(0);
+        let take = |at_ns, events| rate.take(&full_at_ns, at_ns, events);
+        let wait = |millis| Err(Duration::from_millis(millis));
+        assert_eq!(take(second, 15), Ok(()));
+        assert_eq!(take(second, 5), Ok(()));
+        assert_eq!(take(second, 1), wait(100));
+        assert_eq!(take(second, 20), wait(2000));
+        assert_eq!(take(second + second / 2, 6), wait(100));
+        assert_eq!(take(second + second / 2, 5), Ok(()));
+        // A batch larger than the bucket waits until it is full, and is paid for afterwards.
+        assert_eq!(take(3 * second, 50), wait(500));
+        assert_eq!(take(3 * second + second / 2, 50), Ok(()));
+        assert_eq!(take(3 * second + second / 2, 1), wait(3100));
+        // What is not used does not add up.
+        assert_eq!(take(1000 * second, 20), Ok(()));
+        assert_eq!(take(1000 * second, 1), wait(100));
+    }
+
+    #[test]
+    fn addresses_that_are_gone_are_let_go_and_the_table_has_an_end() {
+        let limits = limits(|config| {
+            config.max_connections = 100.try_into().unwrap();
+            config.max_connections_per_address = 1.try_into().unwrap();
+            config.rate_per_address = Some(1);
+        });
+        let address = |n: u32| IpAddr::from(n.to_be_bytes());
+        let stays = limits.admit(address(0)).unwrap();
+        stays.publish(10, || None).unwrap();
+        for n in 1..5000 {
+            limits.admit(address(n)).unwrap();
+        }
+        assert!(addresses(&limits) <= SWEEP_MIN_ADDRESSES);
+        assert!(limits.admit(address(0)).is_err(), "it is remembered");
+
+        // Now each leaves a bucket that is not full, which is worth to be remembered, but not without end.
+        for n in 1..20_000 {
+            let place = limits.admit(address(n)).unwrap();
+            place.publish(10, || None).unwrap();
+        }
+        assert!(addresses(&limits) <= 2 * 100 + 2 * SWEEP_MIN_ADDRESSES);
+        let back = limits.admit(address(19_999)).unwrap();
+        assert!(back.publish(1, || None).is_err(), "it is remembered");
+        assert!(limits.admit(address(0)).is_err(), "it is remembered");
+    }
+}

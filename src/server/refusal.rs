@@ -1,0 +1,124 @@
+//! Connections for which there is no place: each gets an answer that says so, without hyper, and is closed.
+//!
+//! The answer is for a client that meant well. So it is given when the request is there, since some clients take bytes that come
+//! before it for a fault, and what else the client sends is read for a while: to close a socket with unread bytes in it is to
+//! reset it, and a reset throws away what the client has not read yet. All of this is bounded in time, bytes and number, so that
+//! refusing costs less than serving.
+
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
+
+use poem::http::{HeaderMap, header};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Semaphore,
+    time::timeout,
+};
+
+use super::connection::answer_head;
+use crate::{
+    http::{self, Framing},
+    limits::{Limit, Limits, Refusal},
+};
+
+/// Connections that are being refused at once, at the most; where few are served it is fewer. More are closed without a word.
+const REFUSALS_AT_ONCE: u32 = 256;
+
+/// How long the head of the request is waited for, and then how long the client may take to read the answer and close.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Bytes of a head that are looked at.
+const HEAD_MAX_BYTES: usize = 16 * 1024;
+
+/// Bytes behind the head that are read and thrown away.
+const DISCARD_MAX_BYTES: u64 = 1024 * 1024;
+
+/// How many connections may be being refused while `connections` are served.
+pub(super) fn refusals_beside(connections: u32) -> u32 {
+    REFUSALS_AT_ONCE.min(connections / 16 + 8)
+}
+
+/// Answers connections that have no place.
+#[derive(Debug)]
+pub(super) struct Refuser {
+    /// What stands in every answer of the hub.
+    headers: Arc<HeaderMap>,
+    limits: Arc<Limits>,
+    room: Arc<Semaphore>,
+}
+
+impl Refuser {
+    pub(super) fn new(limits: Arc<Limits>, headers: HeaderMap) -> Self {
+        let room = refusals_beside(limits.config.max_connections.get());
+        Self {
+            headers: Arc::new(headers),
+            limits,
+            room: Arc::new(Semaphore::new(room.try_into().unwrap_or(usize::MAX))),
+        }
+    }
+
+    /// Answers and closes, in a future to be run; `None` where too many are being answered, and the connection is closed.
+    pub(super) fn refuse(
+        &self,
+        socket: TcpStream,
+        peer: IpAddr,
+        refusal: Refusal,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        let room = self.room.clone().try_acquire_owned().ok()?;
+        let (limits, headers) = (self.limits.clone(), self.headers.clone());
+        Some(async move {
+            // That the client has gone meanwhile matters to nobody.
+            _ = tell(socket, peer, refusal, &limits, &headers).await;
+            drop(room);
+        })
+    }
+}
+
+async fn tell(
+    mut socket: TcpStream,
+    peer: IpAddr,
+    mut refusal: Refusal,
+    limits: &Limits,
+    headers: &HeaderMap,
+) -> io::Result<()> {
+    let mut head = Vec::new();
+    // Whoever is too slow is told all the same.
+    if let Ok(read) = timeout(PATIENCE, read_head(&mut socket, &mut head)).await {
+        read?;
+    }
+    if refusal.limit == Limit::ConnectionsOfAddress && http::is_forwarded(&head) {
+        limits.note_proxy(peer);
+        refusal.is_forwarded = true;
+    }
+    let telling = async {
+        socket.write_all(&answer(refusal, headers).await).await?;
+        socket.shutdown().await?;
+        let mut rest = socket.take(DISCARD_MAX_BYTES);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    timeout(PATIENCE, telling).await??;
+    Ok(())
+}
+
+/// Reads until the end of the head is there, or as much as a head may have; fails where the client has gone.
+async fn read_head(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()> {
+    let end = b"\r\n\r\n";
+    while head.len() < HEAD_MAX_BYTES && !head.windows(end.len()).any(|bytes| bytes == end) {
+        if socket.read_buf(head).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+async fn answer(refusal: Refusal, headers: &HeaderMap) -> Vec<u8> {
+    let mut response = http::refusal(refusal);
+    response.headers_mut().extend(headers.clone());
+    let body = response.take_body().into_vec().await.unwrap_or_default();
+    response
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, body.len().into());
+    let mut bytes = answer_head(&response, Framing::Plain);
+    bytes.extend(body);
+    bytes
+}

@@ -1,0 +1,380 @@
+//! How much is taken, from whom, and what those are told who want more.
+
+use std::{
+    net::IpAddr,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use reqwest::RequestBuilder;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::test_hub::{
+    Answer, Program, TestHub, TestStream, answer, free_port, reqwest_client, segno, within,
+};
+
+fn few(number: u32) -> std::num::NonZeroU32 {
+    number.try_into().unwrap()
+}
+
+/// A client that comes from another address of the loopback network.
+fn client_at(address: &str) -> reqwest::Client {
+    reqwest_client(); // Chooses the cryptography.
+    let address: IpAddr = address.parse().unwrap();
+    reqwest::Client::builder()
+        .local_address(address)
+        .build()
+        .unwrap()
+}
+
+/// What a refusal says, after a look whether it says when to come back.
+fn told(refusal: &Answer) -> (u16, String, u64) {
+    let retry_after: u64 = refusal.header("retry-after").parse().unwrap();
+    assert!((1..=3600).contains(&retry_after), "{refusal:?}");
+    let limit = refusal.json()["limit"].as_u64().unwrap();
+    (refusal.status.as_u16(), refusal.code(), limit)
+}
+
+/// Asks until it is served, since a place is free only when the hub has seen that somebody left.
+async fn served(request: impl Fn() -> RequestBuilder) {
+    within("a place", async {
+        while !answer(request()).await.status.is_success() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+async fn refused(hub: &TestHub, limit: &str) -> u64 {
+    let stats = answer(client_at("127.0.0.9").get(hub.url("/stats"))).await;
+    stats.json()["refused"][limit].as_u64().unwrap()
+}
+
+#[tokio::test]
+async fn more_connections_than_are_served_are_told_so() {
+    let hub = TestHub::start_with(|config| config.limits.max_connections = few(3)).await;
+    let mut streams = join_all((0..3).map(|_| hub.follow(""))).await;
+    let refusal = answer(hub.get("/events")).await;
+    assert_eq!(told(&refusal), (503, "too_many_connections".into(), 3));
+    assert_eq!(
+        refusal.header("segno-log-id"),
+        streams[0].header("segno-log-id")
+    );
+    let refusal = answer(hub.post("/topics/t").body("x".repeat(500_000))).await;
+    assert_eq!(told(&refusal), (503, "too_many_connections".into(), 3));
+
+    // A client that looks for the answer only when its body is sent: a connection that is simply closed would be reset by then.
+    let mut socket = TcpStream::connect(hub.address()).await.unwrap();
+    let head = b"POST /topics/t HTTP/1.1\r\nhost: x\r\ncontent-length: 500000\r\n\r\n";
+    socket.write_all(head).await.unwrap();
+    within("an answer", socket.readable()).await.unwrap();
+    for _ in 0..50 {
+        socket.write_all(&[b'x'; 10_000]).await.unwrap();
+    }
+    let mut received = String::new();
+    within("the end", socket.read_to_string(&mut received))
+        .await
+        .unwrap();
+    assert!(received.contains("too_many_connections"), "{received}");
+    drop(socket);
+    drop(streams.pop());
+    served(|| hub.get("/health/live")).await;
+    let stats = hub.get_json("/stats").await;
+    assert!(
+        stats["refused"]["connections"].as_u64().unwrap() >= 3,
+        "{stats}"
+    );
+}
+
+#[tokio::test]
+async fn a_client_that_sends_nothing_is_told_too_and_refusing_holds_nobody_up() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.max_connections = few(100);
+        config.limits.header_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let streams = join_all((0..99).map(|_| hub.follow(""))).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(hub.address()).await.unwrap());
+    }
+    let told = within(
+        "all to be closed",
+        join_all(silent.iter_mut().map(async |socket| {
+            let mut received = String::new();
+            _ = socket.read_to_string(&mut received).await;
+            received
+        })),
+    )
+    .await;
+    let answered = told
+        .iter()
+        .filter(|answer| answer.starts_with("HTTP/1.1 503 ") && answer.ends_with('}'));
+    // One had the last place and was cut off as idle; some came when as many were being refused as may be.
+    assert!((7..299).contains(&answered.count()), "{told:?}");
+    drop(streams);
+    served(|| hub.get("/health/live")).await;
+}
+
+#[tokio::test]
+async fn an_address_has_its_own_number_of_connections() {
+    let hub =
+        TestHub::start_with(|config| config.limits.max_connections_per_address = few(2)).await;
+    let streams = join_all((0..2).map(|_| hub.follow(""))).await;
+    let refusal = answer(hub.get("/events")).await;
+    assert_eq!(
+        told(&refusal),
+        (429, "too_many_connections_of_address".into(), 2)
+    );
+    assert!(
+        refusal.body.contains("--max-connections-per-address"),
+        "{refusal:?}"
+    );
+    assert!(!refusal.body.contains("--trusted-proxy"), "{refusal:?}");
+    let forwarded = hub.get("/events").header("X-Forwarded-For", "192.0.2.7");
+    let refusal = answer(forwarded).await;
+    assert!(refusal.body.contains("--trusted-proxy"), "{refusal:?}");
+
+    let other = client_at("127.0.0.2").get(hub.url("/events"));
+    assert_eq!(answer(other).await.status, 200);
+    assert_eq!(refused(&hub, "connections_of_address").await, 2);
+    drop(streams);
+    served(|| hub.get("/health/live")).await;
+}
+
+#[tokio::test]
+async fn an_address_has_its_own_number_of_streams() {
+    let hub = TestHub::start_with(|config| config.limits.max_streams_per_address = few(2)).await;
+    let streams = join_all((0..2).map(|_| hub.follow(""))).await;
+    let refusal = answer(hub.get("/sse")).await;
+    assert_eq!(
+        told(&refusal),
+        (429, "too_many_streams_of_address".into(), 2)
+    );
+    assert!(!refusal.body.contains("--trusted-proxy"), "{refusal:?}");
+    let forwarded = hub.get("/sse").header("X-Forwarded-For", "192.0.2.7");
+    let refusal = answer(forwarded).await;
+    assert!(refusal.body.contains("--trusted-proxy"), "{refusal:?}");
+    assert_eq!(
+        answer(hub.get("/events")).await.status,
+        200,
+        "all else goes on"
+    );
+    assert_eq!(refused(&hub, "streams_of_address").await, 2);
+
+    TestStream::open(client_at("127.0.0.2").get(hub.url("/sse"))).await;
+    drop(streams);
+    within("a stream", async {
+        loop {
+            let answered = hub.get("/sse").send().await.unwrap();
+            if answered.status() == 200 {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_address_publishes_at_its_rate_and_bursts() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.rate_per_address = Some(2);
+        config.limits.burst_per_address = Some(few(4));
+    })
+    .await;
+    let batch = r#"[{"data":1},{"data":2},{"data":3}]"#;
+    assert_eq!(answer(hub.post_json("/events", batch)).await.status, 201);
+    let refusal = answer(hub.post_json("/events", batch)).await;
+    assert_eq!(
+        told(&refusal),
+        (429, "too_many_events_of_address".into(), 2)
+    );
+    assert_eq!(refusal.header("retry-after"), "1");
+    assert_eq!(hub.last_id().await, 3, "nothing of it is stored");
+
+    let other = client_at("127.0.0.2").post(hub.url("/topics/t")).body("x");
+    assert_eq!(answer(other).await.status, 201, "others publish on");
+    served(|| hub.post_json("/events", batch)).await;
+    assert_eq!(hub.last_id().await, 7);
+    for path in ["/messages", "/send_rest"] {
+        let refusal = answer(hub.post_json(path, r#"{"message":[]}"#)).await;
+        if refusal.status == 429 {
+            assert_eq!(told(&refusal).1, "too_many_events_of_address");
+        }
+    }
+    assert!(refused(&hub, "events_of_address").await >= 1);
+}
+
+#[tokio::test]
+async fn behind_a_trusted_proxy_clients_are_counted_and_not_the_proxy() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.max_connections_per_address = few(1);
+        config.limits.max_streams_per_address = few(1);
+        config.limits.rate_per_address = Some(1);
+        config.limits.burst_per_address = Some(few(1));
+        config.limits.trusted_proxies = vec!["127.0.0.1/32".parse().unwrap()];
+    })
+    .await;
+    let follow = |forwarded: &str| hub.get("/sse").header("X-Forwarded-For", forwarded);
+    let publish = |forwarded: &str| {
+        let request = hub.post("/topics/t").header("X-Forwarded-For", forwarded);
+        request.body("x")
+    };
+    let mut streams = Vec::new();
+    for client in ["192.0.2.1", "192.0.2.2", "192.0.2.2, 192.0.2.3"] {
+        streams.push(TestStream::open(follow(client)).await);
+        assert_eq!(answer(publish(client)).await.status, 201, "{client}");
+    }
+    // The last hop counts: what a client wrote before it is its own tale.
+    for forged in ["192.0.2.1", "198.51.100.9, 192.0.2.1", "rubbish, 192.0.2.1"] {
+        let refusal = answer(follow(forged)).await;
+        assert_eq!(told(&refusal).1, "too_many_streams_of_address", "{forged}");
+        assert!(!refusal.body.contains("--trusted-proxy"), "{refusal:?}");
+        let refusal = answer(publish(forged)).await;
+        assert_eq!(told(&refusal).1, "too_many_events_of_address", "{forged}");
+    }
+    // Where it says nothing that can be read, the proxy's own address counts.
+    streams.push(TestStream::open(follow("192.0.2.5, rubbish")).await);
+    let refusal = answer(follow("192.0.2.6, rubbish")).await;
+    assert_eq!(told(&refusal).1, "too_many_streams_of_address");
+    // The same word of somebody who is not trusted is not heard.
+    let stranger = client_at("127.0.0.2");
+    let follow_as = |forwarded: &str| {
+        let request = stranger.get(hub.url("/sse"));
+        request.header("X-Forwarded-For", forwarded)
+    };
+    let _stream = TestStream::open(follow_as("192.0.2.77")).await;
+    let refusal = answer(follow_as("192.0.2.78")).await;
+    assert_eq!(told(&refusal).1, "too_many_connections_of_address");
+    assert!(refusal.body.contains("--trusted-proxy"), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn events_and_batches_are_as_large_as_the_hub_is_set_to_take() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.max_event_bytes = 10;
+        config.limits.max_batch_bytes = 100_000;
+        config.limits.max_batch_events = 2;
+    })
+    .await;
+    let eleven = r#"{"data":"123456789"}"#;
+    let ten = r#"{"data":"12345678"}"#;
+    let three = format!("[{ten},{ten},{ten}]");
+    let padded = format!("[{ten}{}]", " ".repeat(100_000));
+    for (path, body, code) in [
+        ("/events", eleven, "event_too_large"),
+        ("/topics/t", "a23456789", "event_too_large"),
+        ("/messages", r#"{"message":"123456789"}"#, "event_too_large"),
+        ("/events", &three, "batch_too_large"),
+        ("/events", &padded, "batch_too_large"),
+    ] {
+        let request = match path {
+            "/topics/t" => hub.post(path).body(body.to_owned()),
+            _ => hub.post_json(path, body),
+        };
+        let refusal = answer(request).await;
+        assert_eq!(
+            (refusal.status.as_u16(), refusal.code().as_str()),
+            (413, code),
+            "{path} {body:.40}"
+        );
+    }
+    assert_eq!(hub.last_id().await, 0);
+    let two = format!("[{ten},{ten}]");
+    assert_eq!(answer(hub.post_json("/events", two)).await.status, 201);
+}
+
+#[tokio::test]
+async fn more_requests_than_may_wait_for_the_writer_are_told_to_come_back() {
+    let hub = TestHub::start_with(|config| config.limits.max_queue = few(2)).await;
+    let mut shell = Command::new("sqlite3")
+        .arg(hub.db())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    std::io::Write::write_all(&mut stdin, b"begin immediate;\nselect 'held';\n").unwrap();
+    std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut [0; 5]).unwrap();
+    // One is in the writer's hands, two wait.
+    let posts = join_all((0..10).map(|_| answer(hub.post("/topics/t").body("x"))));
+    let (answers, ()) = tokio::join!(posts, async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        drop(stdin);
+    });
+    within("the shell to end", async { shell.wait().unwrap() }).await;
+    let busy: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.status == 503)
+        .collect();
+    assert!((7..10).contains(&busy.len()), "{answers:?}");
+    for refusal in busy {
+        assert_eq!(refusal.code(), "busy");
+        assert!(refusal.body.contains("2 requests"), "{refusal:?}");
+        assert_eq!(refusal.header("retry-after"), "1");
+    }
+    let stored = answers.iter().filter(|answer| answer.status == 201).count();
+    assert_eq!(hub.last_id().await, u64::try_from(stored).unwrap());
+}
+
+#[tokio::test]
+async fn a_head_that_does_not_come_is_counted() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.header_timeout = Duration::from_millis(100);
+    })
+    .await;
+    let mut socket = TcpStream::connect(hub.address()).await.unwrap();
+    socket.write_all(b"GET /events HT").await.unwrap();
+    let mut rest = Vec::new();
+    within("the end", socket.read_to_end(&mut rest))
+        .await
+        .unwrap();
+    within("the count", async {
+        while hub.get_json("/stats").await["refused"]["late_heads"] == 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn where_fewer_files_may_be_open_fewer_connections_are_served_and_it_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = free_port();
+    let serve = format!(
+        "ulimit -n 64; exec '{}' serve --listen 127.0.0.1:{port} --db '{}/segno.db' 2> '{1}/trace'",
+        segno().get_program().display(),
+        folder.path().display()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &serve]).stdout(Stdio::null());
+    let program = Program::spawn(command, port).await;
+    let hub = program.as_hub();
+    let trace = std::fs::read_to_string(folder.path().join("trace")).unwrap();
+    assert!(
+        trace.contains("--max-connections 50000") && trace.contains("LimitNOFILE="),
+        "{trace}"
+    );
+    let mut crowd = Vec::new();
+    let refusal = within("a refusal", async {
+        loop {
+            match hub.get("/sse").send().await.unwrap() {
+                stream if stream.status() == 200 => crowd.push(stream),
+                refusal => return refusal.text().await.unwrap(),
+            }
+        }
+    })
+    .await;
+    let refusal: Value = serde_json::from_str(&refusal).unwrap();
+    let limit = refusal["limit"].as_u64().unwrap();
+    assert!((10..64).contains(&limit), "{refusal}");
+    assert_eq!(refusal["code"], "too_many_connections");
+    drop(crowd);
+    served(|| hub.get("/health/live")).await;
+    assert_eq!(hub.publish("t", ["after"]).await, [1]);
+}
