@@ -30,6 +30,16 @@ pub struct ServeConfig {
     #[arg(long, env = "SEGNO_HEARTBEAT", default_value = "15s", value_parser = parse_duration)]
     pub heartbeat: Duration,
 
+    /// Origin, such as `https://example.com`, whose pages may use the hub from a browser; `*` for all. May be repeated; in the
+    /// variable they are parted by spaces.
+    #[arg(
+        long = "cors-origin",
+        env = "SEGNO_CORS_ORIGIN",
+        value_name = "ORIGIN",
+        value_delimiter = ' '
+    )]
+    pub cors_origins: Vec<CorsOrigin>,
+
     /// How much is taken, and from whom.
     #[command(flatten)]
     pub limits: LimitsConfig,
@@ -45,6 +55,48 @@ pub struct ServeConfig {
     /// How traces are written to standard error.
     #[arg(long, env = "SEGNO_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+}
+
+/// Whose pages may use the hub from a browser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CorsOrigin {
+    /// Everybody's.
+    Any,
+    /// Those of one origin, spelled as browsers do: scheme and host in lower case, no usual port, no path.
+    Exact(String),
+}
+
+/// Text that no browser would send as an origin.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "an origin looks like https://example.com or http://localhost:3000: in lower case, without a path or a usual port; or *"
+)]
+pub struct InvalidOrigin;
+
+impl FromStr for CorsOrigin {
+    type Err = InvalidOrigin;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let (scheme, host) = text.split_once("://").ok_or(InvalidOrigin)?;
+        let is_usual = match scheme {
+            "http" => host.ends_with(":80"),
+            "https" => host.ends_with(":443"),
+            _ => false,
+        };
+        let is_plain =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._~+:[]".contains(c);
+        match !is_usual
+            && !scheme.is_empty()
+            && !host.is_empty()
+            && text.replacen("://", "", 1).chars().all(is_plain)
+        {
+            true => Ok(Self::Exact(text.into())),
+            false => Err(InvalidOrigin),
+        }
+    }
 }
 
 /// How much is taken. What is more gets an answer that names the limit.
@@ -648,6 +700,36 @@ mod tests {
         assert!(parse_kept_bytes("1kB").is_err());
         assert_eq!(parse_queue_bytes("64MiB"), Ok(64 << 20));
         assert!(parse_queue_bytes("1MiB").is_err());
+    }
+
+    #[test]
+    fn an_origin_is_spelled_as_browsers_do() {
+        for good in [
+            "https://example.com",
+            "http://localhost:3000",
+            "http://[::1]:8080",
+            "chrome-extension://abcdefgh",
+            "https://xn--bcher-kva.example",
+        ] {
+            let exact = CorsOrigin::Exact(good.into());
+            assert_eq!(good.parse::<CorsOrigin>().unwrap(), exact);
+        }
+        assert_eq!("*".parse::<CorsOrigin>().unwrap(), CorsOrigin::Any);
+        for bad in [
+            "",
+            "null",
+            "example.com",
+            "https://",
+            "://example.com",
+            "https://example.com/",
+            "https://Example.com",
+            "https://example.com:443",
+            "http://example.com:80",
+            "https://*.example.com",
+            "https://bücher.example",
+        ] {
+            assert!(bad.parse::<CorsOrigin>().is_err(), "{bad:?}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! about events: those are in [`event`](crate::event).
 
 mod console;
+mod cors;
 mod error;
 mod health;
 mod history;
@@ -29,6 +30,7 @@ use poem_openapi::{
 };
 
 use self::{
+    cors::Cors,
     error::{Code, PROBLEM_JSON, Problem, Refused},
     health::{Healthy, Readiness},
     history::{
@@ -48,6 +50,7 @@ use self::{
     stream::{Starts, Subscribing},
 };
 use crate::{
+    config::CorsOrigin,
     event::{EventId, EventType, Key, NewEvent, Topic},
     event_log::{Order, Range},
     filter::Filter,
@@ -63,6 +66,8 @@ const LOG_ID_HEADER: HeaderName = HeaderName::from_static("segno-log-id");
 pub struct Settings {
     /// Silence after which a stream shows a sign of life.
     pub heartbeat: Duration,
+    /// Whose pages may use the hub.
+    pub cors_origins: Vec<CorsOrigin>,
     /// How much is taken; the figures show what was not.
     pub limits: Arc<Limits>,
 }
@@ -70,6 +75,7 @@ pub struct Settings {
 /// All that the hub answers to. Each request carries the [`Place`] of its connection.
 pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
     let log_id = log_id_of(&hub);
+    let cors = Cors::of(&settings.cors_origins);
     let api = Api { hub, settings };
     let service = service(api.clone());
     let methods = Methods::of(&service.spec());
@@ -79,6 +85,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
         api,
         methods,
         log_id,
+        cors,
         routes: console::add_to(Route::new())
             .at("/openapi.json", poem::get(spec))
             .nest("/docs", docs)
@@ -91,6 +98,7 @@ struct HubEndpoint<E> {
     api: Api,
     methods: Methods,
     log_id: HeaderValue,
+    cors: Option<Cors>,
     routes: E,
 }
 
@@ -98,16 +106,22 @@ impl<E: Endpoint> Endpoint for HubEndpoint<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
+        let cors = self.cors.as_ref();
+        let cors_headers = cors.map(|cors| cors.headers(request.headers()));
         let mut response = if request.method() == Method::POST && request.uri().path() == "/events"
         {
             self.publish(request).await
+        } else if let Some(response) = cors.and_then(|cors| cors.preflight(&request)) {
+            response
         } else {
             // In a box: what the routes need would else be moved about with every event.
             Box::pin(answer(&self.routes, request, &self.methods)).await
         };
-        response
-            .headers_mut()
-            .insert(LOG_ID_HEADER, self.log_id.clone());
+        let headers = response.headers_mut();
+        headers.insert(LOG_ID_HEADER, self.log_id.clone());
+        if let Some(cors_headers) = cors_headers {
+            headers.extend(cors_headers);
+        }
         Ok(response)
     }
 }
@@ -133,8 +147,14 @@ fn log_id_of(hub: &Hub) -> HeaderValue {
 }
 
 /// What stands on every answer, also on one that is given without a look at the request.
-pub(crate) fn headers_of_all(hub: &Hub) -> HeaderMap {
-    HeaderMap::from_iter([(LOG_ID_HEADER, log_id_of(hub))])
+///
+/// Where several origins are allowed, their pages cannot read such an answer.
+pub(crate) fn headers_of_all(hub: &Hub, settings: &Settings) -> HeaderMap {
+    let mut headers = HeaderMap::from_iter([(LOG_ID_HEADER, log_id_of(hub))]);
+    if let Some(cors) = Cors::of(&settings.cors_origins) {
+        headers.extend(cors.headers(&HeaderMap::new()));
+    }
+    headers
 }
 
 /// What a connection without a place is told.

@@ -123,9 +123,10 @@ impl Server {
         let limits = Arc::new(Limits::new(self.config.limits.clone()));
         let settings = Settings {
             heartbeat: self.config.heartbeat,
+            cors_origins: self.config.cors_origins.clone(),
             limits: limits.clone(),
         };
-        let headers = http::headers_of_all(&self.hub);
+        let headers = http::headers_of_all(&self.hub, &settings);
         let endpoint = http::endpoint(self.hub.clone(), settings);
         let connections = Connections::new(endpoint, limits, headers);
         tokio::select! {

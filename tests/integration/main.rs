@@ -8,6 +8,7 @@ mod bench;
 mod browser;
 mod command_line;
 mod console;
+mod cors;
 mod crash;
 mod drain;
 mod erase;

@@ -299,6 +299,10 @@ impl TestStream {
         self.response.headers()[name].to_str().unwrap()
     }
 
+    pub(crate) fn has_header(&self, name: &str) -> bool {
+        self.response.headers().contains_key(name)
+    }
+
     /// The cursor a browser would come back with.
     pub(crate) fn cursor(&self) -> u64 {
         self.parser.last_event_id().parse().unwrap()

@@ -1,0 +1,99 @@
+//! Pages of other origins: which of them may use the hub from a browser, and how the browser is told.
+//!
+//! Ours and not poem's: that one refuses every request that names another origin, and so the POSTs of the hub's own console, and it
+//! leaves its headers out of refusals, so that a page could not read why it was refused.
+
+use poem::{
+    IntoResponse, Request, Response,
+    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+};
+
+use crate::config::CorsOrigin;
+
+/// How long a browser may remember the answer to a preflight: as long as Chromium does at the most.
+const MAX_AGE_SECONDS: &str = "7200";
+
+/// What the hub has methods for.
+const METHODS: &str = "GET, POST, DELETE";
+
+/// Headers that a page may send: what the hub reads, what reconnecting libraries add, and what a proxy before the hub may ask for.
+const REQUEST_HEADERS: &str = "accept, authorization, cache-control, content-type, idempotency-key, last-event-id, traceparent, \
+    tracestate, x-request-id, x-requested-with";
+
+/// Headers of an answer that a page may read.
+const EXPOSED_HEADERS: &str = "allow, link, location, retry-after, segno-log-id, x-request-id";
+
+/// The origins whose pages may use the hub.
+#[derive(Debug, Clone)]
+pub(super) enum Cors {
+    Any,
+    Only(Vec<HeaderValue>),
+}
+
+impl Cors {
+    /// `None` where nothing was asked for: then there is not one of these headers.
+    pub(super) fn of(origins: &[CorsOrigin]) -> Option<Self> {
+        if origins.is_empty() {
+            return None;
+        }
+        let only = origins.iter().map(|origin| match origin {
+            CorsOrigin::Any => None,
+            CorsOrigin::Exact(origin) => {
+                let value = HeaderValue::from_str(origin);
+                Some(value.expect("an origin is visible ASCII"))
+            }
+        });
+        Some(only.collect::<Option<_>>().map_or(Self::Any, Self::Only))
+    }
+
+    /// The answer to a browser that asks before it sends what a page wants, if the page may.
+    pub(super) fn preflight(&self, request: &Request) -> Option<Response> {
+        let headers = request.headers();
+        let asks = request.method() == Method::OPTIONS
+            && headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        if !asks || self.allowed(headers).is_none() {
+            return None;
+        }
+        let mut response = StatusCode::NO_CONTENT.into_response();
+        for (name, value) in [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, METHODS),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS),
+            (header::ACCESS_CONTROL_MAX_AGE, MAX_AGE_SECONDS),
+        ] {
+            let value = HeaderValue::from_static(value);
+            response.headers_mut().insert(name, value);
+        }
+        Some(response)
+    }
+
+    /// What stands on every answer to a request with these headers, whatever else it says.
+    pub(super) fn headers(&self, request: &HeaderMap) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        if let Some(origin) = self.allowed(request) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            headers.insert(
+                header::ACCESS_CONTROL_EXPOSE_HEADERS,
+                HeaderValue::from_static(EXPOSED_HEADERS),
+            );
+        }
+        if let Self::Only(_) = self {
+            // Also where it is not allowed: a cache must not keep that answer for those who are.
+            headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        }
+        headers
+    }
+
+    fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        match self {
+            Self::Any => Some(HeaderValue::from_static("*")),
+            Self::Only(origins) => match &origins[..] {
+                // The browser compares, so a connection that is refused unread can be told this too.
+                [origin] => Some(origin.clone()),
+                _ => {
+                    let origin = request.get(header::ORIGIN)?;
+                    origins.contains(origin).then(|| origin.clone())
+                }
+            },
+        }
+    }
+}
