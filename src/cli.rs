@@ -4,6 +4,7 @@
 mod backup;
 mod bench;
 mod check;
+mod check_config;
 mod export;
 mod import;
 mod progress;
@@ -64,8 +65,18 @@ enum Command {
 }
 
 impl Cli {
-    /// Does what was asked for.
-    pub async fn run(self) -> anyhow::Result<()> {
+    /// Reads the command line and the variables, and does what was asked for. Ends the program where they cannot be read.
+    pub async fn read_and_run() -> anyhow::Result<()> {
+        match Self::try_parse() {
+            Ok(cli) => cli.run().await,
+            Err(error) if error.use_stderr() && check_config::is_asked_for() => {
+                check_config::run().await
+            }
+            Err(error) => error.exit(),
+        }
+    }
+
+    async fn run(self) -> anyhow::Result<()> {
         match self.command.unwrap_or(Command::Serve(self.serve)) {
             Command::Serve(config) => serve::run(config).await,
             Command::Publish(config) => publish::run(config).await,

@@ -55,6 +55,10 @@ pub struct ServeConfig {
     /// How traces are written to standard error.
     #[arg(long, env = "SEGNO_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
+
+    /// Print the configuration and everything that is wrong with it, and do not serve. A hub may run meanwhile.
+    #[arg(long)]
+    pub check_config: bool,
 }
 
 /// Whose pages may use the hub from a browser.
@@ -237,6 +241,16 @@ fn parse_bytes_within(text: &str, least: usize, most: usize) -> Result<usize, St
 /// The largest event fits, whatever is asked for.
 fn parse_queue_bytes(text: &str) -> Result<usize, String> {
     parse_bytes_within(text, 2 * DATA_MAX_BYTES, QUEUE_MAX_BYTES)
+}
+
+/// Refuses a queue that a batch of the largest size could never get into.
+pub(crate) fn refuse_small_queue(queue_bytes: usize, batch_bytes: usize) -> Result<(), String> {
+    match queue_bytes < batch_bytes {
+        true => Err(format!(
+            "--max-queue-bytes {queue_bytes} is less than --max-batch-bytes {batch_bytes}: such a batch could never be taken"
+        )),
+        false => Ok(()),
+    }
 }
 
 fn parse_batch_events(text: &str) -> Result<usize, String> {

@@ -3,7 +3,6 @@
 use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
-use clap::Parser;
 use mimalloc::MiMalloc;
 use segno::{cli::Cli, server};
 
@@ -12,10 +11,9 @@ use segno::{cli::Cli, server};
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     let run = server::runtime()
         .context("cannot start threads")
-        .and_then(|runtime| runtime.block_on(cli.run()));
+        .and_then(|runtime| runtime.block_on(Cli::read_and_run()));
     match run {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -187,7 +187,19 @@ pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
     Ok((address, serving))
 }
 
+/// Whether [`Server::start`] could listen there. Nobody who connects meanwhile is heard.
+pub fn can_listen(address: SocketAddr) -> Result<(), StartError> {
+    match bind(address) {
+        Ok(_) => Ok(()),
+        Err(source) => Err(StartError::Listen { address, source }),
+    }
+}
+
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    bind(address)?.listen(LISTEN_BACKLOG)
+}
+
+fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() {
         TcpSocket::new_v4()?
     } else {
@@ -195,7 +207,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     };
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
-    socket.listen(LISTEN_BACKLOG)
+    Ok(socket)
 }
 
 /// All connections there are.

@@ -1,21 +1,31 @@
 //! `segno serve`.
 
-use std::{io::IsTerminal, num::NonZeroU32};
+use std::{fmt, io::IsTerminal, num::NonZeroU32};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use super::print;
+use super::{check_config, print};
 use crate::{
-    config::{LimitsConfig, LogFormat, ServeConfig},
+    config::{LogFormat, ServeConfig, refuse_small_queue},
     server::{Server, connections_within},
 };
 
 pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
+    if config.check_config {
+        return check_config::run().await;
+    }
     trace_to_stderr(config.log_format);
-    fit_into_open_files(&mut config.limits)?;
+    let limits = &mut config.limits;
+    refuse_small_queue(limits.max_queue_bytes, limits.max_batch_bytes)
+        .map_err(anyhow::Error::msg)?;
+    let fitting = open_files(limits.max_connections)?;
+    if fitting.connections < limits.max_connections {
+        tracing::warn!("{fitting}");
+        limits.max_connections = fitting.connections;
+    }
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let server = Server::start(config.clone()).await?;
     greet(&server, &config)?;
@@ -32,25 +42,39 @@ pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
     }
 }
 
-/// A connection is an open file. Asks the system for as many as there may be, and lowers the limit to what it allows.
-fn fit_into_open_files(limits: &mut LimitsConfig) -> anyhow::Result<()> {
-    let open_files = rlimit::increase_nofile_limit(u64::MAX)
-        .context("the system does not say how many files may be open")?;
-    let Some(allowed) = NonZeroU32::new(connections_within(open_files)) else {
-        bail!(
-            "the system allows {open_files} open files, which is too few; raise it with `ulimit -n`, or LimitNOFILE= of systemd"
-        );
-    };
-    if allowed < limits.max_connections {
-        tracing::warn!(
-            open_files,
-            "the system allows fewer open files than --max-connections {} takes: {allowed} connections are served; raise it with \
-             `ulimit -n`, or LimitNOFILE= of systemd",
-            limits.max_connections
-        );
-        limits.max_connections = allowed;
+/// How many connections fit into the files that the system lets this process have open.
+#[derive(Debug)]
+pub(super) struct OpenFiles {
+    allowed: u64,
+    asked_for: NonZeroU32,
+    /// As many as were asked for, or fewer.
+    pub(super) connections: NonZeroU32,
+}
+
+impl fmt::Display for OpenFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the system allows {} open files, too few for --max-connections {}: {} are served; raise it with `ulimit -n`, or \
+             LimitNOFILE= of systemd",
+            self.allowed, self.asked_for, self.connections
+        )
     }
-    Ok(())
+}
+
+/// Asks the system for as many open files as there may be: a connection is one, and most systems allow 1,024 until they are
+/// asked for more.
+pub(super) fn open_files(connections: NonZeroU32) -> anyhow::Result<OpenFiles> {
+    let allowed = rlimit::increase_nofile_limit(u64::MAX)
+        .context("the system does not say how many files may be open")?;
+    let Some(fitting) = NonZeroU32::new(connections_within(allowed)) else {
+        bail!("the system allows {allowed} open files, which is too few for any connection");
+    };
+    Ok(OpenFiles {
+        allowed,
+        asked_for: connections,
+        connections: fitting.min(connections),
+    })
 }
 
 /// SIGTERM, from a service manager, and SIGINT, from a keyboard.

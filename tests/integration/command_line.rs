@@ -1,8 +1,10 @@
 //! The program as a person runs it.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read, Write},
+    path::Path,
     process::{Command, Output, Stdio},
 };
 
@@ -104,6 +106,8 @@ async fn with_log_format_json_every_line_is_json() {
     let folder = tempfile::tempdir().unwrap();
     let mut child = segno()
         .args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"])
+        // Few enough that the system has no objection, which would be traced first.
+        .args(["--max-connections", "100"])
         .current_dir(folder.path())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -360,4 +364,166 @@ async fn ready_does_not_wait_for_what_is_no_hub() {
 async fn openapi_prints_the_document() {
     let output = run(command(&["openapi"], ""), "").await;
     assert_eq!(text(&output.stdout), segno::http::openapi_document());
+}
+
+/// What `--check-config` says, by line, and its exit code.
+async fn checked(folder: &Path, args: &[&str]) -> (Vec<String>, Option<i32>) {
+    let mut command = segno();
+    command.args(args).arg("--check-config").current_dir(folder);
+    let output = run(command, "").await;
+    let lines = text(&output.stdout).lines().map(str::to_owned).collect();
+    (lines, output.status.code())
+}
+
+fn problems(lines: &[String]) -> Vec<&str> {
+    let problems = lines
+        .iter()
+        .filter_map(|line| line.strip_prefix("problem: "));
+    problems.collect()
+}
+
+#[tokio::test]
+async fn a_check_prints_the_configuration_and_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for serve in [&["serve"][..], &[]] {
+        let args = [serve, &["--listen", "127.0.0.1:0", "--keep", "a.*=1h"]].concat();
+        let mut command = segno();
+        command
+            .args(args)
+            .arg("--check-config")
+            .current_dir(folder.path())
+            .env("SEGNO_HEARTBEAT", "7s")
+            .env("SEGNO_HEARTBAET", "7s");
+        let output = run(command, "").await;
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let lines: Vec<Vec<&str>> = text(&output.stdout)
+            .lines()
+            .map(|line| line.split_whitespace().collect())
+            .collect();
+        for line in [
+            &["listen", "127.0.0.1:0", "command", "line"][..],
+            &["db", "segno.db"],
+            &["heartbeat", "7s", "SEGNO_HEARTBEAT"],
+            &["keep", "a.*=1h", "command", "line"],
+            &["keep-age", "-"],
+            &["note:", "segno.db", "will", "be", "made"],
+            &["the", "configuration", "is", "good"],
+        ] {
+            assert!(lines.iter().any(|found| found == line), "{lines:?}");
+        }
+        assert!(text(&output.stdout).contains("SEGNO_HEARTBAET means nothing"));
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_check_tells_everything_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let args = [
+        "--listen",
+        &address,
+        "--db",
+        "nowhere/segno.db",
+        "--heartbeat",
+        "soon",
+        "--keep",
+        "all",
+        "--cors-origin",
+        "https://shop.example/",
+        "--trusted-proxy",
+        "proxy",
+        "--max-queue-bytes",
+        "4MiB",
+        "--max-connections",
+        "4000000000",
+    ];
+    let (lines, code) = checked(folder.path(), &args).await;
+    assert_eq!(code, Some(1), "{lines:?}");
+    let problems = problems(&lines);
+    assert_eq!(problems.len(), 8, "{lines:?}");
+    for problem in [
+        "'soon' for '--heartbeat",
+        "'all' for '--keep",
+        "'https://shop.example/' for '--cors-origin",
+        "'proxy' for '--trusted-proxy",
+        "cannot open nowhere/segno.db: No such file",
+        "cannot listen on 127.0.0.1:",
+        "--max-queue-bytes 4194304 is less than",
+        "too few for --max-connections 4000000000",
+    ] {
+        let told = problems.iter().filter(|told| told.contains(problem));
+        assert_eq!(told.count(), 1, "{problem}: {lines:?}");
+    }
+    drop(taken);
+    let (lines, code) = checked(folder.path(), &["--nonsense"]).await;
+    assert_eq!(code, Some(1));
+    assert_eq!(lines, ["problem: unexpected argument '--nonsense' found"]);
+    let publish = run(command(&["publish", "--check-config"], "http://x"), "").await;
+    assert_eq!(
+        publish.status.code(),
+        Some(2),
+        "it is a flag of serve alone"
+    );
+}
+
+#[tokio::test]
+async fn a_check_leaves_what_a_killed_hub_left() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path(), free_port()).await;
+    program.as_hub().publish("t", ["x"]).await;
+    program.kill();
+    let left =
+        || ["segno.db", "segno.db-wal"].map(|name| fs::read(folder.path().join(name)).unwrap());
+    let before = left();
+    assert!(!before[1].is_empty(), "the last commits are in the WAL");
+    let (lines, code) = checked(folder.path(), &["--listen", "127.0.0.1:0"]).await;
+    assert_eq!(code, Some(0), "{lines:?}");
+    assert!(before == left());
+}
+
+#[tokio::test]
+async fn a_check_goes_beside_a_hub_and_leaves_its_file_as_it_is() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["x"]).await;
+    let folder = hub.db().parent().unwrap().to_owned();
+    let args = ["--listen", hub.address()];
+    let (lines, code) = checked(&folder, &args).await;
+    assert_eq!(code, Some(0), "{lines:?}");
+    assert!(
+        lines
+            .iter()
+            .any(|line| line == "note: a hub runs on segno.db now")
+    );
+    assert_eq!(hub.publish("t", ["x"]).await, [2]);
+
+    let folder = hub.stop().await;
+    let contents = || {
+        let files = fs::read_dir(folder.path()).unwrap().map(|file| {
+            let path = file.unwrap().path();
+            (path.clone(), fs::read(path).unwrap())
+        });
+        files.collect::<BTreeMap<_, _>>()
+    };
+    let before = contents();
+    let listen = ["--listen", "127.0.0.1:0"];
+    let (lines, code) = checked(folder.path(), &listen).await;
+    assert_eq!(code, Some(0), "{lines:?}");
+    assert!(before == contents(), "{:?}", contents().keys());
+
+    let newer = "insert into _sqlx_migrations (version, description, success, checksum, execution_time) values (9999, 'newer', 1, x'00', 0)";
+    for (change, problem) in [
+        (newer, "segno.db was written by a newer segno; run that one"),
+        (
+            "pragma application_id = 7",
+            "segno.db is not a segno file; it is left as it is",
+        ),
+    ] {
+        let mut shell = Command::new("sqlite3");
+        let changed = shell.arg("segno.db").arg(change).current_dir(&folder);
+        assert!(changed.status().unwrap().success());
+        let (lines, code) = checked(folder.path(), &listen).await;
+        assert_eq!((problems(&lines), code), (vec![problem], Some(1)));
+    }
 }
