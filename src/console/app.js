@@ -2,7 +2,8 @@
 //
 //   app ── live ── stream        follows the hub
 //    │       ├──── rows ── json  shows events
-//    │       └──── rate
+//    │       ├──── rate
+//    │       └──── news        for screen readers
 //    ├── history, topics, send, subscribe
 //    └── filter ── hub ── dom
 
@@ -11,6 +12,7 @@ import { Filter, FilterBar, suggest } from "./filter.js";
 import { showHistory, wireHistory } from "./history.js";
 import { askStats, queryOf } from "./hub.js";
 import { compare, follow, onStateChange } from "./live.js";
+import { stateNews } from "./news.js";
 import "./send.js";
 import { showSnippets } from "./subscribe.js";
 import { hideTopics, readTopics, showStats, showTopics, topicNames } from "./topics.js";
@@ -45,7 +47,7 @@ function route() {
   const address = new URL(location.hash.slice(1) || "/live", "http://page");
   const name = address.pathname.slice(1);
   if (!VIEWS.includes(name)) {
-    if (location.hash !== "#main") location.replace("#/live");
+    location.replace("#/live");
     return;
   }
   const changed = view !== null && view !== name;
@@ -99,6 +101,7 @@ let stateTimer = null;
 
 onStateChange((state) => {
   byId("state").dataset.state = state.state;
+  stateNews(STATES[state.state]({ cursor: null, behind: 0 }));
   shownState = state;
   // A replay counts down with every event; the words follow a few times a second.
   stateTimer ??= setTimeout(() => {
@@ -111,6 +114,12 @@ byId("jump").addEventListener("click", () => {
   following = null;
   if (location.hash === link("live", filter.parameters())) route();
   else go("live", filter.parameters());
+});
+
+// The address bar holds the view, so the link only says where it leads.
+document.querySelector(".skip").addEventListener("click", (click) => {
+  click.preventDefault();
+  byId("main").focus();
 });
 
 async function pollStats() {

@@ -25,7 +25,7 @@ export function tell(node, text) {
 
 /** A block of code with a button that copies it. */
 export function code(text, label) {
-  const pre = element("pre", { tabindex: 0, "aria-label": label }, text);
+  const pre = element("pre", { tabindex: 0, role: "group", "aria-label": label }, text);
   return element("div", { class: "code" }, copyButton(() => pre.textContent), pre);
 }
 
@@ -80,11 +80,19 @@ export function bytes(count) {
   return `${fraction.format(count)} ${units[unit]}`;
 }
 
+const UNITS = [["day", "d", 86400], ["hour", "h", 3600], ["minute", "min", 60], ["second", "s", 1]];
+
+const unitOf = (seconds) => UNITS.find(([, , length]) => seconds >= length) ?? UNITS.at(-1);
+
 export function span(seconds) {
-  for (const [unit, length] of [["day", 86400], ["hour", 3600], ["minute", 60]]) {
-    if (seconds >= length) return plural(Math.floor(seconds / length), unit, `${unit}s`);
-  }
-  return plural(Math.max(0, Math.floor(seconds)), "second", "seconds");
+  const [unit, , length] = unitOf(seconds);
+  return plural(Math.max(0, Math.floor(seconds / length)), unit, `${unit}s`);
+}
+
+/** The same in a few characters, for tables. */
+export function shortSpan(seconds) {
+  const [, unit, length] = unitOf(seconds);
+  return `${number(Math.max(0, Math.floor(seconds / length)))} ${unit}`;
 }
 
 const pad = (value, digits = 2) => String(value).padStart(digits, "0");

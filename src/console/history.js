@@ -89,7 +89,8 @@ function finish({ filter, at, events, hasMore }) {
     if (parameters === null) anchor.removeAttribute("href");
     else anchor.href = `#/history${withQuery([...filter.parameters(), ...parameters])}`;
     // A link without a place to go is not one: it keeps its room, and is out of the tab order.
-    anchor.toggleAttribute("aria-disabled", parameters === null);
+    if (parameters === null) anchor.setAttribute("aria-disabled", "true");
+    else anchor.removeAttribute("aria-disabled");
   };
   const hasNewer = newest && (at.after ? hasMore : !isNewest);
   const hasOlder = oldest && (at.after ? true : hasMore);

@@ -62,7 +62,7 @@ export function whole(text) {
 }
 
 function plain(text) {
-  const pre = element("pre", { class: "json flat" }, text.slice(0, PLAIN_MAX_CHARS));
+  const pre = element("pre", { class: "json flat", tabindex: 0, role: "group", "aria-label": "Data" }, text.slice(0, PLAIN_MAX_CHARS));
   if (text.length > PLAIN_MAX_CHARS) pre.append(element("em", {}, ` … ${plural(text.length - PLAIN_MAX_CHARS, "character", "characters")} more`));
   return pre;
 }

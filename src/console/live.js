@@ -3,6 +3,7 @@
 import { byId, code, element, number, plural, show, tell } from "./dom.js";
 import { readEvent, timeOf } from "./event.js";
 import { HUB, queryOf } from "./hub.js";
+import { countNews } from "./news.js";
 import { countEvent, drawRate, forgetRate } from "./rate.js";
 import { eventRow, gapRow, gapText } from "./rows.js";
 import { Stream } from "./stream.js";
@@ -10,19 +11,19 @@ import { Stream } from "./stream.js";
 /** Rows that are kept. What is older is in the history. */
 const ROWS_MAX = 500;
 
+/** Rows made in one frame, newest first; more than fit on most screens. In a burst the older ones wait for a calmer moment. */
+const FRAME_ROWS = 50;
+
 /** Drawing rests this many times as long as it took, so that a burst leaves the page free for the person before it. */
 const REST_FACTOR = 4;
-
-/** Least time between two announcements to a screen reader. */
-const NEWS_MS = 5000;
 
 const rows = byId("live-rows");
 let stream = null;
 let filter = null;
-/** What came and is not drawn, oldest first; never more than there are rows. */
-let waiting = [];
-/** How many came that are not drawn. */
-let waitingEvents = 0;
+/** The newest that came, oldest first: what rows are made of. */
+let kept = [];
+/** How many came that are newer than the uppermost row. The rows are the newest of all others, without a hole. */
+let newerEvents = 0;
 let drawing = null;
 /** Whether rows are kept where they are, because the person is reading them. */
 let held = false;
@@ -30,14 +31,13 @@ let stateListener = () => {};
 let arrivals = [];
 let lastStats = null;
 let state = { state: "connecting" };
-let unannounced = 0;
 
 /** Follows what `newFilter` wants, from after `start`, or from the newest events if that is null. */
 export function follow(newFilter, start) {
   filter = newFilter;
   stream?.close();
-  waiting = [];
-  waitingEvents = 0;
+  kept = [];
+  newerEvents = 0;
   rows.replaceChildren();
   forgetRate();
   tell(byId("filter-problem"), null);
@@ -51,11 +51,11 @@ export function onStateChange(listener) {
 
 /** Resolves when the event comes back on the stream; rejects after `ms`. */
 export function arrival(id, ms) {
-  const seen = rows.querySelector(`[data-id="${id}"]`) || waiting.some((item) => item.text?.startsWith(`{"id":${id},`));
-  if (seen) return Promise.resolve();
+  const start = `{"id":${id},`;
+  if (kept.some((item) => item.text?.startsWith(start))) return Promise.resolve();
   return new Promise((resolve, reject) => {
     const timer = setTimeout(reject, ms);
-    arrivals.push({ start: `{"id":${id},`, resolve: () => (clearTimeout(timer), resolve()) });
+    arrivals.push({ start, resolve: () => (clearTimeout(timer), resolve()) });
   });
 }
 
@@ -68,7 +68,7 @@ export function compare(stats) {
 
 function onEvent(text) {
   countEvent(timeOf(text));
-  unannounced += 1;
+  countNews();
   if (arrivals.length > 0) {
     arrivals = arrivals.filter(({ start, resolve }) => !text.startsWith(start) || resolve());
   }
@@ -82,9 +82,9 @@ function onGap(gap) {
 }
 
 function enqueue(item) {
-  waitingEvents += 1;
+  newerEvents += 1;
   // Cut in strides, so that a burst does not move the whole list for each event.
-  if (waiting.push(item) >= 2 * ROWS_MAX) waiting = waiting.slice(-ROWS_MAX);
+  if (kept.push(item) >= 2 * ROWS_MAX) kept = kept.slice(-ROWS_MAX);
   drawSoon();
 }
 
@@ -94,9 +94,9 @@ function onState(newState) {
   update();
 }
 
-/** Scrolled down, or a row is open. */
+/** Scrolled down, or a row is open, or the keyboard is in one. */
 function isRead() {
-  return rows.getBoundingClientRect().top < -40 || rows.querySelector(":scope > li > details[open]") !== null;
+  return rows.getBoundingClientRect().top < -40 || rows.querySelector(":scope > li > details[open], :focus-visible") !== null;
 }
 
 function drawSoon() {
@@ -106,31 +106,40 @@ function drawSoon() {
 function draw() {
   const begin = performance.now();
   held = isRead();
-  if (held) {
-    drawing = null;
-    showNewer();
-    return;
-  }
-  const fresh = waiting.slice(-ROWS_MAX);
-  waiting = [];
-  waitingEvents = 0;
-  const made = fresh.reverse().map((item) => (item.gap ? gapRow(item.gap) : eventRow(readEvent(item.text))));
-  if (made.length === ROWS_MAX) rows.replaceChildren(...made);
-  else rows.prepend(...made);
-  while (rows.childElementCount > ROWS_MAX) rows.lastElementChild.remove();
-  update();
+  if (!held) drawNewer();
+  const isWhole = drawOlder();
+  if (state.state === "replaying") onState(stream.describe());
+  else update();
   void rows.offsetHeight; // Layout is most of the cost, and is to be in the measure.
-  const rest = REST_FACTOR * (performance.now() - begin);
   drawing = setTimeout(() => {
     drawing = null;
-    if (waiting.length > 0) drawSoon();
-  }, rest);
+    if (!isWhole || (newerEvents > 0 && !held)) drawSoon();
+  }, REST_FACTOR * (performance.now() - begin));
+}
+
+const made = (items) => items.reverse().map((item) => (item.gap ? gapRow(item.gap) : eventRow(readEvent(item.text))));
+
+/** Makes rows of what came, above the others. If that is more than a frame's, it begins anew from the newest. */
+function drawNewer() {
+  if (newerEvents > FRAME_ROWS) rows.replaceChildren();
+  rows.prepend(...made(kept.slice(kept.length - Math.min(newerEvents, FRAME_ROWS))));
+  newerEvents = 0;
+  while (rows.childElementCount > ROWS_MAX) rows.lastElementChild.remove();
+}
+
+/** Makes rows of what is older than the lowest, as many as a frame may; says whether there are all that can be. */
+function drawOlder() {
+  const room = ROWS_MAX - rows.childElementCount;
+  const end = Math.max(0, kept.length - newerEvents - rows.childElementCount);
+  const begin = Math.max(0, end - Math.min(room, FRAME_ROWS));
+  rows.append(...made(kept.slice(begin, end)));
+  return begin === 0 || end - begin === room;
 }
 
 function showNewer() {
   const newer = byId("newer");
-  show(newer, held && waitingEvents > 0);
-  newer.textContent = `${plural(waitingEvents, "newer event", "newer events")} ↑`;
+  show(newer, held && newerEvents > 0);
+  newer.textContent = `${plural(newerEvents, "newer event", "newer events")} ↑`;
 }
 
 /** Brings all but the rows up to date. */
@@ -140,10 +149,11 @@ function update() {
   showNewer();
   byId("pause").textContent = paused ? "Continue" : "Pause";
   show(byId("jump"), paused || state.state === "replaying");
-  show(byId("live-foot"), !isEmpty);
+  const lowest = rows.lastElementChild?.dataset.id;
+  show(byId("live-foot"), !isEmpty && !(lastStats && Number(lowest) <= lastStats.first_id));
   show(byId("live-empty"), isEmpty && ["live", "replaying", "paused"].includes(state.state));
   if (isEmpty) showEmpty();
-  else byId("live-older").href = `#/history?${queryOf([...filter.parameters(), ["before", rows.lastElementChild.dataset.id]])}`;
+  else byId("live-older").href = `#/history?${queryOf([...filter.parameters(), ["before", lowest]])}`;
   byId("live-lead").textContent = lead();
 }
 
@@ -154,7 +164,7 @@ function lead() {
       return lastStats ? `${held} The hub is at event ${number(lastStats.last_id)}.` : held;
     }
     case "replaying":
-      return state.behind > 0 ? `Replaying: up to ${plural(state.behind, "event", "events")} behind.` : "Replaying.";
+      return "What is kept comes first, then what is new.";
     case "reconnecting":
       return state.cursor === null ? "No connection. It is tried again by itself." : `No connection. It goes on after event ${number(state.cursor)}.`;
     default:
@@ -201,12 +211,16 @@ byId("newer").addEventListener("click", () => {
 
 byId("gap-dismiss").addEventListener("click", () => show(byId("gap"), false));
 
-// Back at the top, or a row closed: what waited is drawn.
-addEventListener("scroll", () => waiting.length > 0 && drawSoon(), { passive: true });
-rows.addEventListener("toggle", () => waiting.length > 0 && drawSoon(), true);
+// Back at the top, a row closed or the keyboard gone from it: what waited is drawn.
+const drawWhatWaited = () => newerEvents > 0 && drawSoon();
+addEventListener("scroll", drawWhatWaited, { passive: true });
+rows.addEventListener("toggle", drawWhatWaited, true);
+rows.addEventListener("focusout", drawWhatWaited);
+
+// A browser keeps pages that were left, with their streams, and opens no more than six to a host.
+addEventListener("pagehide", () => stream.close());
+addEventListener("pageshow", ({ persisted }) => {
+  if (persisted && state.state !== "paused") stream.resume();
+});
 
 setInterval(drawRate, 1000);
-setInterval(() => {
-  if (unannounced > 0 && !byId("live").hidden) byId("live-news").textContent = plural(unannounced, "new event", "new events");
-  unannounced = 0;
-}, NEWS_MS);

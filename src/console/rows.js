@@ -44,13 +44,16 @@ function inside(event) {
 }
 
 /** What was lost, in a sentence. */
-export function gapText(gap) {
-  const goesOn = gap.first_id > gap.last_id ? "Going on with the next event." : `Going on from event ${number(gap.first_id)}.`;
-  if (gap.reason === "trimmed") {
-    const lost = gap.requested + 1 === gap.first_id - 1 ? `Event ${number(gap.first_id - 1)} is` : `Events ${number(gap.requested + 1)} to ${number(gap.first_id - 1)} are`;
-    return `Gap: ${lost} no longer kept. ${goesOn}`;
+export function gapText({ reason, requested, first_id, last_id }) {
+  const goesOn = first_id > last_id ? "Going on with the next event." : `Going on from event ${number(first_id)}.`;
+  if (reason === "lost") return `Gap: an older file was put back in the hub's place, and events after ${number(requested)} are lost. Going on with what there is.`;
+  if (reason === "ahead") {
+    return `Gap: asked to go on after event ${number(requested)}, but the hub's newest is ${number(last_id)}: its file is another one, or an older one. ${goesOn}`;
   }
-  return `Gap: asked to go on after event ${number(gap.requested)}, but the hub's newest is ${number(gap.last_id)}: its file is another one, or an older one. ${goesOn}`;
+  // Where the rule of one topic took them, older events of others may still be there.
+  if (first_id <= requested + 1) return `Gap: some events after ${number(requested)} are no longer kept. Going on with those that are.`;
+  const lost = requested + 1 === first_id - 1 ? `Event ${number(first_id - 1)} is` : `Events ${number(requested + 1)} to ${number(first_id - 1)} are`;
+  return `Gap: ${lost} no longer kept. ${goesOn}`;
 }
 
 export const gapRow = (gap) => element("li", { class: "row gap" }, gapText(gap));

@@ -15,15 +15,16 @@ const RETRY_MS = 2000;
 const ON_THE_WAY_EVENTS = 5000;
 
 /**
- * States: `connecting`; `replaying` (`behind`: how many ids there are up to the newest that matches); `live`;
- * `reconnecting` and `paused` (`cursor`: the id it goes on after, if it has had one).
+ * States: `connecting`; `replaying` (`behind`: how many ids there are up to the newest that matches, 0 where that is not known
+ * yet); `live`; `reconnecting` and `paused` (`cursor`: the id it goes on after, if it has had one). `onState` hears of each
+ * change; how far a replay is, `describe` tells.
  */
 export class Stream {
   /** `filter` is a list of query parameters; `start` is an id to begin after, or null for the newest events. */
   constructor({ filter, start, onEvent, onGap, onState, onProblem }) {
     Object.assign(this, { filter, start, onEvent, onGap, onState, onProblem });
     this.cursor = null;
-    this.target = 0;
+    this.target = null;
     this.state = "connecting";
     this.connect();
   }
@@ -35,8 +36,8 @@ export class Stream {
     this.source.onopen = () => this.opened(this.source);
     this.source.onmessage = (message) => {
       this.cursor = Number(message.lastEventId);
-      this.onEvent(message.data);
       if (this.state === "replaying") this.settle();
+      this.onEvent(message.data);
     };
     this.source.addEventListener("segno.gap", (message) => {
       this.cursor = Number(message.lastEventId);
@@ -69,6 +70,7 @@ export class Stream {
 
   /** Connected: what is there to replay is the newest event that matches now. */
   async opened(source) {
+    this.target = null; // Until it is known, nothing that comes makes the stream live.
     this.enter("replaying");
     try {
       const [{ last_id }, { events }] = await Promise.all([
@@ -87,8 +89,7 @@ export class Stream {
   }
 
   settle() {
-    if ((this.cursor ?? 0) >= this.target) this.enter("live");
-    else this.onState(this.describe());
+    if (this.target !== null && (this.cursor ?? 0) >= this.target) this.enter("live");
   }
 
   /** `last_id` is the hub's newest: a page that does not keep up with a burst is behind, and says so. */

@@ -1,6 +1,6 @@
 // The topics there are, and the hub in figures.
 
-import { bytes, byId, code, element, number, plural, rate, show, span } from "./dom.js";
+import { bytes, byId, code, element, number, plural, rate, shortSpan, show, span } from "./dom.js";
 import { HUB, askJson, hubNow, queryOf } from "./hub.js";
 
 /** Wait between two looks at the topics; longer where the hub takes long to count them. */
@@ -100,7 +100,7 @@ function row(topic) {
     element("td", { class: "topic" }, element("a", { href: `#/live?${query}`, title: topic.topic }, topic.topic)),
     element("td", { class: "number" }, number(topic.events)),
     element("td", { class: "number" }, topic.rate === null ? "–" : `${rate(topic.rate)}/s`),
-    element("td", {}, element("a", { href: `#/history?${queryOf([["id", topic.last_id]])}`, title: topic.last_created_at }, `${number(topic.last_id)}`), element("span", { class: "hint" }, ` ${span(ago)} ago`)),
+    element("td", {}, element("a", { href: `#/history?${queryOf([["id", topic.last_id]])}`, title: topic.last_created_at }, `${number(topic.last_id)}`), element("span", { class: "hint" }, ` ${shortSpan(ago)} ago`)),
   );
 }
 

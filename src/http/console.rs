@@ -67,6 +67,11 @@ const PARTS: &[(&str, &str, &str)] = &[
         include_str!("../console/live.js"),
     ),
     (
+        "/console/news.js",
+        SCRIPT,
+        include_str!("../console/news.js"),
+    ),
+    (
         "/console/rate.js",
         SCRIPT,
         include_str!("../console/rate.js"),

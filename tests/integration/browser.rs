@@ -248,17 +248,63 @@ impl Browser {
     }
 
     async fn log(&self, kind: &str) -> Vec<Value> {
+        let entries = self.ask("se/log", json!({"type": kind})).await;
+        entries.as_array().unwrap().clone()
+    }
+
+    /// Sends a command of the DevTools protocol, and gives what it answers.
+    pub(crate) async fn devtools(&self, command: &str, parameters: Value) -> Value {
+        self.ask(
+            "goog/cdp/execute",
+            json!({"cmd": command, "params": parameters}),
+        )
+        .await
+    }
+
+    /// Asks the driver for what the client has no word for.
+    async fn ask(&self, path: &str, body: Value) -> Value {
         let url = self
             .driver
-            .url(&format!("/session/{}/se/log", self.session));
-        let answer = reqwest_client()
-            .post(url)
-            .body(json!({"type": kind}).to_string())
-            .send()
-            .await
-            .unwrap();
+            .url(&format!("/session/{}/{path}", self.session));
+        let answer = reqwest_client().post(url).body(body.to_string()).send();
+        let answer = within(path, answer).await.unwrap();
+        let status = answer.status();
         let answer: Value = serde_json::from_str(&answer.text().await.unwrap()).unwrap();
-        answer["value"].as_array().unwrap().clone()
+        assert!(status.is_success(), "{path} {body}: {answer}");
+        answer["value"].clone()
+    }
+
+    /// Shows pages in the `light` or the `dark` scheme.
+    pub(crate) async fn prefer(&self, scheme: &str) {
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        self.devtools("Emulation.setEmulatedMedia", json!({"features": features}))
+            .await;
+    }
+
+    /// Gives the page this size, in CSS pixels.
+    pub(crate) async fn fit(&self, width: u32, height: u32) {
+        let size =
+            json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false});
+        self.devtools("Emulation.setDeviceMetricsOverride", size)
+            .await;
+    }
+
+    /// What is on screen, as PNG.
+    pub(crate) async fn screenshot(&self) -> Vec<u8> {
+        within("a screenshot", self.page.screenshot())
+            .await
+            .unwrap()
+    }
+
+    /// CPU time that the process of the page has used.
+    pub(crate) async fn cpu_time(&self) -> Duration {
+        self.devtools("Performance.enable", json!({})).await;
+        let metrics = self.devtools("Performance.getMetrics", json!({})).await;
+        let metrics = metrics["metrics"].as_array().unwrap();
+        let time = metrics
+            .iter()
+            .find(|metric| metric["name"] == "ProcessTime");
+        Duration::from_secs_f64(time.unwrap()["value"].as_f64().unwrap())
     }
 
     /// Ends it after a look at what it complained about.

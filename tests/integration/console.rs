@@ -6,6 +6,11 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -709,9 +714,64 @@ async fn the_keyboard_is_enough() {
         .await;
 }
 
-/// Events a second, for how long.
+/// Events a second, for how long; `SEGNO_BURST_SECONDS=60` for a closer look.
 const BURST_EVENTS_PER_SECOND: u64 = 10_000;
-const BURST: Duration = Duration::from_secs(60);
+const BURST: Duration = Duration::from_secs(15);
+
+/// A machine that lets a thread wait so long is busy with something else.
+const BUSY_STALL: Duration = Duration::from_millis(100);
+
+/// Notes down what reaches the page, how long it draws nothing, and how often a screen reader is told something.
+const WATCH: &str = "
+    window.seen = 0; window.missing = 0; window.frames = []; window.told = 0;
+    let last = 0;
+    window.EventSource = class extends EventSource {
+        constructor(url) {
+            super(url);
+            this.addEventListener('message', ({ lastEventId }) => {
+                seen += 1;
+                if (Number(lastEventId) !== last + 1) missing += 1;
+                last = Number(lastEventId);
+            });
+        }
+    };
+    addEventListener('DOMContentLoaded', () => {
+        let drawn = performance.now();
+        const frame = (now) => { frames.push(now - drawn); drawn = now; requestAnimationFrame(frame); };
+        requestAnimationFrame(frame);
+        new MutationObserver(() => told += 1).observe(document.querySelector('#news'), { childList: true, characterData: true, subtree: true });
+    });";
+
+/// Longest time in which this machine did not run a thread that asked for it every 5 ms, while `busy` went on.
+async fn longest_stall<T>(busy: impl Future<Output = T>) -> (T, Duration) {
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let watching = thread::spawn(move || {
+        let mut longest = Duration::ZERO;
+        while !stopped.load(Ordering::Relaxed) {
+            let begin = Instant::now();
+            thread::sleep(Duration::from_millis(5));
+            longest = longest.max(begin.elapsed());
+        }
+        longest
+    });
+    let result = busy.await;
+    stop.store(true, Ordering::Relaxed);
+    (result, watching.join().unwrap())
+}
+
+/// Publishes for so long, at the rate of the burst or as near as the machine gets; how many.
+async fn burst(hub: &TestHub, length: Duration) -> u64 {
+    let begin = Instant::now();
+    let mut sent = 0;
+    while begin.elapsed() < length {
+        hub.publish_many(1000, |n| format!("burst.{}", n % 7)).await;
+        sent += 1000;
+        let due = Duration::from_secs_f64(sent as f64 / BURST_EVENTS_PER_SECOND as f64);
+        tokio::time::sleep(due.saturating_sub(begin.elapsed())).await;
+    }
+    sent
+}
 
 #[tokio::test(flavor = "multi_thread")]
 #[expect(
@@ -719,54 +779,466 @@ const BURST: Duration = Duration::from_secs(60);
     reason = "the figures, for whoever runs it with --nocapture"
 )]
 async fn a_burst_neither_freezes_the_page_nor_fills_its_memory() {
+    let length = std::env::var("SEGNO_BURST_SECONDS").map_or(BURST, |seconds| {
+        Duration::from_secs(seconds.parse().unwrap())
+    });
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(folder.path(), free_port()).await;
     let hub = program.as_hub();
-    let browser = console(&hub, "live").await;
-    // The times in which the page answered nothing.
+    let browser = Browser::open("about:blank").await;
+    let watch = json!({"source": WATCH});
     browser
-        .value("(() => { let last = performance.now(); window.gaps = []; setInterval(() => { const now = performance.now(); window.gaps.push(now - last); last = now; }, 20); })()")
+        .devtools("Page.addScriptToEvaluateOnNewDocument", watch)
         .await;
-    let begin = Instant::now();
-    let mut sent = 0;
-    while begin.elapsed() < BURST {
-        hub.publish_many(1000, |n| format!("burst.{}", n % 7)).await;
-        sent += 1000;
-        let due = Duration::from_secs_f64(sent as f64 / BURST_EVENTS_PER_SECOND as f64);
-        tokio::time::sleep(due.saturating_sub(begin.elapsed())).await;
-    }
-    let rate = sent as f64 / begin.elapsed().as_secs_f64();
-    browser
-        .expect(
-            "Number(document.querySelector('#live-rows').firstElementChild.dataset.id)",
-            sent,
-        )
-        .await;
+    browser.go(&hub.url("/#/live")).await;
     browser.expect(STATE, "Live").await;
-    browser
-        .expect("document.querySelectorAll('#live-rows > li').length", 500)
+    let cpu_before = browser.cpu_time().await;
+    browser.value("frames.length = 0").await;
+
+    let begin = Instant::now();
+    let (sent, stall) = longest_stall(burst(&hub, length)).await;
+    let arrived = browser.value("seen").await.as_u64().unwrap();
+    let rate = arrived as f64 / begin.elapsed().as_secs_f64();
+    let rows = browser
+        .value("document.querySelectorAll('#live-rows > li').length")
         .await;
-    let gaps = "window.gaps.sort((a, b) => a - b)";
-    let usual = format!("{gaps}[Math.floor(window.gaps.length * 0.95)]");
-    let usual = browser.value(&usual).await.as_f64().unwrap();
-    let longest = browser.value(&format!("{gaps}.at(-1)")).await;
-    let longest = longest.as_f64().unwrap();
-    let heap = browser
-        .value("(gc(), performance.memory.usedJSHeapSize)")
-        .await
-        .as_f64()
-        .unwrap();
+    let frames = browser.value("frames.sort((a, b) => a - b)").await;
+    let frames: Vec<f64> = serde_json::from_value(frames).unwrap();
+    let (usual, longest) = (frames[frames.len() * 95 / 100], frames[frames.len() - 1]);
+    browser.expect("seen", sent).await;
+    let cpu = (browser.cpu_time().await - cpu_before).as_secs_f64() * 1e6 / sent as f64;
+    browser.expect(STATE, "Live").await;
+    // When it is calm again, all rows are there.
+    browser.expect(LIVE_IDS, down_from(sent, sent - 499)).await;
+    let heap = "(gc(), performance.memory.usedJSHeapSize)";
+    let heap = browser.value(heap).await.as_f64().unwrap();
+    let told = browser.value("told").await.as_u64().unwrap();
     println!(
-        "{sent} events at {rate:.0}/s; the page answered within {usual:.0} ms in 95 of 100 cases, {longest:.0} ms at most; \
-         heap {:.1} MB",
+        "{arrived} of {sent} events reached the page at {rate:.0}/s; it drew within {usual:.0} ms in 95 of 100 cases, \
+         {longest:.0} ms at most; {cpu:.0} us of CPU an event; heap {:.1} MB; the machine stalled for {stall:?} at most",
         heap / 1e6
     );
-    // The longest is that of the machine, which tests share; a page that freezes does so most of the time.
+
+    assert_eq!(browser.value("missing").await, 0, "each event comes once");
+    assert!(rows.as_u64().unwrap() <= 500, "{rows} rows");
+    assert!(heap < 10e6, "{heap} bytes of heap");
+    // One announcement in 5 s, and what was told before and after.
+    assert!(told <= length.as_secs() / 5 + 4, "{told} announcements");
+    // What an event costs does not hang on what else the machine does: measured are 35 to 45 us, most of it the browser's own.
+    assert!(cpu < 120.0, "{cpu} us of CPU an event");
+    if stall < BUSY_STALL {
+        assert!(
+            rate > 0.9 * BURST_EVENTS_PER_SECOND as f64,
+            "{rate} events/s"
+        );
+    } else {
+        println!("The machine was too busy to ask for the rate.");
+    }
+    // A page waits for its turn several times where a thread that asks for nothing else waits once.
+    let stall = stall.as_secs_f64() * 1000.0;
     assert!(
-        usual < 2000.0 && longest < 20_000.0,
-        "{usual} ms, at most {longest} ms"
+        usual <= 100.0 + stall && longest <= 1000.0 + 5.0 * stall,
+        "{usual} ms, at most {longest} ms, on a machine that stalls for {stall} ms"
     );
-    assert!(heap < 50e6, "{heap} bytes of heap");
+}
+
+#[tokio::test]
+async fn a_stream_that_is_far_behind_says_so_and_then_is_live() {
+    let hub = TestHub::start().await;
+    hub.publish_many(200_000, |_| "orders".into()).await;
+    let browser = console(&hub, "live").await;
+    // What the state was, from now on.
+    browser
+        .value("(() => { const state = document.querySelector('#state-text'); window.states = []; new MutationObserver(() => states.at(-1) === state.textContent || states.push(state.textContent)).observe(state, { childList: true }); })()")
+        .await;
+    browser.go(&hub.url("/#/live?after=0")).await;
+    browser.expect("states.at(-1)", "Live").await;
+    browser.expect(LIVE_IDS, down_from(200_000, 199_501)).await;
+    let states: Vec<String> = serde_json::from_value(browser.value("states").await).unwrap();
+    let behind: Vec<u64> = states
+        .iter()
+        .filter_map(|state| state.strip_prefix("Replaying, ")?.strip_suffix(" behind"))
+        .map(|behind| behind.replace(',', "").parse().unwrap())
+        .collect();
+    assert!(!behind.is_empty(), "{states:?}");
+    assert!(behind.is_sorted_by(|a, b| a > b), "{states:?}");
+    assert_eq!(
+        states.iter().filter(|state| *state == "Live").count(),
+        1,
+        "{states:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_page_that_was_left_holds_no_stream() {
+    let hub = TestHub::start().await;
+    hub.publish("orders", ["1"]).await;
+    let browser = Browser::open("about:blank").await;
+    // A browser opens six connections to a host: were they held, the page would not load again.
+    for _ in 0..8 {
+        browser.go(&hub.url("/#/live")).await;
+        browser.expect(STATE, "Live").await;
+        browser.go("about:blank").await;
+    }
+    within("the streams to end", async {
+        while hub.get_json("/stats").await["subscribers"] != 0 {}
+    })
+    .await;
+    browser.value("history.back()").await;
+    browser
+        .expect("document.querySelector('#state-text')?.textContent", "Live")
+        .await;
+    hub.publish("orders", ["2"]).await;
+    browser.expect(LIVE_IDS, json!([2, 1])).await;
+}
+
+#[tokio::test]
+async fn a_gap_is_told_for_each_reason() {
+    let hub = TestHub::start().await;
+    let browser = console(&hub, "live").await;
+    for (reason, requested, first_id, last_id, told) in [
+        (
+            "trimmed",
+            1,
+            5,
+            6,
+            "Events 2 to 4 are no longer kept. Going on from event 5.",
+        ),
+        (
+            "trimmed",
+            1,
+            3,
+            6,
+            "Event 2 is no longer kept. Going on from event 3.",
+        ),
+        (
+            "trimmed",
+            6,
+            8,
+            7,
+            "Event 7 is no longer kept. Going on with the next event.",
+        ),
+        (
+            "trimmed",
+            3,
+            1,
+            6,
+            "some events after 3 are no longer kept. Going on with those that are.",
+        ),
+        (
+            "lost",
+            3,
+            1,
+            6,
+            "events after 3 are lost. Going on with what there is.",
+        ),
+        (
+            "ahead",
+            9,
+            1,
+            6,
+            "asked to go on after event 9, but the hub's newest is 6: its file is another one, or an older one. Going on from event 1.",
+        ),
+    ] {
+        let gap = json!({"reason": reason, "requested": requested, "first_id": first_id, "last_id": last_id});
+        let text = browser
+            .value(&format!(
+                "import('/console/rows.js').then(({{ gapText }}) => gapText({gap}))"
+            ))
+            .await;
+        assert!(text.as_str().unwrap().ends_with(told), "{text} for {gap}");
+    }
+}
+
+const VIEWS: [&str; 5] = ["live", "history", "send", "topics", "subscribe"];
+
+/// Roles that a person acts on.
+const CONTROLS: [&str; 9] = [
+    "link",
+    "button",
+    "textbox",
+    "searchbox",
+    "radio",
+    "combobox",
+    "DisclosureTriangle",
+    "Date",
+    "InputTime",
+];
+
+fn ax<'a>(node: &'a Value, property: &str) -> &'a Value {
+    let properties = node["properties"].as_array();
+    properties
+        .and_then(|properties| properties.iter().find(|it| it["name"] == property))
+        .map_or(&Value::Null, |it| &it["value"]["value"])
+}
+
+#[tokio::test]
+async fn a_screen_reader_finds_its_way() {
+    let hub = TestHub::start().await;
+    let browser = console(&hub, "live").await;
+    for has_events in [false, true] {
+        if has_events {
+            hub.publish("orders", ["1", r#"{"a": [1, {"b": 2}]}"#])
+                .await;
+        }
+        for view in VIEWS {
+            browser.go(&hub.url(&format!("/#/{view}"))).await;
+            if has_events && ["live", "history"].contains(&view) {
+                browser.click(&format!("#{view}-rows summary")).await;
+                browser
+                    .expect_text(&format!("#{view}-rows .opened"), "Copy data")
+                    .await;
+            }
+            let tree = browser
+                .devtools("Accessibility.getFullAXTree", json!({}))
+                .await;
+            let nodes: Vec<&Value> = tree["nodes"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|node| node["ignored"] == false)
+                .collect();
+            let role = |node: &Value| node["role"]["value"].as_str().unwrap_or("").to_owned();
+            let controls = nodes.iter().filter(|node| {
+                CONTROLS.contains(&role(node).as_str())
+                    || ax(node, "focusable") == true && role(node) != "RootWebArea"
+            });
+            let mut count = 0;
+            for control in
+                controls.filter(|node| role(node) != "main" && !role(node).starts_with("Spin"))
+            {
+                count += 1;
+                let name = control["name"]["value"].as_str().unwrap_or("");
+                assert!(
+                    !name.trim().is_empty()
+                        && !["generic", "none"].contains(&role(control).as_str()),
+                    "{view}: {control}"
+                );
+            }
+            assert!(count > 8, "{view} has {count} controls");
+            let levels: Vec<u64> = nodes
+                .iter()
+                .filter(|node| role(node) == "heading")
+                .map(|node| ax(node, "level").as_u64().unwrap())
+                .collect();
+            assert_eq!(levels[0], 1, "{view}: {levels:?}");
+            assert!(
+                levels[1..].iter().all(|level| *level == 2),
+                "{view}: {levels:?}"
+            );
+            for landmark in ["banner", "navigation", "main"] {
+                let found = nodes.iter().filter(|node| role(node) == landmark).count();
+                assert_eq!(found, 1, "{view}: {landmark}");
+            }
+            // In the order of the page, and no id twice.
+            let ids = "[...document.querySelectorAll('[id]')].map(({ id }) => id)";
+            let twice = format!("{ids}.filter((id, at, all) => all.indexOf(id) !== at)");
+            assert_eq!(browser.value(&twice).await, json!([]), "{view}");
+            let forced = "[...document.querySelectorAll('[tabindex]')].filter((it) => it.tabIndex > 0).length";
+            assert_eq!(browser.value(forced).await, 0, "{view}");
+        }
+    }
+    let tree = browser
+        .devtools("Accessibility.getFullAXTree", json!({}))
+        .await;
+    let nodes = tree["nodes"].as_array().unwrap();
+    let is_polite =
+        |node: &&Value| node["role"]["value"] == "status" && ax(node, "live") == "polite";
+    assert!(nodes.iter().filter(is_polite).count() > 0, "{tree}");
+
+    // The first stop of the keyboard leads past the menu, and leaves the address as it is.
+    browser.go("about:blank").await;
+    browser.go(&hub.url("/#/topics")).await;
+    browser.expect(STATE, "Live").await;
+    browser.press("\t").await;
+    browser
+        .expect("document.activeElement.className", "skip")
+        .await;
+    browser.press("\n").await;
+    browser.expect("document.activeElement.id", "main").await;
+    assert!(browser.address().await.ends_with("/#/topics"));
+    // What comes is told.
+    browser.click("[data-view=live]").await;
+    hub.publish("orders", ["3"]).await;
+    browser.expect_text("#news", "new event").await;
+}
+
+/// Texts whose contrast to what is behind them is less than AA asks for.
+const FAINT: &str = "(() => {
+    const rgba = (colour) => {
+        const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number);
+        return colour.startsWith('color(srgb') ? [255 * r, 255 * g, 255 * b, a] : [r, g, b, a];
+    };
+    const over = ([r, g, b, a], [x, y, z]) => [a * r + (1 - a) * x, a * g + (1 - a) * y, a * b + (1 - a) * z, 1];
+    const ground = (node) => {
+        if (node === null) return [255, 255, 255, 1];
+        const own = rgba(getComputedStyle(node).backgroundColor);
+        return own[3] === 1 ? own : over(own, ground(node.parentElement));
+    };
+    const light = (colour) => {
+        const [r, g, b] = colour.slice(0, 3).map((c) => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4);
+        return .2126 * r + .7152 * g + .0722 * b;
+    };
+    const ratio = (a, b) => (Math.max(light(a), light(b)) + .05) / (Math.min(light(a), light(b)) + .05);
+    let looked = 0;
+    const faint = [];
+    const look = (node, style, text) => {
+        if (!node.checkVisibility() || node.closest(':disabled, [aria-disabled=true], .unseen, datalist')) return;
+        looked += 1;
+        const behind = ground(node);
+        const size = parseFloat(style.fontSize);
+        const isLarge = size >= 24 || (size >= 18.66 && style.fontWeight >= 700);
+        const found = ratio(over(rgba(style.color), behind), behind);
+        if (found < (isLarge ? 3 : 4.5)) faint.push(`${found.toFixed(2)} ${node.tagName}.${node.className}: ${text}`);
+    };
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode()) {
+        const { parentElement, data } = texts.currentNode;
+        if (data.trim()) look(parentElement, getComputedStyle(parentElement), data);
+    }
+    for (const field of document.querySelectorAll('input, textarea')) {
+        look(field, getComputedStyle(field), 'what is typed');
+        look(field, getComputedStyle(field, '::placeholder'), 'placeholder');
+    }
+    return { faint, looked };
+})()";
+
+#[tokio::test]
+async fn all_text_has_the_contrast_of_aa_in_light_and_dark() {
+    let hub = TestHub::start().await;
+    let browser = console(&hub, "live").await;
+    for scheme in ["light", "dark"] {
+        browser.prefer(scheme).await;
+        let ground = browser
+            .value("getComputedStyle(document.body).backgroundColor")
+            .await;
+        for view in [
+            "live",
+            "history",
+            "send",
+            "topics",
+            "subscribe",
+            "live?after=999999",
+            "live?topic=none&type=a%20b",
+            "history?id=999999",
+        ] {
+            browser.go("about:blank").await;
+            browser.go(&hub.url(&format!("/#/{view}"))).await;
+            let shown = view.split('?').next().unwrap();
+            browser
+                .expect(&format!("document.querySelector('#{shown}').hidden"), false)
+                .await;
+            match view {
+                "live" | "history" if scheme == "dark" => {
+                    browser.click(&format!("#{view}-rows summary")).await;
+                    browser
+                        .expect_text(&format!("#{view}-rows .opened"), "Copy data")
+                        .await;
+                }
+                "send" => {
+                    browser.click("#publish").await;
+                    browser.expect_text("#answer-back", "was back").await;
+                    browser.fill("#send-data", "{").await;
+                    browser.expect_text("#send-check", "Not JSON").await;
+                }
+                "live?after=999999" => browser.expect_text("#gap", "Gap").await,
+                "history?id=999999" => browser.expect_text("#history-problem", "no event").await,
+                _ => (),
+            }
+            let found = browser.value(FAINT).await;
+            assert_eq!(found["faint"], json!([]), "{view}, {scheme} on {ground}");
+            assert!(found["looked"].as_u64().unwrap() > 20, "{view}: {found}");
+        }
+        let event =
+            r#"{"topic": "orders", "type": "paid", "data": {"a": [1, null, "text"]}, "key": "k"}"#;
+        answer(hub.post_json("/events", event)).await;
+    }
+}
+
+/// Largest picture that belongs into a repository.
+const SCREENSHOT_MAX_BYTES: usize = 200_000;
+
+/// The pictures of the README. `SEGNO_SCREENSHOTS=src/console/screenshots` takes them anew.
+#[tokio::test]
+async fn the_pictures_of_the_readme_can_be_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let events = folder.path().join("events.ndjson");
+    std::fs::write(&events, some_minutes_of_a_shop()).unwrap();
+    let import = format!(
+        "{} import {} --db {}",
+        env!("CARGO_BIN_EXE_segno"),
+        events.display(),
+        folder.path().join("segno.db").display()
+    );
+    shell(import).await;
+    let program = Program::start(folder.path(), free_port()).await;
+    let browser = console(&program.as_hub(), "live?after=0").await;
+    browser.fit(1200, 760).await;
+    browser.click("#live-rows > li:nth-child(3) summary").await;
+    browser.expect_text("#live-rows .opened", "Copy data").await;
+    browser
+        .expect(
+            "document.querySelector('#rate-path').getAttribute('d').length > 1000",
+            true,
+        )
+        .await;
+    browser.value("document.activeElement.blur()").await;
+    for scheme in ["light", "dark"] {
+        browser.prefer(scheme).await;
+        let picture = browser.screenshot().await;
+        assert!(
+            picture.len() < SCREENSHOT_MAX_BYTES,
+            "{} bytes",
+            picture.len()
+        );
+        if let Some(folder) = std::env::var_os("SEGNO_SCREENSHOTS") {
+            let path = Path::new(&folder).join(format!("live-{scheme}.png"));
+            std::fs::write(path, picture).unwrap();
+        }
+    }
+}
+
+/// Events as `segno export` writes them, the newest a moment ago.
+fn some_minutes_of_a_shop() -> String {
+    let now = chrono::Utc::now();
+    let mut lines = String::new();
+    let mut ago_ms: i64 = 300_000;
+    for id in 1..=900_i64 {
+        // A wave, so that the graph has a shape.
+        ago_ms -= 140 + id * 7 % 200 + (id % 180 - 90).abs() * 2;
+        let (topic, event_type, data) = match id % 5 {
+            0 => (
+                "orders.eu",
+                "created",
+                json!({"order": 1000 + id, "items": [{"sku": "A-17", "count": 2}, {"sku": "C-4", "count": 1}], "total": 59.9}),
+            ),
+            1 => (
+                "sensors/kitchen",
+                "message",
+                json!({"celsius": 21.4, "open": false}),
+            ),
+            2 => (
+                "orders.eu",
+                "paid",
+                json!({"order": 999 + id, "by": "card"}),
+            ),
+            3 => (
+                "mail",
+                "sent",
+                json!({"to": "ada@example.com", "subject": "Your order"}),
+            ),
+            _ => (
+                "orders.us",
+                "shipped",
+                json!({"order": 900 + id, "parcel": null}),
+            ),
+        };
+        let created_at = (now - chrono::TimeDelta::milliseconds(ago_ms.max(1000)))
+            .to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
+        let event = json!({"id": id, "topic": topic, "type": event_type, "data": data, "created_at": created_at});
+        lines += &format!("{event}\n");
+    }
+    lines
 }
 
 #[tokio::test]
