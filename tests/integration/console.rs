@@ -1030,6 +1030,9 @@ async fn a_screen_reader_finds_its_way() {
                 let found = nodes.iter().filter(|node| role(node) == landmark).count();
                 assert_eq!(found, 1, "{view}: {landmark}");
             }
+            // A placeholder is not a name: it goes when something is typed.
+            let unnamed = "[...document.querySelectorAll('input, textarea')].filter((it) => !it.labels.length && !it.ariaLabel).map(({ id }) => id)";
+            assert_eq!(browser.value(unnamed).await, json!([]), "{view}");
             // In the order of the page, and no id twice.
             let ids = "[...document.querySelectorAll('[id]')].map(({ id }) => id)";
             let twice = format!("{ids}.filter((id, at, all) => all.indexOf(id) !== at)");
