@@ -360,6 +360,35 @@ async fn ready_does_not_wait_for_what_is_no_hub() {
     );
 }
 
+/// As in a small container. TLS was set up also where nobody asked for it, and that failed.
+#[tokio::test]
+async fn without_any_certificate_a_hub_on_plain_http_is_reached() {
+    let hub = TestHub::start().await;
+    let without_certificates = |args: &[&str], url: &str| {
+        let mut command = command(args, url);
+        command
+            .env("SSL_CERT_FILE", "/dev/null")
+            .env_remove("SSL_CERT_DIR");
+        command
+    };
+    for (args, printed) in [
+        (&["publish", "hello", "--topic", "t"][..], "1\n"),
+        (&["ready"], ""),
+        (&["tail", "--since", "start", "--count", "1"], "\"hello\"\n"),
+    ] {
+        let output = run(without_certificates(args, &hub.url("")), "").await;
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        assert_eq!(text(&output.stdout), printed, "{args:?}");
+    }
+    let output = run(without_certificates(&["ready"], "https://127.0.0.1:1"), "").await;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("certificates"),
+        "{:?}",
+        text(&output.stderr)
+    );
+}
+
 #[tokio::test]
 async fn openapi_prints_the_document() {
     let output = run(command(&["openapi"], ""), "").await;
