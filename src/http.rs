@@ -32,7 +32,7 @@ use poem_openapi::{
 use self::{
     cors::Cors,
     error::{Code, PROBLEM_JSON, Problem, Refused},
-    health::{Healthy, Readiness},
+    health::{Healthy, Looking, Readiness},
     history::{
         EraseEvent, EraseTopic, History, HistoryFormat, HistoryLines, HistoryQuery, OneEvent,
         ReadEvent, ReadHistory, ReadTopics, TopicList,
@@ -78,12 +78,12 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
     let cors = Cors::of(&settings.cors_origins);
     let api = Api { hub, settings };
     let service = service(api.clone());
-    let methods = Methods::of(&service.spec());
+    let operations = Operations::of(&service.spec());
     let docs = service.swagger_ui();
     let spec = service.spec_endpoint();
     HubEndpoint {
         api,
-        methods,
+        operations,
         log_id,
         cors,
         routes: console::add_to(Route::new())
@@ -96,7 +96,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
 /// The routes, what is common to all answers, and a short way for the request that comes most often.
 struct HubEndpoint<E> {
     api: Api,
-    methods: Methods,
+    operations: Operations,
     log_id: HeaderValue,
     cors: Option<Cors>,
     routes: E,
@@ -108,14 +108,17 @@ impl<E: Endpoint> Endpoint for HubEndpoint<E> {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let cors = self.cors.as_ref();
         let cors_headers = cors.map(|cors| cors.headers(request.headers()));
-        let mut response = if request.method() == Method::POST && request.uri().path() == "/events"
-        {
+        let uri = request.uri();
+        // With a query it goes the way that refuses unknown parameters.
+        let plain_publish =
+            request.method() == Method::POST && uri.path() == "/events" && uri.query().is_none();
+        let mut response = if plain_publish {
             self.publish(request).await
         } else if let Some(response) = cors.and_then(|cors| cors.preflight(&request)) {
             response
         } else {
             // In a box: what the routes need would else be moved about with every event.
-            Box::pin(answer(&self.routes, request, &self.methods)).await
+            Box::pin(answer(&self.routes, request, &self.operations)).await
         };
         let headers = response.headers_mut();
         headers.insert(LOG_ID_HEADER, self.log_id.clone());
@@ -192,11 +195,18 @@ impl OpenApi for ApiDescription {
 }
 
 /// Asks the routes, and tells what poem itself refused in our shape.
-async fn answer<E: Endpoint>(endpoint: &E, mut request: Request, methods: &Methods) -> Response {
+async fn answer<E: Endpoint>(
+    endpoint: &E,
+    mut request: Request,
+    operations: &Operations,
+) -> Response {
     if request.uri().path() == "/" {
         *request.uri_mut() = Uri::from_static(console::PAGE);
     }
     join_topic(&mut request);
+    if let Some(problem) = operations.find_unknown_parameter(&request) {
+        return problem.into_response();
+    }
     let uri = request.uri().clone();
     let response = match endpoint.call(request).await {
         Ok(response) => response.into_response(),
@@ -209,7 +219,7 @@ async fn answer<E: Endpoint>(endpoint: &E, mut request: Request, methods: &Metho
         return response;
     }
     let text = response.into_body().into_string().await.unwrap_or_default();
-    error::translate(status, &text, methods.allowed(uri.path())).into_response()
+    error::translate(status, &text, operations.allowed(uri.path())).into_response()
 }
 
 /// A topic may have slashes in it, and a path parameter may not: `/topics/a/b` is read as `/topics/a%2Fb`.
@@ -233,47 +243,85 @@ fn join_topic(request: &mut Request) {
     }
 }
 
-/// Which methods each path takes, read from the document.
-struct Methods(Vec<(Vec<String>, String)>);
+/// Which methods each path takes, and which query parameters each method, read from the document.
+struct Operations(Vec<DocumentedPath>);
 
-impl Methods {
+struct DocumentedPath {
+    template: Vec<String>,
+    /// Methods, in capital letters, with the names of their query parameters.
+    methods: Vec<(String, Vec<String>)>,
+}
+
+impl Operations {
     fn of(document: &str) -> Self {
         let document: serde_json::Value =
             serde_json::from_str(document).expect("the document is JSON");
         let paths = document["paths"]
             .as_object()
             .expect("the document has paths");
-        let documented = paths.iter().map(|(path, operations)| {
-            let methods = operations
+        let documented = paths.iter().map(|(path, operations)| DocumentedPath {
+            template: path.split('/').map(str::to_owned).collect(),
+            methods: operations
                 .as_object()
                 .expect("a path has operations")
-                .keys();
-            let methods: Vec<_> = methods.map(|method| method.to_uppercase()).collect();
-            (
-                path.split('/').map(str::to_owned).collect(),
-                methods.join(", "),
-            )
+                .iter()
+                .map(|(method, operation)| (method.to_uppercase(), query_parameters(operation)))
+                .collect(),
         });
         Self(documented.collect())
     }
 
-    fn allowed(&self, path: &str) -> Option<String> {
+    fn find(&self, path: &str) -> Option<&DocumentedPath> {
         let segments: Vec<_> = path.split('/').collect();
-        let takes = |template: &[String]| {
-            template.len() == segments.len()
-                && template
+        self.0.iter().find(|documented| {
+            documented.template.len() == segments.len()
+                && documented
+                    .template
                     .iter()
                     .zip(&segments)
                     .all(|(part, segment)| part == segment || part.starts_with('{'))
-        };
-        let documented = self
-            .0
-            .iter()
-            .find(|(template, _)| takes(template))
-            .map(|(_, methods)| methods.clone());
-        // What is not in the document is read only: the document itself and its page.
-        Some(documented.unwrap_or_else(|| "GET".into()))
+        })
     }
+
+    fn allowed(&self, path: &str) -> Option<String> {
+        // What is not in the document is read only: the document itself and its page.
+        Some(self.find(path).map_or("GET".into(), |documented| {
+            let methods: Vec<&str> = documented
+                .methods
+                .iter()
+                .map(|(method, _)| method.as_str())
+                .collect();
+            methods.join(", ")
+        }))
+    }
+
+    /// A query parameter that nobody knows. Ignoring it would be worse: who asks for `topics=orders` would get everything.
+    ///
+    /// Costs nothing where there is no query.
+    fn find_unknown_parameter(&self, request: &Request) -> Option<Problem> {
+        request.uri().query()?;
+        let (_, known) = self
+            .find(request.uri().path())?
+            .methods
+            .iter()
+            .find(|(method, _)| method == request.method().as_str())?;
+        let given: Vec<(String, String)> = request.params().unwrap_or_default();
+        let (unknown, _) = given.iter().find(|(name, _)| !known.contains(name))?;
+        let detail = match known.is_empty() {
+            true => format!("parameter '{unknown}': this takes none"),
+            false => format!("parameter '{unknown}': this takes {}", known.join(", ")),
+        };
+        Some(Problem::new(Code::UnknownParameter, detail))
+    }
+}
+
+fn query_parameters(operation: &serde_json::Value) -> Vec<String> {
+    let parameters = operation["parameters"].as_array().into_iter().flatten();
+    parameters
+        .filter(|parameter| parameter["in"] == "query")
+        .filter_map(|parameter| parameter["name"].as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[derive(Tags)]
@@ -604,8 +652,8 @@ impl Api {
         tag = "Tag::Health",
         operation_id = "live"
     )]
-    async fn live(&self) -> Healthy {
-        Healthy
+    async fn live(&self) -> Result<Healthy, Refused<Looking>> {
+        Ok(Healthy)
     }
 
     /// Would it take an event now?
@@ -629,11 +677,11 @@ impl Api {
         tag = "Tag::Health",
         operation_id = "stats"
     )]
-    async fn stats(&self) -> HubStats {
-        HubStats {
+    async fn stats(&self) -> Result<HubStats, Refused<Looking>> {
+        Ok(HubStats {
             hub: self.hub.stats().await,
             limits: self.settings.limits.clone(),
-        }
+        })
     }
 }
 

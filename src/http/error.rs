@@ -46,6 +46,7 @@ pub(crate) enum Code {
     InvalidOrder,
     InvalidFormat,
     InvalidParameter,
+    UnknownParameter,
     ConflictingStarts,
     UnknownPath,
     UnknownEvent,
@@ -152,6 +153,11 @@ impl Code {
                 StatusCode::BAD_REQUEST,
                 "invalid_parameter",
                 "a parameter cannot be read",
+            ),
+            Self::UnknownParameter => (
+                StatusCode::BAD_REQUEST,
+                "unknown_parameter",
+                "there is a query parameter that nobody knows; the detail says which there are",
             ),
             Self::ConflictingStarts => (
                 StatusCode::BAD_REQUEST,
@@ -473,10 +479,14 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
     }
 }
 
-/// What any request may be refused with: its connection has no place.
-const EVERYWHERE: [Code; 2] = [Code::TooManyConnectionsOfAddress, Code::TooManyConnections];
+/// What any request may be refused with: its connection has no place, or it has a parameter that nobody knows.
+const EVERYWHERE: [Code; 3] = [
+    Code::TooManyConnectionsOfAddress,
+    Code::TooManyConnections,
+    Code::UnknownParameter,
+];
 
-/// The codes an operation may refuse with, for its documentation.
+/// The codes an operation may refuse with, for its documentation, beside those of [`EVERYWHERE`].
 pub(crate) trait Refusals {
     const CODES: &'static [Code];
 }

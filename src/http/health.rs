@@ -44,6 +44,14 @@ impl ApiResponse for Healthy {
     fn register(_: &mut Registry) {}
 }
 
+/// The refusals of what only looks at the hub: none of its own.
+#[derive(Debug)]
+pub(super) struct Looking;
+
+impl Refusals for Looking {
+    const CODES: &'static [Code] = &[];
+}
+
 /// The refusals of `GET /health/ready`.
 #[derive(Debug)]
 pub(super) struct Readiness;

@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::test_hub::{Answer, TestHub, answer, within};
+use super::test_hub::{Answer, TestHub, answer, reqwest_client, within};
 
 const JSON: &str = "application/json";
 
@@ -412,4 +412,44 @@ async fn a_publisher_that_resets_leaves_an_event_or_none() {
         .map(|event| event["id"].as_u64().unwrap())
         .collect();
     assert_eq!(announced, stored);
+}
+
+/// `topics=` for `topic=` was ignored, and whoever wrote it got everything.
+#[tokio::test]
+async fn a_parameter_that_nobody_knows_is_refused_on_every_operation() {
+    let hub = TestHub::start().await;
+    let document: serde_json::Value =
+        serde_json::from_str(&segno::http::openapi_document()).unwrap();
+    for (path, operations) in document["paths"].as_object().unwrap() {
+        let url = path.replace("{id}", "1").replace("{topic}", "a/b");
+        for (method, operation) in operations.as_object().unwrap() {
+            let method = method.to_uppercase().parse().unwrap();
+            let request =
+                reqwest_client().request(method, hub.url(&format!("{url}?topics=orders")));
+            let refusal = answer(request).await;
+            assert_eq!(refusal.status, 400, "{path}: {refusal:?}");
+            assert_eq!(refusal.code(), "unknown_parameter", "{path}");
+            let told = operation["responses"]["400"]["description"].as_str();
+            assert!(told.unwrap().contains("unknown_parameter"), "{path}");
+        }
+    }
+    let refusal = answer(hub.get("/sse?topic=orders&topics=orders")).await;
+    let detail = refusal.json()["detail"].as_str().unwrap().to_owned();
+    assert!(
+        detail.starts_with("parameter 'topics': this takes topic, type, last_event_id, "),
+        "{detail}"
+    );
+
+    // What polyfills of EventSource send, also as some of them write it, and a query with nothing in it.
+    for query in [
+        "lastEventId=0",
+        "Last-Event-ID=0",
+        "Last%2DEvent%2DID=0&topic=orders",
+        "&topic=orders&",
+        "",
+    ] {
+        hub.follow(&format!("?{query}")).await;
+    }
+    // The page keeps what it shows in its own query, and nobody else reads that.
+    assert_eq!(answer(hub.get("/?topics=orders")).await.status, 200);
 }
