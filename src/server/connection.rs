@@ -17,7 +17,7 @@ use hyper::{Version, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use poem::{
     Endpoint, Request, Response,
-    http::{Method, header, uri::Scheme},
+    http::{Method, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::net::TcpStream;
@@ -151,11 +151,11 @@ pub(super) fn answer_head(response: &Response, framing: Framing) -> Vec<u8> {
         head.extend_from_slice(value.as_bytes());
         head.extend_from_slice(b"\r\n");
     }
-    let framed_by = match framing {
-        Framing::Chunked => header::TRANSFER_ENCODING.as_str().to_owned() + ": chunked",
-        Framing::Plain => header::CONNECTION.as_str().to_owned() + ": close",
-    };
+    if framing == Framing::Chunked {
+        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
     let date = httpdate::fmt_http_date(SystemTime::now());
-    head.extend_from_slice(format!("{framed_by}\r\ndate: {date}\r\n\r\n").as_bytes());
+    // The socket is the stream's to its end: a client that used it again would find it closed.
+    head.extend_from_slice(format!("connection: close\r\ndate: {date}\r\n\r\n").as_bytes());
     head
 }

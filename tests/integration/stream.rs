@@ -8,7 +8,9 @@ use segno::client::{Message, SseParser};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::test_hub::{Program, TestHub, TestStream, answer, free_port, seeded, within};
+use super::test_hub::{
+    Program, TestHub, TestStream, answer, free_port, reqwest_client, seeded, within,
+};
 
 fn ids(messages: &[Message]) -> Vec<u64> {
     messages
@@ -37,6 +39,14 @@ async fn the_first_block_comes_at_once_with_a_retry_and_the_cursor() {
     );
     assert_eq!(rest, "id: 2\n\n");
     assert_eq!(stream.cursor(), 2);
+}
+
+/// A stream that has the socket to itself ends with it: a client that used it again would find it closed.
+#[tokio::test]
+async fn a_stream_says_that_its_connection_ends_with_it() {
+    let hub = TestHub::start().await;
+    let stream = TestStream::open(reqwest_client().get(hub.url("/sse"))).await;
+    assert_eq!(stream.header("connection"), "close");
 }
 
 #[tokio::test]
