@@ -221,7 +221,7 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
     let after = headers
         .get(header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.parse().ok());
-    let Problem { code, detail } = serde_json::from_slice(body).unwrap_or_else(|_| Problem {
+    let Problem { code, detail } = problem(body).unwrap_or_else(|| Problem {
         code: "http".into(),
         detail: format!("the answer is {status}"),
     });
@@ -237,6 +237,13 @@ fn refusal(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
         _ => Error::Refused { code, detail },
     }
 }
+
+fn problem(json: &[u8]) -> Option<Problem> {
+    serde_json::from_slice(json).ok()
+}
+
+/// The type of what a stream says before it ends because the log failed. Source: the hub's HTTP contract.
+const ERROR_TYPE: &str = "segno.error";
 
 /// Names the log that an answer is about. Source: the hub's HTTP contract.
 const LOG_ID_HEADER: &str = "segno-log-id";
@@ -318,6 +325,16 @@ impl Follow {
             };
             if let Some(message) = connection.messages.pop_front() {
                 self.cursor = Some(message.last_event_id.clone());
+                if message.event_type == ERROR_TYPE {
+                    let error = Error::Later {
+                        detail: problem(message.data.as_bytes())
+                            .map_or(message.data, |problem| problem.detail),
+                        after: None,
+                    };
+                    let retry = connection.parser.retry();
+                    self.connection = None;
+                    return self.wait(error, retry).await;
+                }
                 return Ok(Followed::Message(message));
             }
             if !connection.parser.last_event_id().is_empty() {

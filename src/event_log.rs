@@ -10,6 +10,7 @@
 
 mod copy;
 mod highest;
+mod place;
 
 use std::{
     collections::HashMap,
@@ -30,7 +31,10 @@ use sqlx::{
 };
 
 pub use self::copy::{CopyError, Findings, backup, check, restore};
-use self::highest::{Highest, UNNOTED_MAX_IDS};
+use self::{
+    highest::{Highest, UNNOTED_MAX_IDS},
+    place::Place,
+};
 use crate::{
     event::{Data, Event, EventId, EventType, Key, NewEvent, Timestamp, Topic},
     filter::{Filter, Topics},
@@ -85,6 +89,7 @@ pub struct Appender {
     connection: SqliteConnection,
     last_id: EventId,
     last_created_at: Timestamp,
+    place: Place,
     /// Held as long as this is, and with it the file.
     _lock: File,
 }
@@ -101,6 +106,12 @@ pub enum OpenError {
     /// A newer segno has changed its tables.
     #[error("{0} was written by a newer segno; run that one")]
     Newer(PathBuf),
+    /// SQLite found that what is needed to start is broken.
+    #[error("{0} is damaged: `segno check` says where, `segno restore` puts a backup in its place")]
+    Corrupt(PathBuf),
+    /// The file is there, and may only be read.
+    #[error("{0} may not be written by this user")]
+    ReadOnly(PathBuf),
     /// The note of the highest id is not one.
     #[error(
         "{0} does not hold an id; remove it if you are sure that the log beside it is not an older copy"
@@ -136,6 +147,20 @@ pub enum Error {
     /// Another process holds the file, and held it longer than a write waits.
     #[error("another process holds the file of the event log")]
     Busy(#[source] sqlx::Error),
+    /// The file, its WAL or the index of the WAL is not where it was opened. What were written now would be gone with the
+    /// process.
+    #[error("{0} was moved, deleted or replaced while it was open")]
+    Moved(PathBuf),
+    /// What was read is not as SQLite wrote it.
+    #[error("the file of the event log is damaged")]
+    Corrupt(#[source] sqlx::Error),
+    /// The disk, or what stands for it, did not read, write or sync.
+    ///
+    /// Trying again is right, also after a sync: the WAL's end is not moved by a commit that failed, so the next one writes
+    /// the same place anew, and what a system that forgets unsynced pages has forgotten is not missed. Until then a crash
+    /// may bring back what was refused: it was written, and nobody knows whether it arrived.
+    #[error("the disk failed")]
+    Disk(#[source] sqlx::Error),
     /// Anything else.
     #[error("the event log failed")]
     Other(#[source] sqlx::Error),
@@ -147,6 +172,8 @@ impl From<sqlx::Error> for Error {
         match primary_code(&error) {
             Some(5 | 6) => Self::Busy(error),
             Some(8) => Self::ReadOnly(error),
+            Some(10) => Self::Disk(error),
+            Some(11 | 26) => Self::Corrupt(error),
             Some(13) => Self::Full(error),
             _ => Self::Other(error),
         }
@@ -326,10 +353,15 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         .await
         .map_err(failed)?;
     let lost = all_lost(&mut connection).await.map_err(failed)?;
+    let place = Place::of(path).map_err(|source| OpenError::Io {
+        path: path.into(),
+        source,
+    })?;
     let appender = Appender {
         connection,
         last_id,
         last_created_at,
+        place,
         _lock: lock,
     };
     Ok((
@@ -528,6 +560,8 @@ async fn migrate(connection: &mut SqliteConnection, path: &Path) -> Result<(), O
 
 fn open_error(path: &Path, source: sqlx::Error) -> OpenError {
     match primary_code(&source) {
+        Some(8) => OpenError::ReadOnly(path.into()),
+        Some(11) => OpenError::Corrupt(path.into()),
         Some(26) => OpenError::NotSegno(path.into()),
         _ => OpenError::Sqlite {
             path: path.into(),
@@ -672,6 +706,7 @@ impl Appender {
     /// Rows go in by one statement, because each call crosses to SQLite's thread: a call for each row gave 18,000 rows/s
     /// whatever the batch, this gave 214,000 at 100 rows and 430,000 from 1,000 up.
     pub async fn append(&mut self, published: Vec<Vec<NewEvent>>) -> Result<Vec<Outcome>, Error> {
+        self.look_in_place().await?;
         let mut draft = Draft {
             last_id: self.last_id,
             created_at: self.last_created_at.max(Timestamp::now()),
@@ -776,6 +811,7 @@ impl Appender {
     /// Begins a transaction, by hand: sqlx's own count how deep they are, and the count is wrong once SQLite has rolled back
     /// by itself, as it may on a full disk. What is appended later would then be in a transaction that nobody commits.
     async fn begin(&mut self) -> Result<(), Error> {
+        self.look_in_place().await?;
         sqlx::query("begin immediate")
             .execute(&mut self.connection)
             .await?;
@@ -806,6 +842,7 @@ impl Appender {
         through: EventId,
         events: u64,
     ) -> Result<Arc<Event>, Error> {
+        self.look_in_place().await?;
         let data = serde_json::json!({"topic": topic, "through": through, "events": events});
         let notice = Event {
             id: self.last_id.next(),
@@ -866,6 +903,7 @@ impl Appender {
 
     /// Takes a step of a [`Trim`]: its topic's events up to `through` are gone for good. Returns how many there were.
     pub async fn trim(&mut self, topic: Option<&Topic>, through: EventId) -> Result<u64, Error> {
+        self.look_in_place().await?;
         let query = match topic {
             None => sqlx::query(TRIM).bind(through.as_i64()),
             Some(topic) => sqlx::query(TRIM_TOPIC)
@@ -878,6 +916,7 @@ impl Appender {
     /// Notes that events of `topic` up to `through` will be gone. To be committed before the first of them goes, so that
     /// nobody who finds them gone fails to find the note.
     pub async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), Error> {
+        self.look_in_place().await?;
         sqlx::query(MARK_TRIMMED)
             .bind(topic.as_str())
             .bind(through.as_i64())
@@ -916,6 +955,21 @@ impl Appender {
             .execute(&mut self.connection)
             .await?;
         Ok(busy == 0)
+    }
+
+    /// Looks whether the files are still where they were opened; an error if one is not.
+    ///
+    /// Where the WAL alone is gone, what stands in it is put into the file: a kill would else lose it.
+    pub async fn look_in_place(&mut self) -> Result<(), Error> {
+        let Some(moved) = self.place.find_moved() else {
+            return Ok(());
+        };
+        let moved = Error::Moved(moved.to_owned());
+        // Where this fails nothing is worse than before, and a stop tries it again.
+        _ = sqlx::query("pragma wal_checkpoint(full)")
+            .execute(&mut self.connection)
+            .await;
+        Err(moved)
     }
 
     /// Tries whether an event could be committed, by one that is taken back in the same transaction.
@@ -1081,6 +1135,8 @@ const EVENT: &str = "select id, topic, type, data, created_at, key from events w
 
 const COUNT: &str = "select count(*) from events";
 
+const COUNT_ROWS: &str = "select count(*) from events not indexed";
+
 const FIRST_ID: &str = "select min(id) from events";
 
 const LAST_ID: &str = "select coalesce((select seq from sqlite_sequence where name = 'events'), 0)";
@@ -1207,7 +1263,14 @@ impl EventLog {
             read_on: None,
         };
         let (mut rows_seen, mut data_bytes) = (0, 0);
-        while let Some(row) = rows.try_next().await? {
+        loop {
+            let row = match rows.try_next().await {
+                Ok(Some(row)) => row,
+                Ok(None) => break,
+                // What was read before a broken page is good; the next page begins with the broken one.
+                Err(_) if page.read_on.is_some() => return Ok(page),
+                Err(error) => return Err(error.into()),
+            };
             rows_seen += 1;
             page.read_on = Some(EventId::from_row(row.try_get(0)?));
             if !filter.matches_names(row.try_get(1)?, row.try_get(2)?) {
@@ -1247,9 +1310,13 @@ impl EventLog {
         Ok(first.map(EventId::from_row))
     }
 
-    /// How many events are kept. Reads an index from end to end.
+    /// How many events are kept. Reads an index from end to end; the rows, where that is damaged.
     pub async fn count(&self) -> Result<u64, Error> {
-        let events: i64 = sqlx::query_scalar(COUNT).fetch_one(&self.pool).await?;
+        let counted = sqlx::query_scalar(COUNT).fetch_one(&self.pool).await;
+        let events: i64 = match counted.map_err(Error::from) {
+            Err(Error::Corrupt(_)) => sqlx::query_scalar(COUNT_ROWS).fetch_one(&self.pool).await?,
+            counted => counted?,
+        };
         Ok(events.unsigned_abs())
     }
 

@@ -144,9 +144,13 @@ impl Hub {
     /// writer has ended.
     pub async fn open(path: &Path, queue: Queue) -> Result<(Self, Writer), event_log::OpenError> {
         let (log, appender) = event_log::open(path).await?;
-        let failed = |source: event_log::Error| event_log::OpenError::Sqlite {
-            path: path.into(),
-            source: source.into(),
+        let failed = |source: event_log::Error| match matches!(source, event_log::Error::Corrupt(_))
+        {
+            true => event_log::OpenError::Corrupt(path.into()),
+            false => event_log::OpenError::Sqlite {
+                path: path.into(),
+                source: source.into(),
+            },
         };
         let last_id = appender.last_id();
         let first_id = log

@@ -251,6 +251,8 @@ pub async fn check(path: &Path) -> Result<Findings, OpenError> {
             Err(error) => faults.push(error.to_string()),
         }
     }
+    tx.rollback().await.map_err(failed)?;
+    connection.close().await.map_err(failed)?;
     Ok(Findings {
         log_id,
         events: events.unsigned_abs(),

@@ -66,6 +66,9 @@ pub(crate) enum Code {
     Draining,
     LogBusy,
     CommitsFail,
+    LogMoved,
+    LogCorrupt,
+    DiskFailed,
     DiskFull,
     ReadOnly,
 }
@@ -254,6 +257,21 @@ impl Code {
                 "commits_fail",
                 "events cannot be stored; the detail says why",
             ),
+            Self::LogMoved => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "log_moved",
+                "the file was moved, deleted or replaced while the hub runs",
+            ),
+            Self::LogCorrupt => (
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "log_corrupt",
+                "the file is damaged; `segno check` says where",
+            ),
+            Self::DiskFailed => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "disk_failed",
+                "the disk did not read, write or sync; try again after `Retry-After`",
+            ),
             Self::DiskFull => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk_full",
@@ -283,8 +301,8 @@ impl Code {
 /// A refusal, on the wire as RFC 9457 `application/problem+json`.
 ///
 /// Shape: `{"title":"Bad Request","status":400,"code":"invalid_topic","detail":"…"}`. `code` is for programs, `detail` says
-/// to a person what to do. `busy`, `draining`, `log_busy`, `commits_fail` and the limits, `too_many_…`, come with `Retry-After`, in
-/// seconds; limits have their value beside the code, as `"limit":10000`.
+/// to a person what to do. Each with the status 503, and the limits, `too_many_…`, come with `Retry-After`, in seconds; limits have
+/// their value beside the code, as `"limit":10000`.
 #[derive(Debug, Clone)]
 pub(crate) struct Problem {
     code: Code,
@@ -320,10 +338,10 @@ impl Problem {
         self
     }
 
-    /// Traces `error` with its causes and keeps them from the client.
-    fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+    /// Traces `error` with its causes, which are kept from the client.
+    fn traced(self, error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(error, "a request failed");
-        Self::new(Code::Internal, "internal error")
+        self
     }
 
     /// The body of the answer.
@@ -393,7 +411,26 @@ impl From<&event_log::Error> for Problem {
                 Code::LogBusy,
                 "another process holds the file; nothing was stored",
             ),
-            event_log::Error::Other(_) => Self::internal(error),
+            event_log::Error::Moved(_) => Self::new(
+                Code::LogMoved,
+                "the file was moved, deleted or replaced while the hub runs; nothing was stored. Put that very file back, or \
+                 stop the hub, look what is there, and start it",
+            ),
+            event_log::Error::Corrupt(_) => Self::new(
+                Code::LogCorrupt,
+                "the file is damaged, here at least: `segno check` says where, `segno restore` puts a backup in its place. \
+                 Nothing was stored",
+            )
+            .traced(error),
+            event_log::Error::Disk(_) => Self::new(
+                Code::DiskFailed,
+                "the disk did not read, write or sync. What was to be stored counts as refused, but a crash of the machine \
+                 may bring it back: send it again with a key, and it is one event",
+            )
+            .traced(error),
+            event_log::Error::Other(_) => {
+                Self::new(Code::Internal, "internal error").traced(error)
+            }
         }
     }
 }

@@ -531,6 +531,8 @@ impl Refusals for ReadHistory {
         Code::InvalidFormat,
         Code::Internal,
         Code::LogBusy,
+        Code::LogCorrupt,
+        Code::DiskFailed,
     ];
 }
 
@@ -544,6 +546,8 @@ impl Refusals for ReadEvent {
         Code::UnknownEvent,
         Code::Internal,
         Code::LogBusy,
+        Code::LogCorrupt,
+        Code::DiskFailed,
     ];
 }
 
@@ -558,6 +562,9 @@ impl Refusals for EraseEvent {
         Code::Internal,
         Code::Draining,
         Code::LogBusy,
+        Code::LogMoved,
+        Code::LogCorrupt,
+        Code::DiskFailed,
         Code::DiskFull,
         Code::ReadOnly,
     ];
@@ -574,6 +581,9 @@ impl Refusals for EraseTopic {
         Code::Internal,
         Code::Draining,
         Code::LogBusy,
+        Code::LogMoved,
+        Code::LogCorrupt,
+        Code::DiskFailed,
         Code::DiskFull,
         Code::ReadOnly,
     ];
@@ -584,5 +594,11 @@ impl Refusals for EraseTopic {
 pub(super) struct ReadTopics;
 
 impl Refusals for ReadTopics {
-    const CODES: &'static [Code] = &[Code::InvalidLimit, Code::Internal, Code::LogBusy];
+    const CODES: &'static [Code] = &[
+        Code::InvalidLimit,
+        Code::Internal,
+        Code::LogBusy,
+        Code::LogCorrupt,
+        Code::DiskFailed,
+    ];
 }

@@ -878,7 +878,7 @@ macro_rules! publish_codes {
         &[
             $(Code::$more,)*
             Code::InvalidJson, Code::RequestTimeout, Code::EventTooLarge, Code::TooManyEventsOfAddress, Code::Internal, Code::Busy, Code::Draining,
-            Code::LogBusy, Code::DiskFull, Code::ReadOnly,
+            Code::LogBusy, Code::LogMoved, Code::LogCorrupt, Code::DiskFailed, Code::DiskFull, Code::ReadOnly,
         ]
     };
 }

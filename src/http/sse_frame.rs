@@ -82,6 +82,13 @@ pub(crate) fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
     out.push(b'\n');
 }
 
+/// `event: segno.error` with a problem as data. It has no id, so that the cursor stays where it was.
+pub(crate) fn write_error(problem: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"event: segno.error\n");
+    write_data(problem.as_bytes(), out);
+    out.push(b'\n');
+}
+
 /// The last block before the hub ends the stream.
 pub(crate) fn write_farewell(retry: Duration, out: &mut Vec<u8>) {
     write_retry(retry, out);

@@ -221,11 +221,7 @@ impl EventStream {
                         self.stage = Stage::Ended;
                         None
                     }
-                    Err(error) => {
-                        tracing::error!(error = &error as &dyn std::error::Error, "a stream ended because the log failed");
-                        self.stage = Stage::Ended;
-                        None
-                    }
+                    Err(error) => Some(self.fail(&error.into(), framing)),
                 },
                 () = &mut self.quiet => {
                     // The timer is set anew only here: an event costs no timer.
@@ -245,6 +241,14 @@ impl EventStream {
         let moved_to = (cursor > self.told).then_some(cursor);
         self.told = cursor;
         encode(framing, |out| sse_frame::write_heartbeat(moved_to, out))
+    }
+
+    /// What lies behind an event that cannot be read is not sent: it would look as if there were nothing between.
+    fn fail(&mut self, problem: &Problem, framing: Framing) -> Bytes {
+        self.stage = Stage::Ended;
+        encode(framing, |out| {
+            sse_frame::write_error(&problem.to_json(), out)
+        })
     }
 
     fn render(&mut self, batch: &Batch, framing: Framing) -> Bytes {
@@ -363,7 +367,8 @@ impl ApiResponse for Following {
                  events that did not match. `event: segno.gap` with \
                  `{\"reason\":\"trimmed\"|\"ahead\"|\"lost\",\"requested\":…,\"first_id\":…,\"last_id\":…}` where events that were asked \
                  for are gone. `event: segno.erased` with `{\"id\":…}`, in the place of an event that was erased and again when \
-                 it is, or with `{\"topic\":…,\"through\":…,\"events\":…}`, whatever types were asked for. The stream ends only when the hub stops.",
+                 it is, or with `{\"topic\":…,\"through\":…,\"events\":…}`, whatever types were asked for. The stream ends only when the hub stops, or with `event: segno.error` and a problem \
+                 as data where the log cannot be read; the cursor stays before what could not be.",
             ),
             example: Some("retry: 2000\nid: 41\n\nid: 42\ndata: {\"text\":\"hello\"}\n\n".into()),
             ..MetaSchema::new_with_format("string", "event-stream")
@@ -402,5 +407,7 @@ impl Refusals for Subscribing {
         Code::Internal,
         Code::Draining,
         Code::LogBusy,
+        Code::LogCorrupt,
+        Code::DiskFailed,
     ];
 }

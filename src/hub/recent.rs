@@ -51,7 +51,21 @@ impl Recent {
                     Order::Descending,
                     SCAN_MAX_EVENTS,
                 )
-                .await?;
+                .await;
+            let page = match page {
+                Ok(page) => page,
+                Err(event_log::Error::Corrupt(error)) => {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        before = range.before.as_i64(),
+                        "the file is damaged: `segno check` says where; what can be read is served"
+                    );
+                    return Ok(Self {
+                        window: RwLock::new(window),
+                    });
+                }
+                Err(error) => return Err(error),
+            };
             for event in page.events {
                 let bytes = size_bytes(&event);
                 if window.bytes + bytes > RECENT_MAX_BYTES {

@@ -291,12 +291,14 @@ impl Writer {
         Ok(())
     }
 
-    /// After a failure, tries whether it lasts; a publisher should not have to find out.
+    /// Looks whether commits would go into the right file, and after a failure tries whether it lasts; a publisher should not
+    /// have to find out.
     async fn probe(&mut self) -> Result<(), NotReady> {
-        if self.failure.is_none() {
-            return Ok(());
-        }
-        match self.appender.probe().await {
+        let probed = match self.failure {
+            None => self.appender.look_in_place().await,
+            Some(_) => self.appender.probe().await,
+        };
+        match probed {
             Ok(()) => {
                 self.recovered();
                 Ok(())

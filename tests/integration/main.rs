@@ -10,6 +10,7 @@ mod command_line;
 mod console;
 mod cors;
 mod crash;
+mod disk;
 mod drain;
 mod erase;
 mod faults;

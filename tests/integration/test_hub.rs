@@ -402,6 +402,19 @@ pub(crate) fn segno() -> Command {
     Command::new(env!("CARGO_BIN_EXE_segno"))
 }
 
+/// Builds `name`, a C file beside this one, into a library to preload.
+pub(crate) fn preload(name: &str, folder: &Path) -> PathBuf {
+    let library = folder.join(name).with_extension("so");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration");
+    let built = Command::new("cc")
+        .args(["-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+        .args([&library, &source.join(name)])
+        .status()
+        .unwrap();
+    assert!(built.success());
+    library
+}
+
 impl Program {
     /// Starts `segno serve` and waits until it is ready.
     pub(crate) async fn start(folder: &Path, port: u16) -> Self {
