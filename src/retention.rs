@@ -2,10 +2,13 @@
 //!
 //! It reads the clock and the log, and deletes nothing itself: the hub's writer does, in small steps between its commits.
 
+mod clock;
+
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use self::clock::Clock;
 use crate::{
     config::{KeepConfig, KeepTopics},
     event::{EventId, Timestamp, Topic},
@@ -32,7 +35,14 @@ const FREE_MIN_BYTES: u64 = 256 * 1024;
 
 /// Trims, for ever, what `keep` calls old. To be dropped when the hub drains.
 pub async fn run(hub: &Hub, keep: &KeepConfig) {
-    let retention = Retention { hub, keep };
+    let mut retention = Retention {
+        hub,
+        keep,
+        clock: Clock::new(Timestamp::now()),
+        begun: Instant::now(),
+        now: None,
+    };
+    retention.doubt_a_clock_far_ahead().await;
     let mut failing = false;
     loop {
         match retention.look().await {
@@ -55,10 +65,28 @@ pub async fn run(hub: &Hub, keep: &KeepConfig) {
 struct Retention<'a> {
     hub: &'a Hub,
     keep: &'a KeepConfig,
+    clock: Clock,
+    begun: Instant,
+    /// What the clock shows in this look; `None` while it is in doubt, and no event is old then.
+    now: Option<Timestamp>,
 }
 
 impl Retention<'_> {
-    async fn look(&self) -> Result<(), ChoreError> {
+    /// The only sign of a clock that was wrong from the start is the newest event.
+    async fn doubt_a_clock_far_ahead(&mut self) {
+        let last_id = self.hub.bounds().last_id;
+        // Where it cannot be read there is no sign, and the look that follows tells why.
+        if let Ok(Some(event)) = self.hub.event(last_id).await {
+            self.clock.compare_at_start(event.created_at);
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), ChoreError> {
+        let now = Timestamp::now();
+        self.now = self
+            .clock
+            .is_trusted(now, self.begun.elapsed())
+            .then_some(now);
         let mut trimmed = 0;
         for rule in &self.keep.topics {
             trimmed += self.trim_topics(rule).await?;
@@ -87,8 +115,10 @@ impl Retention<'_> {
 
     /// The first id that an event of this age or younger can have.
     async fn first_id_of(&self, age: Duration) -> Result<EventId, event_log::Error> {
-        let time = Timestamp::now().before(age);
-        self.hub.first_id_since(time).await
+        match self.now {
+            Some(now) => self.hub.first_id_since(now.before(age)).await,
+            None => Ok(EventId::ZERO),
+        }
     }
 
     async fn trim_before(&self, first_kept: EventId) -> Result<u64, ChoreError> {

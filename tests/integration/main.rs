@@ -6,6 +6,7 @@ mod backup;
 mod bad_input;
 mod bench;
 mod browser;
+mod clock;
 mod command_line;
 mod console;
 mod cors;
