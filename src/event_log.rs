@@ -109,8 +109,8 @@ pub enum OpenError {
     /// SQLite found that what is needed to start is broken.
     #[error("{0} is damaged: `segno check` says where, `segno restore` puts a backup in its place")]
     Corrupt(PathBuf),
-    /// The file is there, and may only be read.
-    #[error("{0} may not be written by this user")]
+    /// The file is there, and may only be read; or what is beside it.
+    #[error("{0}, or its -wal or -shm beside it, may not be written by this user")]
     ReadOnly(PathBuf),
     /// The note of the highest id is not one.
     #[error(

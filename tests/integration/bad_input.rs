@@ -359,6 +359,37 @@ async fn half_a_request_does_not_hold_a_connection_for_ever() {
     assert_eq!(hub.last_id().await, 0);
 }
 
+/// Every byte comes in time, and all of them would not.
+#[tokio::test]
+async fn a_publisher_that_sends_a_byte_now_and_then_is_cut_when_its_time_is_up() {
+    let hub = TestHub::start_with(|config| {
+        config.header_timeout = Duration::from_millis(500);
+        config.body_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let head = "POST /events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n";
+    for (at_once, answer) in [("", ""), (head, "HTTP/1.1 408 ")] {
+        let socket = TcpStream::connect(hub.address()).await.unwrap();
+        let (mut received, mut sender) = socket.into_split();
+        let dripping = tokio::spawn(async move {
+            sender.write_all(at_once.as_bytes()).await.unwrap();
+            for byte in head.bytes().cycle() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                if sender.write_all(&[byte]).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut told = Vec::new();
+        // A reset is an end, too: it was still sending.
+        _ = within("the connection to end", received.read_to_end(&mut told)).await;
+        let told = String::from_utf8(told).unwrap();
+        assert!(told.starts_with(answer), "{told}");
+        within("the publisher to notice", dripping).await.unwrap();
+    }
+    assert_eq!(hub.last_id().await, 0);
+}
+
 #[tokio::test]
 async fn rubbish_is_answered_and_the_hub_lives() {
     let hub = TestHub::start().await;

@@ -497,6 +497,8 @@ async fn a_damaged_page_is_told_on_every_stream_that_meets_it_and_the_rest_is_se
         (refusal.status.as_u16(), refusal.code().as_str()),
         (500, "log_corrupt")
     );
+    let refusal = answer(hub.get(&format!("/events/{}", read + 1))).await;
+    assert_eq!(refusal.code(), "log_corrupt", "all before it was sent");
     // Behind the page everything is there, and new events are taken and announced.
     let mut live = hub.follow("").await;
     assert_eq!(hub.publish("t", ["new"]).await, [EVENTS + 1]);

@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write,
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::{Command, Stdio},
     time::Duration,
@@ -296,6 +297,49 @@ async fn a_disk_that_is_read_only_is_told_at_the_start() {
     );
 }
 
+/// Who has a file open may go on writing it, whatever its mode becomes; the next start may not.
+#[tokio::test]
+async fn a_file_that_is_made_read_only_is_written_while_it_is_open_and_told_at_the_next_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path(), free_port()).await;
+    let hub = program.as_hub();
+    assert_eq!(hub.publish("t", ["before"]).await, [1]);
+    let set_mode = |mode| {
+        for entry in fs::read_dir(folder.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.to_string_lossy().contains("/segno.db") {
+                fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+            }
+        }
+    };
+    set_mode(0o444);
+    assert_eq!(hub.publish("t", ["after"]).await, [2]);
+    program.kill();
+    // The lock is no part of the log, and whoever may not even write that learns it from the system.
+    fs::set_permissions(
+        folder.path().join("segno.db-lock"),
+        fs::Permissions::from_mode(0o644),
+    )
+    .unwrap();
+    // In a namespace of its own root has no more rights than anybody.
+    let refused = Command::new("unshare")
+        .arg("--user")
+        .arg(segno().get_program())
+        .args(["serve", "--listen", "127.0.0.1:0", "--db"])
+        .arg(folder.path().join("segno.db"))
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(
+        told.contains("segno.db, or its -wal or -shm beside it, may not be written by this user"),
+        "{told}"
+    );
+    set_mode(0o644);
+    let program = Program::start(folder.path(), free_port()).await;
+    assert_eq!(program.as_hub().publish("t", ["again"]).await, [3]);
+}
+
 fn processor_seconds(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
     let fields: Vec<&str> = stat
@@ -332,10 +376,11 @@ async fn without_descriptors_it_waits_does_not_spin_and_recovers() {
     assert_eq!(hub.publish("t", ["after"]).await, [1]);
 }
 
+/// Twenty thousand, or what the descriptors of this process are enough for.
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_connections_at_once_are_served() {
-    const CONNECTIONS: usize = 10_000;
-    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+async fn twenty_thousand_connections_at_once_are_served_and_leave_nothing_behind() {
+    let descriptors = rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let connections = 20_000.min(usize::try_from(descriptors).unwrap() - 1000);
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
     let mut command = segno();
@@ -347,6 +392,12 @@ async fn ten_thousand_connections_at_once_are_served() {
         .stderr(Stdio::null());
     let program = Program::spawn(command, port).await;
     let hub = program.as_hub();
+    let open_files = || {
+        fs::read_dir(format!("/proc/{}/fd", program.id()))
+            .unwrap()
+            .count()
+    };
+    let before = open_files();
     let connect = |_| async {
         let mut socket = TcpStream::connect(("127.0.0.1", program.port))
             .await
@@ -360,7 +411,7 @@ async fn ten_thousand_connections_at_once_are_served() {
     };
     let mut sockets = within(
         "all to be connected",
-        join_all((0..CONNECTIONS).map(connect)),
+        join_all((0..connections).map(connect)),
     )
     .await;
     hub.publish("t", ["to all"]).await;
@@ -373,8 +424,16 @@ async fn ten_thousand_connections_at_once_are_served() {
         ),
     )
     .await;
+    assert!(open_files() >= before + connections);
     drop(sockets);
     assert_eq!(hub.publish("t", ["after"]).await, [2]);
+    within("the connections to be closed", async {
+        while open_files() > before + 10 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert_eq!(hub.get_json("/stats").await["subscribers"], 0);
 }
 
 async fn read_until(socket: &mut TcpStream, end: &[u8]) {
@@ -390,4 +449,47 @@ async fn read_until(socket: &mut TcpStream, end: &[u8]) {
         );
         received.extend_from_slice(&chunk[..bytes]);
     }
+}
+
+/// In a network of its own, where the system gives up on a silent peer after about 3 s instead of 15 minutes.
+#[test]
+fn a_peer_that_vanished_is_let_go_and_one_that_only_does_not_read_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = r#"
+        ip link set lo up
+        echo 3 > /proc/sys/net/ipv4/tcp_retries2
+        "$SEGNO" serve --heartbeat 100ms & hub=$!
+        trap 'kill -9 $hub $subscriber' EXIT
+        "$SEGNO" ready --wait 20s
+        curl -sN http://127.0.0.1:8000/sse > received & subscriber=$!
+        # Connections that the hub has open: its port is 1F40.
+        streams() { awk '$2 ~ /:1F40$/ && $4 == "01"' /proc/net/tcp | wc -l; }
+        wait_for() {
+            for _ in $(seq 300); do
+                [ "$(eval "$1")" = "$2" ] && return
+                sleep 0.1
+            done
+            echo "waited for $1 to be $2; it is $(eval "$1")"
+            exit 1
+        }
+        wait_for streams 1
+        kill -STOP $subscriber
+        head -c 900000 /dev/zero | tr '\0' x > data
+        for _ in $(seq 20); do curl -s --data-binary @data http://127.0.0.1:8000/topics/t > answer; done
+        # Twice as long as the system waits for a peer that says nothing at all.
+        sleep 7
+        [ "$(streams)" = 1 ] || { echo "a subscriber that did not read was cut"; exit 1; }
+        kill -CONT $subscriber
+        wait_for 'grep -c ^data: received' 20
+        # It is gone, and nothing that it or its system says arrives.
+        ip link set lo down
+        wait_for streams 0
+    "#;
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--net", "bash", "-c", script])
+        .current_dir(folder.path())
+        .env("SEGNO", segno().get_program())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
 }
