@@ -99,3 +99,41 @@ impl FolderState {
 fn identity(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Many changes within one tick of the system: the time of the folder does not tell them apart.
+    #[test]
+    fn a_move_in_the_moment_after_a_look_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("segno.db");
+        let away = folder.path().join("away");
+        for part in ["", "-wal", "-shm"] {
+            fs::write(beside(&path, part), "").unwrap();
+        }
+        let mut place = Place::of(&path).unwrap();
+        for _ in 0..1000 {
+            assert_eq!(place.find_moved(), None);
+            fs::rename(&path, &away).unwrap();
+            assert!(place.find_moved().is_some());
+            fs::rename(&away, &path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_left_alone_is_looked_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("segno.db");
+        for part in ["", "-wal", "-shm"] {
+            fs::write(beside(&path, part), "").unwrap();
+        }
+        let mut place = Place::of(&path).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while place.settled.is_none() {
+            assert_eq!(place.find_moved(), None);
+            assert!(std::time::Instant::now() < deadline, "it never settles");
+        }
+    }
+}

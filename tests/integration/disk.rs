@@ -582,6 +582,25 @@ async fn a_damaged_index_lets_the_hub_start_and_read_but_not_acknowledge() {
         (503, "commits_fail")
     );
     assert_eq!(hub.last_id().await, EVENTS, "nothing was stored");
+
+    // All of it goes into a new file.
+    let lines = hub.db().with_extension("ndjson");
+    let new = hub.db().with_extension("new");
+    for (command, db) in [("export", &hub.db()), ("import", &new)] {
+        let output = segno()
+            .arg(command)
+            .arg(&lines)
+            .arg("--db")
+            .arg(db)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+    assert_sound(&new);
+    assert_eq!(
+        fs::read_to_string(&lines).unwrap().lines().count(),
+        usize::try_from(EVENTS).unwrap()
+    );
 }
 
 #[tokio::test]

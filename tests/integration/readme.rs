@@ -195,3 +195,27 @@ fn the_readme_knows_every_flag() {
     }
     assert!(flags > 20);
 }
+
+#[test]
+fn every_fault_that_was_tried_has_its_test() {
+    let mut tests = String::new();
+    for entry in
+        fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/integration")).unwrap()
+    {
+        tests += &fs::read_to_string(entry.unwrap().path()).unwrap();
+    }
+    let readme = readme();
+    let (_, table) = readme.split_once("## When something breaks\n").unwrap();
+    let rows = table
+        .lines()
+        .skip_while(|line| !line.starts_with("|---"))
+        .skip(1)
+        .take_while(|line| line.starts_with('|'));
+    let mut count = 0;
+    for row in rows {
+        let name = row.rsplit('`').nth(1).unwrap();
+        assert!(tests.contains(&format!("fn {name}")), "no test {name}");
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
+}
