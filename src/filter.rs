@@ -17,10 +17,12 @@ pub struct Filter {
 /// Which topics a filter wants, as far as an index can use it.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Topics<'a> {
+    /// All there are.
+    All,
     /// These and no others; at least one.
     Exact(Vec<&'a str>),
-    /// Any that match a pattern, or all there are.
-    Wide,
+    /// Those that match a pattern; all of them begin with this, which may be empty.
+    Matching(&'a str),
 }
 
 impl Filter {
@@ -52,18 +54,35 @@ impl Filter {
 
     /// The topics it wants.
     pub fn topics(&self) -> Topics<'_> {
-        let exact: Option<Vec<&str>> = self.topics.iter().map(Pattern::as_exact).collect();
-        match exact {
-            Some(topics) if !topics.is_empty() => Topics::Exact(topics),
-            _ => Topics::Wide,
+        // Sorted: what the first and the last have in common, all have.
+        let (Some(first), Some(last)) = (self.topics.first(), self.topics.last()) else {
+            return Topics::All;
+        };
+        match self.topics.iter().map(Pattern::as_exact).collect() {
+            Some(topics) => Topics::Exact(topics),
+            None => Topics::Matching(common(first.literal_prefix(), last.literal_prefix())),
         }
     }
 
     /// Whether the log's indexes find just what it wants, so that no row is read in vain.
     pub fn is_served_by_index(&self) -> bool {
-        let wants_any_type = self.types.is_empty();
-        wants_any_type && (self.topics.is_empty() || matches!(self.topics(), Topics::Exact(_)))
+        self.types.is_empty() && !matches!(self.topics(), Topics::Matching(_))
     }
+
+    /// Whether it wants events of any type.
+    pub fn wants_any_type(&self) -> bool {
+        self.types.is_empty()
+    }
+}
+
+/// What both begin with.
+fn common<'a>(a: &'a str, b: &str) -> &'a str {
+    let differ = a
+        .char_indices()
+        .zip(b.chars())
+        .find(|((_, a), b)| a != b)
+        .map(|((at, _), _)| at);
+    &a[..differ.unwrap_or(a.len().min(b.len()))]
 }
 
 fn normalized(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
@@ -92,6 +111,11 @@ impl Pattern {
     /// The name it stands for, if it stands for just one.
     pub fn as_exact(&self) -> Option<&str> {
         (!self.0.contains('*')).then_some(&*self.0)
+    }
+
+    /// What all it stands for begin with.
+    fn literal_prefix(&self) -> &str {
+        self.0.split('*').next().unwrap_or_default()
     }
 
     /// Whether `name` is one of those it stands for.
@@ -207,8 +231,23 @@ mod tests {
             filter(["a", "b", "a"]).topics(),
             Topics::Exact(vec!["a", "b"])
         );
-        assert_eq!(filter(["a", "b*", "a"]).topics(), Topics::Wide);
-        assert_eq!(Filter::default().topics(), Topics::Wide);
+        assert_eq!(filter(["a", "b*", "a"]).topics(), Topics::Matching(""));
+        assert_eq!(Filter::default().topics(), Topics::All);
+    }
+
+    #[test]
+    fn the_prefix_is_what_all_that_match_begin_with() {
+        for (names, prefix) in [
+            (vec!["orders.*"], "orders."),
+            (vec!["orders.eu.*", "orders.us.*", "orders.eu"], "orders."),
+            (vec!["orders.*", "orders"], "orders"),
+            (vec!["**.created", "orders"], ""),
+            (vec!["größe.*", "grün"], "gr"),
+            (vec!["tä*", "tö"], "t"),
+        ] {
+            let filter = Filter::new(names.into_iter().map(pattern).collect(), vec![]);
+            assert_eq!(filter.topics(), Topics::Matching(prefix));
+        }
     }
 
     proptest! {

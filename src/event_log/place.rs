@@ -12,8 +12,8 @@ use std::{
 
 use super::beside;
 
-/// Age from which the time of a folder's last change tells it from the next change. A system stamps a change with the time of
-/// its last tick, and a tick takes 10 ms at most.
+/// Age from which the time of a folder's last change tells it from the next change. Linux before 6.13 stamps a change with
+/// the time of its last tick, and a tick takes 10 ms at most.
 const FOLDER_SETTLES: Duration = Duration::from_millis(50);
 
 /// The file, its WAL and the index of the WAL, as they were when the log was opened.
@@ -104,7 +104,8 @@ fn identity(metadata: &fs::Metadata) -> Identity {
 mod tests {
     use super::*;
 
-    /// Many changes within one tick of the system: the time of the folder does not tell them apart.
+    /// Many changes within one tick of the system: where it stamps them with the tick, the time of the folder does not tell
+    /// them apart.
     #[test]
     fn a_move_in_the_moment_after_a_look_is_noticed() {
         let folder = tempfile::tempdir().unwrap();

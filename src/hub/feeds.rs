@@ -223,7 +223,7 @@ impl Table {
                     self.by_topic.entry(topic.into()).or_default().push(index);
                 }
             }
-            Topics::Wide => self.wide.push(index),
+            Topics::All | Topics::Matching(_) => self.wide.push(index),
         }
         self.by_filter.insert(filter, index);
         index
@@ -245,7 +245,7 @@ impl Table {
                     }
                 }
             }
-            Topics::Wide => self.wide.retain(|&other| other != index),
+            Topics::All | Topics::Matching(_) => self.wide.retain(|&other| other != index),
         }
     }
 }

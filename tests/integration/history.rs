@@ -225,3 +225,107 @@ fn pages_put_together_are_the_whole() {
         prop_assert_eq!(runtime.block_on(all_pages(&hub, &path)), expected, "{}", path);
     });
 }
+
+async fn ids_page_by_page(hub: &TestHub, query: &str, limit: u64) -> Vec<u64> {
+    let mut ids = Vec::new();
+    let mut next = format!("/events?{query}&limit={limit}");
+    loop {
+        let page = hub.get_json(&next).await;
+        let events = page["events"].as_array().unwrap();
+        ids.extend(events.iter().map(|event| event["id"].as_u64().unwrap()));
+        match page["next"].as_str() {
+            Some(path) => next = path.to_owned(),
+            None => return ids,
+        }
+    }
+}
+
+/// Farther apart than one read looks: they are found by the names of the topics.
+#[tokio::test]
+async fn a_pattern_finds_the_few_that_match_among_many() {
+    let hub = TestHub::start().await;
+    hub.publish_many(30_000, |n| match n {
+        7 => "rare.a".into(),
+        15_000 => "rare.".into(),
+        15_001 => "rare.deep.er".into(),
+        29_999 => "rare.b".into(),
+        n if n % 10_000 == 0 => format!("many.{n}"),
+        n => format!("noise.{}", n % 100),
+    })
+    .await;
+    for limit in [1, 2, 1000] {
+        let ids = ids_page_by_page(&hub, "topic=rare.*", limit).await;
+        assert_eq!(ids, [7, 15_000, 29_999]);
+        let ids = ids_page_by_page(&hub, "topic=rare.*&order=desc", limit).await;
+        assert_eq!(ids, [29_999, 15_000, 7]);
+        // No beginning that all have, and more names than are few: the rows are looked at.
+        let ids = ids_page_by_page(&hub, "topic=**0000&topic=rare.b", limit).await;
+        assert_eq!(ids, [10_000, 20_000, 29_999, 30_000]);
+        let ids = ids_page_by_page(&hub, "topic=rare.**&type=message&after=7", limit).await;
+        assert_eq!(ids, [15_000, 15_001, 29_999]);
+        assert_eq!(
+            ids_page_by_page(&hub, "topic=rare.*&type=none", limit).await,
+            [0; 0]
+        );
+        assert_eq!(
+            ids_page_by_page(&hub, "topic=nothing.*", limit).await,
+            [0; 0]
+        );
+    }
+    // A topic that is new between two pages.
+    let first = hub.get_json("/events?topic=rare.*&limit=2").await;
+    hub.publish_many(5000, |n| format!("noise.{}", n % 100))
+        .await;
+    hub.publish("rare.new", ["x"]).await;
+    let next = first["next"]
+        .as_str()
+        .unwrap()
+        .strip_prefix("/events?")
+        .unwrap();
+    assert_eq!(ids_page_by_page(&hub, next, 2).await, [29_999, 35_001]);
+}
+
+/// More topics match than are few, and none of their events is near.
+#[tokio::test]
+async fn a_pattern_of_many_topics_finds_them_far_away_too() {
+    let hub = TestHub::start().await;
+    hub.publish_many(10_200, |n| match n {
+        ..=10_000 => "noise".into(),
+        n => format!("many.{n}"),
+    })
+    .await;
+    let ids = ids_page_by_page(&hub, "topic=many.*", 1000).await;
+    assert_eq!(ids, Vec::from_iter(10_001..=10_200));
+}
+
+/// New topics that match come up all the time while subscribers look for the few there are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_by_pattern_misses_no_topic_that_is_new_meanwhile() {
+    const RARE: u64 = 40;
+    let hub = std::sync::Arc::new(TestHub::start().await);
+    hub.publish_many(20_000, |_| "noise".into()).await;
+    let subscribers: Vec<_> = (0..10)
+        .map(|n| {
+            let hub = hub.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(n * 150)).await;
+                let mut stream = hub.resume("?topic=rare.*&format=event", 0).await;
+                let mut topics = Vec::new();
+                for _ in 0..RARE {
+                    let event: serde_json::Value =
+                        serde_json::from_str(&stream.next().await.data).unwrap();
+                    topics.push(event["topic"].as_str().unwrap().to_owned());
+                }
+                topics
+            })
+        })
+        .collect();
+    let expected: Vec<String> = (0..RARE).map(|n| format!("rare.{n}")).collect();
+    for topic in &expected {
+        hub.publish(topic, ["x"]).await;
+        hub.publish_many(5000, |_| "noise".into()).await;
+    }
+    for subscriber in subscribers {
+        assert_eq!(subscriber.await.unwrap(), expected);
+    }
+}
