@@ -363,8 +363,8 @@ async fn half_a_request_does_not_hold_a_connection_for_ever() {
 #[tokio::test]
 async fn a_publisher_that_sends_a_byte_now_and_then_is_cut_when_its_time_is_up() {
     let hub = TestHub::start_with(|config| {
-        config.header_timeout = Duration::from_millis(500);
-        config.body_timeout = Duration::from_millis(500);
+        config.limits.header_timeout = Duration::from_millis(500);
+        config.limits.body_timeout = Duration::from_millis(500);
     })
     .await;
     let head = "POST /events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 999\r\n\r\n";
