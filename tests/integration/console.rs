@@ -6,10 +6,6 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
@@ -718,8 +714,8 @@ async fn the_keyboard_is_enough() {
 const BURST_EVENTS_PER_SECOND: u64 = 10_000;
 const BURST: Duration = Duration::from_secs(15);
 
-/// A machine that lets a thread wait so long is busy with something else.
-const BUSY_STALL: Duration = Duration::from_millis(100);
+/// With more that want each processor, how soon a page draws says little about the page.
+const BUSY_LOAD: f64 = 3.0;
 
 /// Notes down what reaches the page, how long it draws nothing, and how often a screen reader is told something.
 const WATCH: &str = "
@@ -742,22 +738,11 @@ const WATCH: &str = "
         new MutationObserver(() => told += 1).observe(document.querySelector('#news'), { childList: true, characterData: true, subtree: true });
     });";
 
-/// Longest time in which this machine did not run a thread that asked for it every 5 ms, while `busy` went on.
-async fn longest_stall<T>(busy: impl Future<Output = T>) -> (T, Duration) {
-    let stop = Arc::new(AtomicBool::new(false));
-    let stopped = stop.clone();
-    let watching = thread::spawn(move || {
-        let mut longest = Duration::ZERO;
-        while !stopped.load(Ordering::Relaxed) {
-            let begin = Instant::now();
-            thread::sleep(Duration::from_millis(5));
-            longest = longest.max(begin.elapsed());
-        }
-        longest
-    });
-    let result = busy.await;
-    stop.store(true, Ordering::Relaxed);
-    (result, watching.join().unwrap())
+/// Programs that wanted a processor over the last minute, for each that there is.
+fn load() -> f64 {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
+    load / thread::available_parallelism().unwrap().get() as f64
 }
 
 /// Publishes for so long, at the rate of the burst or as near as the machine gets; how many.
@@ -796,7 +781,7 @@ async fn a_burst_neither_freezes_the_page_nor_fills_its_memory() {
     browser.value("frames.length = 0").await;
 
     let begin = Instant::now();
-    let (sent, stall) = longest_stall(burst(&hub, length)).await;
+    let sent = burst(&hub, length).await;
     let arrived = browser.value("seen").await.as_u64().unwrap();
     let rate = arrived as f64 / begin.elapsed().as_secs_f64();
     let rows = browser
@@ -815,8 +800,9 @@ async fn a_burst_neither_freezes_the_page_nor_fills_its_memory() {
     let told = browser.value("told").await.as_u64().unwrap();
     println!(
         "{arrived} of {sent} events reached the page at {rate:.0}/s; it drew within {usual:.0} ms in 95 of 100 cases, \
-         {longest:.0} ms at most; {cpu:.0} us of CPU an event; heap {:.1} MB; the machine stalled for {stall:?} at most",
-        heap / 1e6
+         {longest:.0} ms at most; {cpu:.0} us of CPU an event; heap {:.1} MB; load {:.1}",
+        heap / 1e6,
+        load()
     );
 
     assert_eq!(browser.value("missing").await, 0, "each event comes once");
@@ -826,19 +812,19 @@ async fn a_burst_neither_freezes_the_page_nor_fills_its_memory() {
     assert!(told <= length.as_secs() / 5 + 4, "{told} announcements");
     // What an event costs does not hang on what else the machine does: measured are 35 to 45 us, most of it the browser's own.
     assert!(cpu < 120.0, "{cpu} us of CPU an event");
-    if stall < BUSY_STALL {
+    let (usual_bound, longest_bound) = if load() < BUSY_LOAD {
         assert!(
             rate > 0.9 * BURST_EVENTS_PER_SECOND as f64,
             "{rate} events/s"
         );
+        (100.0, 1000.0)
     } else {
-        println!("The machine was too busy to ask for the rate.");
-    }
-    // A page waits for its turn several times where a thread that asks for nothing else waits once.
-    let stall = stall.as_secs_f64() * 1000.0;
+        println!("LOOSE BOUNDS, and none for the rate: the machine is busy with something else.");
+        (500.0, 5000.0)
+    };
     assert!(
-        usual <= 100.0 + stall && longest <= 1000.0 + 5.0 * stall,
-        "{usual} ms, at most {longest} ms, on a machine that stalls for {stall} ms"
+        usual <= usual_bound && longest <= longest_bound,
+        "{usual} ms, at most {longest} ms"
     );
 }
 
