@@ -104,7 +104,7 @@ impl FromStr for Event {
         let line: Line<'_> = serde_json::from_str(line)?;
         Ok(Self {
             id: line.id.get().parse()?,
-            topic: Topic::new(&line.topic)?,
+            topic: Topic::of_log(&line.topic)?,
             event_type: match &*line.event_type {
                 EventType::ERASED => EventType::erased(),
                 name => EventType::new(name)?,
@@ -205,7 +205,8 @@ impl FromStr for EventId {
     }
 }
 
-/// The name that groups events: 1 to 255 bytes of UTF-8 without control characters, white space or `*`.
+/// The name that groups events: 1 to 255 bytes of UTF-8 without control characters, white space or `*`. Publishers cannot
+/// use one that begins with `segno.`, which is the hub's own.
 ///
 /// Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -213,10 +214,24 @@ impl FromStr for EventId {
 pub struct Topic(Arc<str>);
 
 impl Topic {
-    /// Takes `name` as a topic.
+    /// The topic of what the hub publishes to itself, to see that it works. No event of it is stored.
+    pub const CANARY: &'static str = "segno.canary";
+
+    /// Takes `name` as a topic to publish on.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
+        check_new_name(name)?;
+        Ok(Self(name.into()))
+    }
+
+    /// Takes `name` as the topic of an event that is in a log: one written before may begin with `segno.`.
+    pub fn of_log(name: &str) -> Result<Self, InvalidName> {
         check_name(name)?;
         Ok(Self(name.into()))
+    }
+
+    /// The topic of what the hub publishes to itself.
+    pub fn canary() -> Self {
+        Self(Self::CANARY.into())
     }
 
     /// The topic a row of the file holds. It passed its rule when it was published.
@@ -241,18 +256,12 @@ impl EventType {
     /// The type of an event that was published without one. Browsers call it `message` too.
     pub const DEFAULT: &'static str = "message";
 
-    /// What the types of the hub's own frames begin with.
-    pub const RESERVED_PREFIX: &'static str = "segno.";
-
     /// The type of an event whose data was erased, and of the event that tells of it.
     pub const ERASED: &'static str = "segno.erased";
 
     /// Takes `name` as a type.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
-        check_name(name)?;
-        if name.starts_with(Self::RESERVED_PREFIX) {
-            return Err(InvalidName::Reserved);
-        }
+        check_new_name(name)?;
         Ok(Self(name.into()))
     }
 
@@ -303,9 +312,21 @@ pub enum InvalidName {
     /// `*`, which stands for any characters where events are read.
     #[error("it has a '*' in it, which only a subscription may have")]
     Wildcard,
-    /// A type of the hub's own.
-    #[error("types that begin with 'segno.' are the hub's own")]
+    /// A name of the hub's own.
+    #[error("names that begin with '{RESERVED_PREFIX}' are the hub's own")]
     Reserved,
+}
+
+/// What the hub's own topics and types begin with.
+const RESERVED_PREFIX: &str = "segno.";
+
+/// The rule for the names of an event that is published.
+fn check_new_name(name: &str) -> Result<(), InvalidName> {
+    check_name(name)?;
+    if name.starts_with(RESERVED_PREFIX) {
+        return Err(InvalidName::Reserved);
+    }
+    Ok(())
 }
 
 fn check_name(name: &str) -> Result<(), InvalidName> {
@@ -515,8 +536,12 @@ mod tests {
     }
 
     #[test]
-    fn types_of_the_hub_are_reserved() {
+    fn topics_and_types_of_the_hub_are_reserved() {
         assert_eq!(EventType::new("segno.gap"), Err(InvalidName::Reserved));
+        assert_eq!(Topic::new("segno.canary"), Err(InvalidName::Reserved));
+        assert_eq!(Topic::new("segno.x"), Err(InvalidName::Reserved));
+        assert_eq!(Topic::of_log("segno.x").unwrap().as_str(), "segno.x");
+        assert!(Topic::new("segno").is_ok());
         assert!(EventType::new("segnora").is_ok());
         assert!(EventType::default().is_default());
     }

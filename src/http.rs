@@ -38,8 +38,8 @@ use self::{
         ReadEvent, ReadHistory, ReadTopics, TopicList,
     },
     parameter::{
-        Checked, Cursor, LIMIT_MAX_EVENTS, Limit, Moment, Newest, Since, TopicPattern, TypePattern,
-        all, optional,
+        Checked, Cursor, KeptTopic, LIMIT_MAX_EVENTS, Limit, Moment, Newest, Since, TopicPattern,
+        TypePattern, all, optional,
     },
     publish::{
         EventsBody, MessageAnswer, MessageBody, MessageStatus, PublishEvents, PublishMessage,
@@ -604,9 +604,9 @@ impl Api {
     async fn erase_topic(
         &self,
         /// The topic; it may have slashes in it.
-        topic: Path<Checked<Topic>>,
+        topic: Path<Checked<KeptTopic>>,
     ) -> Result<OneEvent, Refused<EraseTopic>> {
-        let topic = topic.0.get()?;
+        let KeptTopic(topic) = topic.0.get()?;
         match self.hub.erase_topic(topic.clone()).await? {
             Some(notice) => Ok(OneEvent(notice)),
             None => Err(Problem::new(

@@ -108,6 +108,23 @@ impl Parameter for Topic {
     }
 }
 
+/// The topic of events that are there already: it may be one that nobody can publish on any more.
+#[derive(Debug)]
+pub(super) struct KeptTopic(pub(super) Topic);
+
+impl Parameter for KeptTopic {
+    fn schema() -> MetaSchema {
+        Topic::schema()
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        match Topic::of_log(text) {
+            Ok(topic) => Ok(Self(topic)),
+            Err(error) => Err(invalid_topic(text, error)),
+        }
+    }
+}
+
 impl Parameter for EventType {
     fn schema() -> MetaSchema {
         name_schema()

@@ -252,6 +252,24 @@ async fn an_export_is_imported_as_it_was_and_goes_on_where_it_was_broken_off() {
     assert!(in_use.contains("another segno is running"), "{in_use}");
 }
 
+/// Such topics are the hub's own now, and what was published on them before is kept, followed and erased as ever.
+#[tokio::test]
+async fn an_import_takes_topics_that_nobody_can_publish_on_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("old.ndjson");
+    let old = r#"{"id":7,"topic":"segno.old","type":"message","data":1,"created_at":"2026-01-31T12:00:00.000Z"}"#;
+    fs::write(&lines, format!("{old}\n")).unwrap();
+    let db = folder.path().join("segno.db");
+    succeed(&["import", lines.to_str().unwrap()], &db).await;
+    let hub = TestHub::start_in(folder, |_| ()).await;
+    let mut stream = hub.follow("?topic=segno.old&since=start").await;
+    assert_eq!(stream.next_data().await, ["1"]);
+    let again = answer(hub.post("/topics/segno.old").body("2")).await;
+    assert_eq!(again.code(), "invalid_topic");
+    let erasure = super::test_hub::reqwest_client().delete(hub.url("/topics/segno.old"));
+    assert_eq!(answer(erasure).await.json()["data"]["through"], 7);
+}
+
 #[tokio::test]
 async fn an_import_does_not_mix_two_logs() {
     let (hub, other) = (TestHub::start().await, TestHub::start().await);

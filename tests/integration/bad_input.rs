@@ -115,6 +115,13 @@ async fn what_cannot_be_published_is_refused_with_a_code() {
         (
             "/events",
             JSON,
+            r#"{"data":1,"topic":"segno.mine"}"#,
+            400,
+            "invalid_topic",
+        ),
+        (
+            "/events",
+            JSON,
             r#"{"data":1,"type":"segno.gap"}"#,
             400,
             "invalid_type",
@@ -175,6 +182,13 @@ async fn what_cannot_be_published_is_refused_with_a_code() {
         ("/topics/a%20b", "text/plain", "x", 400, "invalid_topic"),
         ("/topics/a.*", "text/plain", "x", 400, "invalid_topic"),
         ("/topics/a%0Ab", "text/plain", "x", 400, "invalid_topic"),
+        (
+            "/topics/segno.canary",
+            "text/plain",
+            "x",
+            400,
+            "invalid_topic",
+        ),
         (
             "/topics/a?type=segno.x",
             "text/plain",
@@ -276,6 +290,7 @@ async fn what_cannot_be_read_is_refused_with_a_code() {
         ("/sse?format=xml", 400, "invalid_format"),
         ("/sse?topic=a%20b", 400, "invalid_topic"),
         ("/sse?topic=", 400, "invalid_topic"),
+        ("/sse?topic=segno.canary", 400, "invalid_topic"),
         ("/sse?type=a%0Ab", 400, "invalid_type"),
         ("/events?limit=0", 400, "invalid_limit"),
         ("/events?limit=1001", 400, "invalid_limit"),
