@@ -52,6 +52,10 @@ pub struct ServeConfig {
     #[command(flatten)]
     pub keep: KeepConfig,
 
+    /// How the hub watches itself.
+    #[command(flatten)]
+    pub watch: WatchConfig,
+
     /// How traces are written to standard error.
     #[arg(long, env = "SEGNO_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,
@@ -267,6 +271,23 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     network.map_err(|_| "an address looks like 10.0.0.1, 10.0.0.0/8 or fd00::/8".into())
 }
 
+/// How the hub watches itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
+pub struct WatchConfig {
+    /// How often the hub publishes to itself, to see that it works. If nothing came back for three times as long it is not
+    /// ready, and for twelve times as long not live.
+    #[arg(long, env = "SEGNO_CANARY", default_value = "5s", value_name = "EVERY", value_parser = parse_canary)]
+    pub canary: Duration,
+
+    /// A commit that takes longer is told of in the traces.
+    #[arg(long, env = "SEGNO_SLOW_COMMIT", default_value = "1s", value_name = "DURATION", value_parser = parse_duration)]
+    pub slow_commit: Duration,
+
+    /// A subscriber that is behind for longer is told of in the traces.
+    #[arg(long, env = "SEGNO_SLOW_SUBSCRIBER", default_value = "1m", value_name = "DURATION", value_parser = parse_duration)]
+    pub slow_subscriber: Duration,
+}
+
 /// Which file a command works on.
 #[derive(Debug, Clone, Args)]
 pub struct LogFile {
@@ -442,6 +463,17 @@ const AGE_MIN: Duration = Duration::from_secs(1);
 
 /// An empty file takes some pages and one event may be 1 MiB; a bound below that would keep nothing.
 const BYTES_MIN: u64 = 10_000_000;
+
+/// More often would be work for nothing.
+const CANARY_MIN: Duration = Duration::from_millis(100);
+
+fn parse_canary(text: &str) -> Result<Duration, String> {
+    match parse_duration(text) {
+        Ok(every) if every >= CANARY_MIN => Ok(every),
+        Ok(_) => Err("the shortest is 100ms".into()),
+        Err(error) => Err(error.to_string()),
+    }
+}
 
 fn parse_age(text: &str) -> Result<Duration, String> {
     let age = parse_duration(text).map_err(|_| "an age looks like 90s, 12h or 30d")?;

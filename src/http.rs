@@ -8,6 +8,7 @@ mod cors;
 mod error;
 mod health;
 mod history;
+mod metrics;
 mod parameter;
 mod publish;
 mod sse_frame;
@@ -32,11 +33,12 @@ use poem_openapi::{
 use self::{
     cors::Cors,
     error::{Code, PROBLEM_JSON, Problem, Refused},
-    health::{Healthy, Looking, Readiness},
+    health::{Healthy, Liveness, Looking, Readiness},
     history::{
         EraseEvent, EraseTopic, History, HistoryFormat, HistoryLines, HistoryQuery, OneEvent,
         ReadEvent, ReadHistory, ReadTopics, TopicList,
     },
+    metrics::{Figures, ReadMetrics},
     parameter::{
         Checked, Cursor, KeptTopic, LIMIT_MAX_EVENTS, Limit, Moment, Newest, Since, TopicPattern,
         TypePattern, all, optional,
@@ -56,6 +58,7 @@ use crate::{
     filter::Filter,
     hub::{Hub, Start},
     limits::{Limits, Place, Refusal},
+    metrics::Counters,
 };
 
 /// Which log an answer is about: a cursor of one means nothing in another. On every answer.
@@ -75,6 +78,7 @@ pub struct Settings {
 /// All that the hub answers to. Each request carries the [`Place`] of its connection.
 pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
     let log_id = log_id_of(&hub);
+    let refusals = hub.metrics().refusals.clone();
     let cors = Cors::of(&settings.cors_origins);
     let api = Api { hub, settings };
     let service = service(api.clone());
@@ -84,6 +88,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
     HubEndpoint {
         api,
         operations,
+        refusals,
         log_id,
         cors,
         routes: console::add_to(Route::new())
@@ -97,6 +102,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
 struct HubEndpoint<E> {
     api: Api,
     operations: Operations,
+    refusals: Counters,
     log_id: HeaderValue,
     cors: Option<Cors>,
     routes: E,
@@ -120,6 +126,7 @@ impl<E: Endpoint> Endpoint for HubEndpoint<E> {
             // In a box: what the routes need would else be moved about with every event.
             Box::pin(answer(&self.routes, request, &self.operations)).await
         };
+        count_refusal(&response, &self.refusals);
         let headers = response.headers_mut();
         headers.insert(LOG_ID_HEADER, self.log_id.clone());
         if let Some(cors_headers) = cors_headers {
@@ -163,6 +170,17 @@ pub(crate) fn headers_of_all(hub: &Hub, settings: &Settings) -> HeaderMap {
 /// What a connection without a place is told.
 pub(crate) fn refusal(refusal: Refusal) -> Response {
     Problem::from(refusal).into_response()
+}
+
+/// Counts a connection that has no place, whether it is told or not.
+pub(crate) fn count(refusal: Refusal, refusals: &Counters) {
+    count_refusal(&self::refusal(refusal), refusals);
+}
+
+fn count_refusal(response: &Response, refusals: &Counters) {
+    if let Some(code) = response.extensions().get::<Code>() {
+        refusals.get_or_create(&[("code", code.as_str())]).inc();
+    }
 }
 
 /// The OpenAPI document, as it stands under `openapi/`.
@@ -210,7 +228,11 @@ async fn answer<E: Endpoint>(
     let uri = request.uri().clone();
     let response = match endpoint.call(request).await {
         Ok(response) => response.into_response(),
-        Err(error) => error.into_response(),
+        // Not by way of `poem::Error`, which would lose the code.
+        Err(error) => match error.downcast::<Problem>() {
+            Ok(problem) => problem.into_response(),
+            Err(error) => error.into_response(),
+        },
     };
     let status = response.status();
     if !(status.is_client_error() || status.is_server_error())
@@ -474,7 +496,9 @@ impl Api {
         };
         let start = starts.choose()?;
         let open = place_of(request).open_stream(|| forwarded(request.headers()))?;
-        let subscription = self.hub.subscribe(filter, start).await?;
+        let address = request.remote_addr().as_socket_addr();
+        let address = *address.expect("connections are TCP");
+        let subscription = self.hub.subscribe(filter, start, address).await?;
         Ok(Following {
             stream: EventStream::new(subscription, format, self.settings.heartbeat),
             subscriber: self.hub.count_subscriber(),
@@ -646,17 +670,26 @@ impl Api {
     }
 
     /// Does it run?
+    ///
+    /// 503 when the process should be restarted: the hub publishes to itself, and nothing has come back for twelve times
+    /// `--canary`, which is a minute unless it was changed.
     #[oai(
         path = "/health/live",
         method = "get",
         tag = "Tag::Health",
         operation_id = "live"
     )]
-    async fn live(&self) -> Result<Healthy, Refused<Looking>> {
-        Ok(Healthy)
+    async fn live(&self) -> Result<Healthy, Refused<Liveness>> {
+        match self.hub.is_stuck() {
+            true => Err(Problem::new(Code::Stuck, "the writer does not work any more").into()),
+            false => Ok(Healthy),
+        }
     }
 
     /// Would it take an event now?
+    ///
+    /// 503 with the reason when it would not: it stops, too many events wait, the last commit failed and so does another try,
+    /// or what the hub publishes to itself has not come back for three times `--canary`.
     #[oai(
         path = "/health/ready",
         method = "get",
@@ -682,6 +715,19 @@ impl Api {
             hub: self.hub.stats().await,
             limits: self.settings.limits.clone(),
         })
+    }
+
+    /// The hub in figures, for Prometheus
+    ///
+    /// To be scraped every few seconds. Counters begin at zero when the hub starts.
+    #[oai(
+        path = "/metrics",
+        method = "get",
+        tag = "Tag::Health",
+        operation_id = "metrics"
+    )]
+    async fn metrics(&self) -> Result<Figures, Refused<ReadMetrics>> {
+        Ok(Figures::of(&self.hub, &self.settings.limits).await?)
     }
 }
 

@@ -3,12 +3,15 @@
 //! [`Hub`] is the handle that others hold. Behind it one task, the [writer](Writer), appends, commits and announces; nobody
 //! else writes. Nothing here knows of HTTP or SQL.
 
+mod canary;
 mod feeds;
 mod recent;
+mod subscribers;
 mod subscription;
 mod writer;
 
 use std::{
+    net::SocketAddr,
     path::Path,
     sync::{
         Arc,
@@ -27,20 +30,26 @@ use tokio::sync::{
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    canary::Canary,
+    feeds::Feeds,
+    recent::Recent,
+    subscribers::Subscribers,
+    writer::{Chore, NewEvents, Publication},
+};
 pub use self::{
+    canary::CanaryError,
     feeds::Batch,
+    subscribers::{Behind, Slow},
     subscription::{Delivery, Gap, GapReason, Start, SubscribeError, Subscription},
     writer::{ChoreError, PublishError, Writer},
 };
-use self::{
-    feeds::Feeds,
-    recent::Recent,
-    writer::{Chore, Publication},
-};
 use crate::{
+    config::WatchConfig,
     event::{Event, EventId, NewEvent, Timestamp, Topic},
     event_log::{self, EventLog, FileSize, Order, Page, Range, Stored, TopicSummary, Trim},
     filter::Filter,
+    metrics::Metrics,
 };
 
 /// How often the highest id is noted beside the file, if it has changed.
@@ -69,6 +78,7 @@ struct Shared {
     queue: Queue,
     room: Arc<Semaphore>,
     feeds: Feeds,
+    progress: Subscribers,
     recent: Recent,
     /// The oldest id kept; one above the newest when nothing is.
     first_id: AtomicI64,
@@ -85,6 +95,11 @@ struct Shared {
     subscribers: AtomicUsize,
     /// Events kept: counted once when the file is opened, and moved along by the writer.
     events: AtomicU64,
+    metrics: Metrics,
+    watch: WatchConfig,
+    canary: Canary,
+    /// Whether the last commit failed.
+    commits_fail: AtomicBool,
     opened: Instant,
     draining: CancellationToken,
 }
@@ -113,6 +128,17 @@ pub struct Stats {
     pub size: FileSize,
     /// Since the file was opened.
     pub uptime: Duration,
+    /// How long the canary took the last time.
+    pub canary: Duration,
+}
+
+/// What waits for the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Publications, each one or more events.
+    pub publications: usize,
+    /// Bytes of their events.
+    pub bytes: usize,
 }
 
 /// One who subscribes, counted until this is dropped. Subscribers may share a [`Subscription`].
@@ -131,6 +157,9 @@ pub enum NotReady {
     /// It takes no more events.
     #[error("the hub is draining")]
     Draining,
+    /// What the hub published to itself did not come back.
+    #[error("the writer does not work: nothing came back from it for {0:?}")]
+    Late(Duration),
     /// The last commit failed, and so does another try.
     #[error("commits fail: {0}")]
     CommitsFail(Arc<event_log::Error>),
@@ -140,9 +169,13 @@ pub enum NotReady {
 }
 
 impl Hub {
-    /// Opens the file at `path`. The hub works as soon as somebody runs the writer, and the file is let go when the
+    /// Opens the file at `path`. `watch` says what is late and what is slow. The hub works as soon as somebody runs the writer, and the file is let go when the
     /// writer has ended.
-    pub async fn open(path: &Path, queue: Queue) -> Result<(Self, Writer), event_log::OpenError> {
+    pub async fn open(
+        path: &Path,
+        queue: Queue,
+        watch: WatchConfig,
+    ) -> Result<(Self, Writer), event_log::OpenError> {
         let (log, appender) = event_log::open(path).await?;
         let failed = |source: event_log::Error| match matches!(source, event_log::Error::Corrupt(_))
         {
@@ -166,6 +199,7 @@ impl Hub {
             .map_err(failed)?;
         let (publications, waiting_publications) = mpsc::channel(queue.publications);
         let (chores, waiting_chores) = mpsc::channel(1);
+        let opened = Instant::now();
         let shared = Arc::new(Shared {
             log,
             publications,
@@ -173,6 +207,7 @@ impl Hub {
             queue,
             room: Arc::new(Semaphore::new(queue.bytes)),
             feeds: Feeds::new(),
+            progress: Subscribers::default(),
             recent,
             first_id: AtomicI64::new(first_id.as_i64()),
             topic_trims: AtomicU64::new(trimmed.is_some().into()),
@@ -182,7 +217,11 @@ impl Hub {
             announced: AtomicI64::new(last_id.as_i64()),
             subscribers: AtomicUsize::new(0),
             events: AtomicU64::new(events),
-            opened: Instant::now(),
+            metrics: Metrics::default(),
+            watch,
+            canary: Canary::new(opened),
+            commits_fail: AtomicBool::new(false),
+            opened,
             draining: CancellationToken::new(),
         });
         let writer = Writer::new(
@@ -209,11 +248,11 @@ impl Hub {
             .try_acquire_many_owned(permits)
             .map_err(|_| busy())?;
         let (reply, stored) = oneshot::channel();
-        let publication = Publication {
+        let publication = Publication::Events(NewEvents {
             events,
             reply,
             _room: room,
-        };
+        });
         self.shared
             .publications
             .try_send(publication)
@@ -225,15 +264,16 @@ impl Hub {
         stored.await.unwrap_or(Err(PublishError::Draining))
     }
 
-    /// Begins to read what `filter` wants, from `start` on.
+    /// Begins to read what `filter` wants, from `start` on, for a subscriber at `address`.
     ///
     /// Costs a read of the log where `start` is a time or a number of events, else nothing.
     pub async fn subscribe(
         &self,
         filter: Filter,
         start: Start,
+        address: SocketAddr,
     ) -> Result<Subscription, SubscribeError> {
-        Subscription::begin(self.clone(), filter, start).await
+        Subscription::begin(self.clone(), filter, start, address).await
     }
 
     /// Counts one subscriber more, as long as what is returned lives.
@@ -284,11 +324,12 @@ impl Hub {
     pub async fn stats(&self) -> Stats {
         Stats {
             log_id: self.shared.log.id().into(),
-            subscribers: self.shared.subscribers.load(Relaxed),
+            subscribers: self.subscribers(),
             events: self.shared.events.load(Relaxed),
             bounds: self.bounds(),
             size: self.shared.log.size().await,
             uptime: self.shared.opened.elapsed(),
+            canary: self.shared.canary.took(),
         }
     }
 
@@ -373,6 +414,39 @@ impl Hub {
         }
     }
 
+    /// What waits for the writer.
+    pub fn waiting(&self) -> Waiting {
+        self.shared.waiting()
+    }
+
+    /// How many streams are open.
+    pub fn subscribers(&self) -> usize {
+        self.shared.subscribers.load(Relaxed)
+    }
+
+    /// How far those subscribers are behind who are. Looks at each.
+    pub fn behind(&self) -> Behind {
+        self.shared.progress.behind(self.shared.committed())
+    }
+
+    /// Subscribers that have been behind for longer than they may, each once as long as it is. To be asked every few
+    /// seconds. Looks at each.
+    pub fn find_slow(&self) -> Vec<Slow> {
+        let slow_after = self.shared.watch.slow_subscriber;
+        let committed = self.shared.committed();
+        self.shared.progress.find_slow(committed, slow_after)
+    }
+
+    /// What is late and what is slow.
+    pub fn watch(&self) -> &WatchConfig {
+        &self.shared.watch
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
     /// How many events are kept.
     pub fn kept_events(&self) -> u64 {
         self.shared.events.load(Relaxed)
@@ -418,14 +492,28 @@ impl Hub {
         }
     }
 
-    /// Whether an event that came now would be taken. After a failed commit this tries a small one.
+    /// Whether an event that came now would be taken. Asks the writer only after a failed commit: then it tries a small one.
     pub async fn ready(&self) -> Result<(), NotReady> {
         if self.shared.draining.is_cancelled() {
             return Err(NotReady::Draining);
         }
+        let late_after = self.canary_late_after();
+        let away = self.shared.canary.age();
+        if away > late_after {
+            return Err(NotReady::Late(away));
+        }
         if self.shared.publications.capacity() == 0 {
             return Err(NotReady::Busy);
         }
+        if !self.shared.commits_fail.load(Acquire) {
+            return Ok(());
+        }
+        let probe = tokio::time::timeout(late_after, self.probe());
+        probe.await.unwrap_or(Err(NotReady::Late(late_after)))
+    }
+
+    /// After a failed commit, has the writer try whether commits work again.
+    async fn probe(&self) -> Result<(), NotReady> {
         let (reply, answer) = oneshot::channel();
         if self.shared.chores.send(Chore::Probe(reply)).await.is_err() {
             return Err(NotReady::Draining);
@@ -447,9 +535,12 @@ impl Hub {
         cursor: EventId,
         limit: usize,
     ) -> Result<RecentOrLogPage, event_log::Error> {
+        let pages = &self.shared.metrics.replayed_pages;
         if let Some(page) = self.shared.recent.page_after(filter, cursor, limit) {
+            pages.get_or_create(&[("source", "memory")]).inc();
             return Ok(page);
         }
+        pages.get_or_create(&[("source", "file")]).inc();
         let Page { events, read_on } = self
             .page(filter, Range::after(cursor), Order::Ascending, limit)
             .await?;
@@ -474,6 +565,13 @@ impl Shared {
 
     fn first_id(&self) -> EventId {
         EventId::from_row(self.first_id.load(Acquire))
+    }
+
+    fn waiting(&self) -> Waiting {
+        Waiting {
+            publications: self.publications.max_capacity() - self.publications.capacity(),
+            bytes: self.queue.bytes - self.room.available_permits(),
+        }
     }
 
     fn announced(&self) -> EventId {

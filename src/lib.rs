@@ -11,6 +11,7 @@
 //!  server            knows: sockets, signals, the order of stopping
 //!    ├── retention   knows: the clock, what is old                 talks to the hub
 //!    ├── limits      knows: what each address has taken            asked by server and http; no I/O
+//!    ├── watch       knows: the clock, what is slow                talks to the hub
 //!    └── http/       knows: requests, JSON, SSE frames, statuses   no SQL
 //!          │
 //!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
@@ -18,6 +19,7 @@
 //!  event_log         knows: SQLite, transactions                   no HTTP, no channels
 //!    │
 //!  filter, event     know: what a valid topic, id or filter is     no I/O
+//!  metrics           knows: what is counted                        not where it is read
 //! ```
 //!
 //! The test `tidy` holds the code to it.
@@ -57,7 +59,8 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`event_log`], [`hub`], [`retention`], [`limits`], [`http`], [`server`], [`config`], [`cli`], [`client`].
+//! [`event`], [`filter`], [`metrics`], [`event_log`], [`hub`], [`retention`], [`watch`], [`limits`], [`http`], [`server`], [`config`],
+//! [`cli`], [`client`].
 
 #![cfg_attr(
     test,
@@ -73,5 +76,7 @@ pub mod filter;
 pub mod http;
 pub mod hub;
 pub mod limits;
+pub mod metrics;
 pub mod retention;
 pub mod server;
+pub mod watch;

@@ -38,7 +38,8 @@ use crate::{
     http::{self, Settings},
     hub::{Bounds, Hub, Queue, Writer},
     limits::{Limits, Place, Refusal},
-    retention,
+    metrics::Counters,
+    retention, watch,
 };
 
 /// Connections the kernel holds for us before we accept them.
@@ -95,7 +96,7 @@ impl Server {
             publications: usize::try_from(config.limits.max_queue.get()).unwrap_or(usize::MAX),
             bytes: config.limits.max_queue_bytes,
         };
-        let (hub, writer) = Hub::open(&config.db, queue).await?;
+        let (hub, writer) = Hub::open(&config.db, queue, config.watch).await?;
         let writer = tokio::spawn(writer.run());
         Ok(Self {
             hub,
@@ -128,10 +129,12 @@ impl Server {
         };
         let headers = http::headers_of_all(&self.hub, &settings);
         let endpoint = http::endpoint(self.hub.clone(), settings);
-        let connections = Connections::new(endpoint, limits, headers);
+        let refusals = self.hub.metrics().refusals.clone();
+        let connections = Connections::new(endpoint, limits, headers, refusals);
         tokio::select! {
             () = accept(self.listener, &connections) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.config.keep) => unreachable!("keeps looking"),
+            () = watch::run(&self.hub, || ()) => unreachable!("keeps watching"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
             () = stop => tracing::info!("draining"),
             // A hub that cannot write must not look as if it could.
@@ -182,7 +185,8 @@ pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
         max_connections_per_address: NonZeroU32::MAX,
         ..LimitsConfig::default()
     });
-    let connections = Connections::new(endpoint, Arc::new(limits), HeaderMap::new());
+    let headers = HeaderMap::new();
+    let connections = Connections::new(endpoint, Arc::new(limits), headers, Counters::default());
     let serving = async move { accept(listener, &connections).await };
     Ok((address, serving))
 }
@@ -256,7 +260,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
-    fn new(endpoint: E, limits: Arc<Limits>, headers: HeaderMap) -> Self {
+    fn new(endpoint: E, limits: Arc<Limits>, headers: HeaderMap, refusals: Counters) -> Self {
         let terms = Terms {
             endpoint,
             ending: CancellationToken::new(),
@@ -264,7 +268,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
         let tasks = TaskTracker::new();
         Self {
             terms: Arc::new(terms),
-            refuser: Refuser::new(limits.clone(), headers),
+            refuser: Refuser::new(limits.clone(), headers, refusals),
             limits,
             audiences: Audiences::new(tasks.clone()),
             tasks,

@@ -69,6 +69,8 @@ pub(crate) enum Code {
     LogMoved,
     LogCorrupt,
     DiskFailed,
+    CanaryLate,
+    Stuck,
     DiskFull,
     ReadOnly,
 }
@@ -272,6 +274,16 @@ impl Code {
                 "disk_failed",
                 "the disk did not read, write or sync; try again after `Retry-After`",
             ),
+            Self::CanaryLate => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "canary_late",
+                "what the hub published to itself did not come back in time",
+            ),
+            Self::Stuck => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "stuck",
+                "nothing has come back for so long that only a restart will help",
+            ),
             Self::DiskFull => (
                 StatusCode::INSUFFICIENT_STORAGE,
                 "disk_full",
@@ -287,6 +299,11 @@ impl Code {
 
     fn status(self) -> StatusCode {
         self.entry().0
+    }
+
+    /// The word.
+    pub(super) fn as_str(self) -> &'static str {
+        self.entry().1
     }
 
     fn retry_after(self) -> Option<Duration> {
@@ -350,7 +367,7 @@ impl Problem {
         let mut problem = json!({
             "title": status.canonical_reason(),
             "status": status.as_u16(),
-            "code": self.code.entry().1,
+            "code": self.code.as_str(),
             "detail": self.detail,
         });
         if let Some(limit) = self.limit {
@@ -378,6 +395,7 @@ impl ResponseError for Problem {
             .status(self.status())
             .content_type(PROBLEM_JSON)
             .body(self.to_json());
+        response.extensions_mut().insert(self.code);
         if let Some(wait) = self.retry_after {
             // Whole seconds, and not a moment too early.
             let seconds = wait.as_millis().div_ceil(1000);
@@ -494,6 +512,7 @@ impl From<hub::NotReady> for Problem {
         match &error {
             hub::NotReady::Draining => Self::new(Code::Draining, error),
             hub::NotReady::Busy => Self::new(Code::Busy, error),
+            hub::NotReady::Late(_) => Self::new(Code::CanaryLate, error),
             hub::NotReady::CommitsFail(_) => Self::new(Code::CommitsFail, error),
         }
     }
@@ -572,7 +591,7 @@ impl<O: Refusals> ApiResponse for Refused<O> {
 fn describe(status: StatusCode, codes: &[Code]) -> MetaResponse {
     let of_status = codes.iter().filter(|code| code.status() == status);
     let lines: Vec<_> = of_status
-        .map(|code| format!("`{}`: {}", code.entry().1, code.entry().2))
+        .map(|code| format!("`{}`: {}", code.as_str(), code.entry().2))
         .collect();
     MetaResponse {
         // Made once for each run, when the document is built.

@@ -57,5 +57,18 @@ impl Refusals for Looking {
 pub(super) struct Readiness;
 
 impl Refusals for Readiness {
-    const CODES: &'static [Code] = &[Code::Busy, Code::Draining, Code::CommitsFail];
+    const CODES: &'static [Code] = &[
+        Code::Busy,
+        Code::Draining,
+        Code::CommitsFail,
+        Code::CanaryLate,
+    ];
+}
+
+/// The refusals of `GET /health/live`.
+#[derive(Debug)]
+pub(super) struct Liveness;
+
+impl Refusals for Liveness {
+    const CODES: &'static [Code] = &[Code::Stuck];
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::{
     event::{Event, EventId},
-    hub::{Gap, GapReason},
+    hub::Gap,
 };
 
 /// What stands in the `data` of an event's frame.
@@ -65,13 +65,8 @@ pub(crate) fn write_heartbeat(moved_to: Option<EventId>, out: &mut Vec<u8>) {
 
 /// `event: segno.gap`. Its id moves the cursor behind the gap in the same moment as it is told.
 pub(crate) fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
-    let reason = match gap.reason {
-        GapReason::Trimmed => "trimmed",
-        GapReason::Ahead => "ahead",
-        GapReason::Lost => "lost",
-    };
     let data = json!({
-        "reason": reason,
+        "reason": gap.reason.as_str(),
         "requested": gap.requested,
         "first_id": gap.bounds.first_id,
         "last_id": gap.bounds.last_id,

@@ -14,8 +14,8 @@ use crate::{hub::Stats, limits::Limits};
 /// The answer of `GET /stats`.
 ///
 /// Shape: `{"version":"0.1.0","log_id":"…","uptime_seconds":60,"subscribers":2,"events":9,"first_id":1,"last_id":9,"file_bytes":4096,
-/// "wal_bytes":0,"connections":3,"refused":{"connections":0,"connections_of_address":0,"streams_of_address":0,
-/// "events_of_address":0,"late_heads":0}}`.
+/// "wal_bytes":0,"canary_ms":0.4,"connections":3,"refused":{"connections":0,"connections_of_address":0,
+/// "streams_of_address":0,"events_of_address":0,"late_heads":0}}`.
 #[derive(Debug)]
 pub(super) struct HubStats {
     pub(super) hub: Stats,
@@ -35,6 +35,7 @@ impl IntoResponse for HubStats {
             "last_id": stats.bounds.last_id,
             "file_bytes": stats.size.file_bytes,
             "wal_bytes": stats.size.wal_bytes,
+            "canary_ms": stats.canary.as_secs_f64() * 1000.0,
             "connections": self.limits.connections(),
             "refused": {
                 "connections": refused.connections.load(Relaxed),
@@ -107,6 +108,14 @@ fn stats_schema() -> MetaSchema {
         ),
         ("connections", number("Connections that are open.", 3)),
         ("refused", MetaSchemaRef::Inline(Box::new(refused_schema()))),
+        (
+            "canary_ms",
+            field(
+                MetaSchema::new("number"),
+                "Time in which what the hub published to itself came back; 0 before the first time.",
+                json!(0.4),
+            ),
+        ),
     ];
     MetaSchema {
         description: Some("The hub in figures."),

@@ -1,6 +1,7 @@
 //! `GET /sse`: replay, then live, as a stream of server-sent events.
 
 use std::{
+    net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
     time::Duration,
@@ -128,6 +129,8 @@ pub(crate) struct EventStream {
     stage: Stage,
     quiet: Pin<Box<Sleep>>,
     last_sent: Instant,
+    /// Events that were rendered and not yet [counted](Self::count_delivery).
+    rendered_events: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,16 +151,32 @@ impl EventStream {
             stage: Stage::Opening,
             quiet: Box::pin(tokio::time::sleep_until(now + heartbeat)),
             last_sent: now,
+            rendered_events: 0,
         }
     }
 
-    /// Another stream that goes on where this one is.
-    pub(crate) fn fork(&self) -> Self {
+    /// Another stream, for the subscriber at `address`, that goes on where this one is.
+    pub(crate) fn fork(&self, address: SocketAddr) -> Self {
         Self {
             told: self.told,
             stage: self.stage,
-            ..Self::new(self.subscription.fork(), self.format, self.heartbeat)
+            ..Self::new(self.subscription.fork(address), self.format, self.heartbeat)
         }
+    }
+
+    /// Where the subscriber is that it was made for.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.subscription.address()
+    }
+
+    /// Counts what was rendered last, `bytes` in all, as handed to so many sockets.
+    pub(crate) fn count_delivery(&mut self, bytes: usize, sockets: usize) {
+        let times = |count: usize| u64::try_from(count * sockets).expect("a block is small");
+        let metrics = self.subscription.metrics();
+        metrics.delivered_bytes.inc_by(times(bytes));
+        metrics
+            .delivered_events
+            .inc_by(times(std::mem::take(&mut self.rendered_events)));
     }
 
     /// What it is a stream of.
@@ -253,6 +272,7 @@ impl EventStream {
 
     fn render(&mut self, batch: &Batch, framing: Framing) -> Bytes {
         self.told = batch.last_id();
+        self.rendered_events += batch.events().len();
         render(batch, self.format, framing)
     }
 }
@@ -284,6 +304,7 @@ impl Following {
     pub(crate) fn into_body(self) -> Body {
         let blocks = stream::unfold(self, |mut following| async move {
             let bytes = following.stream.next(Framing::Plain).await?;
+            following.stream.count_delivery(bytes.len(), 1);
             Some((bytes, following))
         });
         let farewell = stream::once(async { farewell(Framing::Plain) });

@@ -15,7 +15,7 @@ use slab::Slab;
 use tokio::sync::broadcast;
 
 use crate::{
-    event::{Event, EventId},
+    event::{Event, EventId, Topic},
     filter::{Filter, Topics},
 };
 
@@ -191,6 +191,13 @@ impl Feeds {
         }
     }
 
+    /// Sends the hub's own feed what the hub published to itself; nobody else gets it.
+    pub(super) fn announce_canary(&self, canary: Arc<Event>) {
+        if let Some(feed) = self.table().canary() {
+            _ = feed.sender.send(Batch::new(vec![canary]));
+        }
+    }
+
     /// Ends all feeds; what was sent is still received.
     pub(super) fn close(&self) {
         let mut table = self.table();
@@ -209,6 +216,12 @@ impl Feeds {
 }
 
 impl Table {
+    /// The hub's own feed, while the hub listens.
+    fn canary(&self) -> Option<&Feed> {
+        let index = self.by_topic.get(Topic::CANARY)?.first()?;
+        self.feeds.get(*index)
+    }
+
     fn add(&mut self, filter: Arc<Filter>) -> usize {
         let feed = Feed {
             filter: filter.clone(),
@@ -261,7 +274,7 @@ mod tests {
     fn event(id: i64, topic: &str) -> Arc<Event> {
         Arc::new(Event {
             id: EventId::from_row(id),
-            topic: Topic::new(topic).unwrap(),
+            topic: Topic::from_row(topic),
             event_type: EventType::default(),
             data: Data::from_text("x").unwrap(),
             created_at: Timestamp::from_millis(0),
@@ -300,6 +313,19 @@ mod tests {
         assert_eq!(ids(&mut wide), [2]);
         assert_eq!(ids(&mut all), [1, 2, 3, 4]);
         assert!(some.receiver.is_empty());
+    }
+
+    #[test]
+    fn the_canary_is_for_the_hub_alone() {
+        let feeds = Feeds::new();
+        let mut all = feeds.join(&filter(&[])).unwrap();
+        let mut pattern = feeds.join(&filter(&["segno.*"])).unwrap();
+        feeds.announce_canary(event(1, Topic::CANARY));
+        let mut own = feeds.join(&Arc::new(Filter::canary())).unwrap();
+        feeds.announce_canary(event(2, Topic::CANARY));
+        assert_eq!(ids(&mut own), [2]);
+        assert!(all.receiver.try_recv().is_err() && pattern.receiver.try_recv().is_err());
+        assert!(Pattern::new(Topic::CANARY).is_err());
     }
 
     #[test]

@@ -1,14 +1,20 @@
 //! Replay, then live, with no seam: the hub's side of one subscriber.
 
-use std::sync::{Arc, atomic::Ordering::Acquire};
+use std::{
+    future::poll_fn,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, atomic::Ordering::Acquire},
+};
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use super::{Batch, Bounds, Hub, feeds::Listener};
+use super::{Batch, Bounds, Hub, feeds::Listener, subscribers::Place};
 use crate::{
     event::{EventId, Timestamp},
     event_log::{self, Order, Range},
     filter::Filter,
+    metrics::Metrics,
 };
 
 /// Events a subscription takes from the log at a time. With [64 KiB of data](event_log::EventLog::page) this bounds what
@@ -54,6 +60,17 @@ pub enum GapReason {
     Lost,
 }
 
+impl GapReason {
+    /// The word for it, in what a subscriber is told.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Trimmed => "trimmed",
+            Self::Ahead => "ahead",
+            Self::Lost => "lost",
+        }
+    }
+}
+
 /// What a subscriber gets.
 #[derive(Debug)]
 pub enum Delivery {
@@ -84,6 +101,7 @@ pub struct Subscription {
     filter: Arc<Filter>,
     cursor: EventId,
     listener: Listener,
+    place: Place,
     behind: bool,
     /// What [`Shared::topic_trims`](super::Shared) was when the marks of trimmed topics were last looked at.
     topic_trims: u64,
@@ -98,6 +116,7 @@ impl Subscription {
         hub: Hub,
         filter: Filter,
         start: Start,
+        address: SocketAddr,
     ) -> Result<Self, SubscribeError> {
         let filter = Arc::new(filter);
         // Taken before the log is read: an event committed in between is then in both, and the cursor drops the copy.
@@ -108,6 +127,7 @@ impl Subscription {
             .join(&filter)
             .ok_or(SubscribeError::Draining)?;
         let mut subscription = Self {
+            place: hub.shared.progress.join(address),
             hub,
             filter,
             cursor: EventId::ZERO,
@@ -117,7 +137,8 @@ impl Subscription {
             trimmed_told: EventId::ZERO,
             lost_told: EventId::ZERO,
         };
-        subscription.cursor = subscription.find(start).await?;
+        let cursor = subscription.find(start).await?;
+        subscription.move_to(cursor);
         if matches!(start, Start::First | Start::Since(_) | Start::Last(_)) {
             // It asked for what is kept, and misses nothing that was gone before.
             subscription.find_trimmed().await?;
@@ -169,9 +190,12 @@ impl Subscription {
         }
     }
 
-    /// Another subscription that goes on where this one is.
-    pub fn fork(&self) -> Self {
+    /// Another subscription, for the subscriber at `address`, that goes on where this one is.
+    pub fn fork(&self, address: SocketAddr) -> Self {
+        let place = self.hub.shared.progress.join(address);
+        place.reached(self.cursor);
         Self {
+            place,
             hub: self.hub.clone(),
             filter: self.filter.clone(),
             cursor: self.cursor,
@@ -182,6 +206,11 @@ impl Subscription {
             trimmed_told: self.trimmed_told,
             lost_told: self.lost_told,
         }
+    }
+
+    /// Where the subscriber is that it was made for.
+    pub fn address(&self) -> SocketAddr {
+        self.place.address()
     }
 
     /// What it wants.
@@ -199,13 +228,23 @@ impl Subscription {
         self.cursor
     }
 
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        self.hub.metrics()
+    }
+
     /// Moves the cursor over announced events that the filter did not want, if nothing that it wants is waiting.
     pub fn settle(&mut self) {
         // Read before the feed is looked at: all up to here has been handed to the feed by now.
         let announced = self.hub.shared.announced();
         if !self.behind && self.listener.receiver.is_empty() {
-            self.cursor = self.cursor.max(announced);
+            self.move_to(self.cursor.max(announced));
         }
+    }
+
+    fn move_to(&mut self, cursor: EventId) {
+        self.cursor = cursor;
+        self.place.reached(cursor);
     }
 
     /// Waits for what comes next. `None`: the hub drains, and the subscriber may come back with its cursor.
@@ -226,7 +265,7 @@ impl Subscription {
                 }
                 continue;
             }
-            match self.listener.receiver.recv().await {
+            match self.receive().await {
                 Ok(batch) => {
                     if let Some(batch) = self.take(batch) {
                         return Ok(Some(Delivery::Events(batch)));
@@ -257,8 +296,24 @@ impl Subscription {
     /// What of `batch` is new.
     fn take(&mut self, batch: Arc<Batch>) -> Option<Arc<Batch>> {
         let batch = batch.after(self.cursor)?;
-        self.cursor = batch.last_id();
+        self.move_to(batch.last_id());
         Some(batch)
+    }
+
+    /// Waits for what the feed announces next, at rest as long as there is nothing.
+    async fn receive(&mut self) -> Result<Arc<Batch>, RecvError> {
+        let mut received = pin!(self.listener.receiver.recv());
+        let place = &self.place;
+        let received = poll_fn(|context| {
+            let received = received.as_mut().poll(context);
+            if received.is_pending() {
+                place.rest();
+            }
+            received
+        });
+        let received = received.await;
+        place.work();
+        received
     }
 
     /// Whether what lies after the cursor is gone; if so the cursor moves to where reading goes on.
@@ -275,8 +330,10 @@ impl Subscription {
             return Ok(None);
         };
         if reason == GapReason::Ahead || requested < bounds.first_id.previous() {
-            self.cursor = bounds.first_id.previous();
+            self.move_to(bounds.first_id.previous());
         }
+        let gaps = &self.hub.metrics().gaps;
+        gaps.get_or_create(&[("reason", reason.as_str())]).inc();
         Ok(Some(Gap {
             reason,
             requested,
@@ -300,7 +357,7 @@ impl Subscription {
         self.lost_told = lost.through;
         if self.cursor > lost.after {
             // Nothing is left between the cursor and here.
-            self.cursor = lost.through;
+            self.move_to(lost.through);
         }
         true
     }
@@ -343,11 +400,8 @@ impl Subscription {
                 .is_none_or(|event| event.id > self.cursor),
             "a page lies after the cursor"
         );
-        self.cursor = page
-            .read_on
-            .unwrap_or(committed)
-            .max(last_id)
-            .max(self.cursor);
+        let read_to = page.read_on.unwrap_or(committed);
+        self.move_to(read_to.max(last_id).max(self.cursor));
         self.behind = page.read_on.is_some();
         Ok((!page.events.is_empty()).then(|| Batch::new(page.events)))
     }
@@ -356,5 +410,6 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.hub.shared.feeds.leave(&self.listener);
+        self.hub.shared.progress.leave(&self.place);
     }
 }

@@ -3,31 +3,49 @@
 //! Because one task does all three, announce order is commit order is id order, and a request that is dropped half-way
 //! cannot part a commit from its announcement.
 
-use std::sync::{
-    Arc,
-    atomic::Ordering::{Relaxed, Release},
+use std::{
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, Release},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::{NotReady, Queue, Shared};
+use super::{NotReady, Queue, Shared, canary};
 use crate::{
     event::{Event, EventId, NewEvent, Topic},
-    event_log::{self, Appender, KeyConflict, Stored, Trim},
+    event_log::{self, Appender, KeyConflict, Outcome, Stored, Trim},
 };
 
 /// Publications that go into one commit at most. Commits grow with the load by themselves: this bounds the wait of the
 /// first in a burst.
 const COMMIT_MAX_PUBLICATIONS: usize = 1024;
 
+/// What waits for the writer.
+#[derive(Debug)]
+pub(super) enum Publication {
+    /// Events to commit.
+    Events(NewEvents),
+    /// The hub's own, to be announced after the commit it came with, and not stored.
+    Canary,
+}
+
 /// Events that wait for the writer, and where their publisher waits.
 #[derive(Debug)]
-pub(super) struct Publication {
+pub(super) struct NewEvents {
     pub(super) events: Vec<NewEvent>,
     pub(super) reply: oneshot::Sender<Result<Vec<Stored>, PublishError>>,
     /// Its share of the queue's bytes.
     pub(super) _room: OwnedSemaphorePermit,
 }
+
+/// Where a publisher waits, and its share of the queue's bytes.
+type Waiting = (
+    oneshot::Sender<Result<Vec<Stored>, PublishError>>,
+    OwnedSemaphorePermit,
+);
 
 /// Where somebody waits for the end of a chore.
 type ChoreReply<T> = oneshot::Sender<Result<T, event_log::Error>>;
@@ -134,7 +152,7 @@ impl Writer {
                 taken = self.publications.recv_many(&mut waiting, COMMIT_MAX_PUBLICATIONS) => match taken {
                     0 => break,
                     _ => {
-                        self.commit(&mut waiting).await;
+                        self.take(&mut waiting).await;
                         // Under constant load the queue is never empty, and a chore has its turn all the same.
                         if let Ok(chore) = self.chores.try_recv() {
                             self.run_chore(chore).await;
@@ -162,16 +180,34 @@ impl Writer {
         Ok(())
     }
 
-    /// Commits, announces, then answers: whoever has an answer may rely on the other two.
-    async fn commit(&mut self, publications: &mut Vec<Publication>) {
+    async fn take(&mut self, publications: &mut Vec<Publication>) {
         let mut events = Vec::with_capacity(publications.len());
         let mut replies = Vec::with_capacity(publications.len());
+        let mut canary = false;
         for publication in publications.drain(..) {
-            events.push(publication.events);
-            replies.push((publication.reply, publication._room));
+            match publication {
+                Publication::Events(new) => {
+                    events.push(new.events);
+                    replies.push((new.reply, new._room));
+                }
+                Publication::Canary => canary = true,
+            }
         }
+        // A canary that came alone costs no look at the file.
+        if !events.is_empty() {
+            self.commit(events, replies).await;
+        }
+        if canary {
+            self.shared.feeds.announce_canary(canary::event());
+        }
+    }
+
+    /// Commits, announces, then answers: whoever has an answer may rely on the other two.
+    async fn commit(&mut self, events: Vec<Vec<NewEvent>>, replies: Vec<Waiting>) {
+        let begun = Instant::now();
         match self.appender.append(events).await {
             Ok(outcomes) => {
+                let took = begun.elapsed();
                 self.recovered();
                 let fresh: Vec<_> = outcomes
                     .iter()
@@ -181,17 +217,46 @@ impl Writer {
                     .map(|stored| stored.event.clone())
                     .collect();
                 self.shared.announce(&fresh);
+                self.count(&outcomes, fresh.len(), took);
                 for ((reply, _room), outcome) in replies.into_iter().zip(outcomes) {
                     // A publisher that went away has lost its answer, not its events.
                     _ = reply.send(outcome.map_err(PublishError::from));
                 }
             }
             Err(error) => {
+                self.shared.metrics.failed_commits.inc();
                 let error = self.failed(error);
                 for (reply, _room) in replies {
                     _ = reply.send(Err(PublishError::Log(error.clone())));
                 }
             }
+        }
+    }
+
+    fn count(&self, outcomes: &[Outcome], events: usize, took: Duration) {
+        let metrics = &self.shared.metrics;
+        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let as_u64 = |count| u64::try_from(count).expect("a commit is small");
+        metrics.published_requests.inc_by(as_u64(stored));
+        metrics.published_events.inc_by(as_u64(events));
+        if events > 0 {
+            metrics.commit_seconds.observe(took.as_secs_f64());
+            self.tell_if_slow(took, events);
+            let events = u32::try_from(events).expect("a commit is small");
+            metrics.commit_events.observe(events.into());
+        }
+    }
+
+    fn tell_if_slow(&self, took: Duration, events: usize) {
+        if took > self.shared.watch.slow_commit {
+            let queue = self.shared.waiting();
+            tracing::warn!(
+                duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                events,
+                queue_publications = queue.publications,
+                queue_bytes = queue.bytes,
+                "a commit was slow"
+            );
         }
     }
 
@@ -268,6 +333,8 @@ impl Writer {
             }
         };
         self.shared.events.fetch_sub(trimmed, Relaxed);
+        self.shared.metrics.trim_steps.inc();
+        self.shared.metrics.trimmed_events.inc_by(trimmed);
         self.shared.recent.forget(topic, step.through);
         if topic.is_some() {
             self.raise_first_id(self.shared.log.first_id().await?);
@@ -309,6 +376,7 @@ impl Writer {
 
     fn recovered(&mut self) {
         if self.failure.take().is_some() {
+            self.shared.commits_fail.store(false, Release);
             tracing::info!("commits work again");
         }
     }
@@ -323,6 +391,7 @@ impl Writer {
         }
         let error = Arc::new(error);
         self.failure = Some(error.clone());
+        self.shared.commits_fail.store(true, Release);
         error
     }
 }

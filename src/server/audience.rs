@@ -11,6 +11,7 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     io,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     task::{Context, Poll},
 };
@@ -251,6 +252,7 @@ impl Audience {
 
     /// Sends `bytes` to each. Who does not take them all at once goes on alone; who has gone is a member no more.
     fn send(&mut self, bytes: &Bytes, audiences: &Arc<Audiences>) {
+        self.stream.count_delivery(bytes.len(), self.members.len());
         let mut place = 0;
         while let Some(member) = self.members.get(place) {
             match member.write(bytes) {
@@ -259,6 +261,7 @@ impl Audience {
                     let rest = bytes.slice(written..);
                     if self.members.len() == 1 {
                         audiences.close(self);
+                        self.own_stream();
                         self.pending = rest;
                         return;
                     }
@@ -273,13 +276,22 @@ impl Audience {
     /// A member that is to be sent `pending` and then what comes after it, as an audience of its own.
     fn part(&self, member: Member, pending: Bytes) -> Box<Self> {
         Box::new(Self {
-            stream: self.stream.fork(),
+            stream: self.stream.fork(member.address()),
             framing: self.framing,
             members: vec![member],
             pending,
             door: None,
             waits: false,
         })
+    }
+
+    /// Gives its only member, who is slow, a stream of its own, if the stream was begun by another who has left: what is told
+    /// of it names who it is.
+    fn own_stream(&mut self) {
+        let address = self.members[0].address();
+        if self.stream.address() != address {
+            self.stream = self.stream.fork(address);
+        }
     }
 
     /// Lets the members of `guest` in, if it can be brought to the same cursor.
@@ -330,6 +342,12 @@ impl Audience {
 }
 
 impl Member {
+    /// Where the client is; nowhere if it has gone.
+    fn address(&self) -> SocketAddr {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        self.socket.peer_addr().unwrap_or(nowhere)
+    }
+
     /// Writes what the socket takes at once, and tells how much that was.
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self.socket.try_write(bytes) {

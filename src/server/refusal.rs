@@ -19,6 +19,7 @@ use super::connection::answer_head;
 use crate::{
     http::{self, Framing},
     limits::{Limit, Limits, Refusal},
+    metrics::Counters,
 };
 
 /// Connections that are being refused at once, at the most; where few are served it is fewer. More are closed without a word.
@@ -44,15 +45,17 @@ pub(super) struct Refuser {
     /// What stands in every answer of the hub.
     headers: Arc<HeaderMap>,
     limits: Arc<Limits>,
+    refusals: Counters,
     room: Arc<Semaphore>,
 }
 
 impl Refuser {
-    pub(super) fn new(limits: Arc<Limits>, headers: HeaderMap) -> Self {
+    pub(super) fn new(limits: Arc<Limits>, headers: HeaderMap, refusals: Counters) -> Self {
         let room = refusals_beside(limits.config.max_connections.get());
         Self {
             headers: Arc::new(headers),
             limits,
+            refusals,
             room: Arc::new(Semaphore::new(room.try_into().unwrap_or(usize::MAX))),
         }
     }
@@ -64,6 +67,7 @@ impl Refuser {
         peer: IpAddr,
         refusal: Refusal,
     ) -> Option<impl Future<Output = ()> + use<>> {
+        http::count(refusal, &self.refusals);
         let room = self.room.clone().try_acquire_owned().ok()?;
         let (limits, headers) = (self.limits.clone(), self.headers.clone());
         Some(async move {

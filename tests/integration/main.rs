@@ -22,6 +22,7 @@ mod publish;
 mod readme;
 mod restore;
 mod retention;
+mod sight;
 mod stream;
 mod test_hub;
 mod tidy;

@@ -138,7 +138,8 @@ async fn a_note_that_cannot_be_read_stops_the_start() {
         publications: 1,
         bytes: 1,
     };
-    assert!(Hub::open(&other, queue).await.is_ok());
+    let watch = config(folder.path()).watch;
+    assert!(Hub::open(&other, queue, watch).await.is_ok());
 }
 
 #[tokio::test]

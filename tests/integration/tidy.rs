@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "crate::hub",
-        &["http", "server", "retention"],
+        &["http", "server", "retention", "watch"],
         "nothing below the hub knows it",
     ),
     (

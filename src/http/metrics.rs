@@ -1,0 +1,266 @@
+//! The figures of the hub as Prometheus reads them.
+
+use std::time::SystemTime;
+
+use poem::{IntoResponse, Response, http::header};
+use poem_openapi::{
+    ApiResponse,
+    registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+};
+use prometheus_client::{
+    encoding::prometheus_text,
+    metrics::{gauge::ConstGauge, info::Info},
+    registry::{Registry as Exposition, Unit},
+};
+
+use super::error::{Code, Refusals};
+use crate::{
+    event::Timestamp,
+    event_log::{self, Room},
+    hub::Hub,
+    limits::Limits,
+};
+
+/// What the exposition says the version of its format is. Source: Prometheus, Exposition formats.
+const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
+
+/// The answer of `GET /metrics`: the text exposition format of Prometheus.
+#[derive(Debug)]
+pub(super) struct Figures(String);
+
+impl Figures {
+    /// Looks at the hub. Costs a few reads of the file that do not grow with the log.
+    pub(super) async fn of(hub: &Hub, limits: &Limits) -> Result<Self, event_log::Error> {
+        let mut exposition = Exposition::default();
+        register_process(&mut exposition, hub);
+        let segno = exposition.sub_registry_with_prefix("segno");
+        register_counters(segno, hub);
+        segno.register(
+            "connections",
+            "Connections that are open, streams included",
+            ConstGauge::new(limits.connections()),
+        );
+        register_moment(segno, hub);
+        register_log(segno, hub).await?;
+        let mut text = String::new();
+        prometheus_text::encode(&mut text, &exposition).expect("memory takes every byte");
+        Ok(Self(text))
+    }
+}
+
+fn register_process(exposition: &mut Exposition, hub: &Hub) {
+    let started = hub.metrics().started;
+    let since_1970 = started.duration_since(SystemTime::UNIX_EPOCH);
+    exposition.register_with_unit(
+        "process_start_time",
+        "When the hub began to run, in seconds since 1970",
+        Unit::Seconds,
+        ConstGauge::new(since_1970.map_or(0.0, |time| time.as_secs_f64())),
+    );
+}
+
+fn register_counters(segno: &mut Exposition, hub: &Hub) {
+    let metrics = hub.metrics().clone();
+    segno.register(
+        "published_requests",
+        "Requests to publish whose events are stored; those count too whose keys were known",
+        metrics.published_requests,
+    );
+    segno.register(
+        "published_events",
+        "Events that were published and stored",
+        metrics.published_events,
+    );
+    segno.register(
+        "refusals",
+        "Requests that were refused, by the code of the answer",
+        metrics.refusals,
+    );
+    segno.register(
+        "failed_commits",
+        "Commits that failed; their events were refused",
+        metrics.failed_commits,
+    );
+    segno.register(
+        "commit_events",
+        "Events stored by one commit",
+        metrics.commit_events,
+    );
+    segno.register_with_unit(
+        "commit",
+        "Time a commit took: the insert and SQLite's commit, with the fsync of the WAL inside",
+        Unit::Seconds,
+        metrics.commit_seconds,
+    );
+    segno.register(
+        "delivered_events",
+        "Events handed to the sockets of subscribers; one that goes to ten counts ten times",
+        metrics.delivered_events,
+    );
+    segno.register_with_unit(
+        "delivered",
+        "Bytes of streams handed to the sockets of subscribers, signs of life included",
+        Unit::Bytes,
+        metrics.delivered_bytes,
+    );
+    segno.register(
+        "replayed_pages",
+        "Pages read for subscribers who were behind: from the newest events in memory, or from the file because those do not reach back so far",
+        metrics.replayed_pages,
+    );
+    segno.register(
+        "gaps",
+        "Gaps that subscribers were told of, by the reason",
+        metrics.gaps,
+    );
+    segno.register(
+        "trim_steps",
+        "Steps in which retention and erasing deleted events",
+        metrics.trim_steps,
+    );
+    segno.register(
+        "trimmed_events",
+        "Events deleted so",
+        metrics.trimmed_events,
+    );
+    segno.register_with_unit(
+        "canary",
+        "Time in which what the hub published to itself came back",
+        Unit::Seconds,
+        metrics.canary_seconds,
+    );
+    segno.register(
+        "canary_failures",
+        "Times it did not come back",
+        metrics.canary_failures,
+    );
+}
+
+fn register_moment(segno: &mut Exposition, hub: &Hub) {
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    segno.register("build", "The version of the hub", version);
+    let queue = hub.waiting();
+    segno.register(
+        "queue_publications",
+        "Requests to publish that wait for the writer; at 8,192 the next is refused as busy",
+        ConstGauge::new(queue.publications),
+    );
+    segno.register_with_unit(
+        "queue",
+        "Bytes of the events that wait for the writer; at 64 MiB the next is refused as busy",
+        Unit::Bytes,
+        ConstGauge::new(queue.bytes),
+    );
+    segno.register_with_unit(
+        "canary_age",
+        "Time since it came back",
+        Unit::Seconds,
+        ConstGauge::new(hub.canary_age().as_secs_f64()),
+    );
+    let behind = hub.behind();
+    segno.register(
+        "subscribers",
+        "Streams that are open",
+        ConstGauge::new(hub.subscribers()),
+    );
+    segno.register(
+        "subscribers_behind",
+        "Subscribers that have more to get than they were given: they replay, or their client is slow; those that share all they are sent count once",
+        ConstGauge::new(behind.subscribers),
+    );
+    segno.register(
+        "lag_events",
+        "Ids between the cursor of the subscriber that is furthest behind and the newest event",
+        ConstGauge::new(behind.lag_events),
+    );
+}
+
+async fn register_log(segno: &mut Exposition, hub: &Hub) -> Result<(), event_log::Error> {
+    let (size, bounds) = (hub.log().size().await, hub.bounds());
+    let Room { free_bytes, .. } = hub.log().room().await?;
+    let oldest = hub.event(bounds.first_id).await?;
+    let age_millis = oldest.map_or(0, |oldest| {
+        Timestamp::now().as_millis() - oldest.created_at.as_millis()
+    });
+    segno.register_with_unit(
+        "file",
+        "Size of the file, without the WAL",
+        Unit::Bytes,
+        ConstGauge::new(size.file_bytes),
+    );
+    segno.register_with_unit(
+        "wal",
+        "Size of the newest commits, which stand beside the file until they are copied into it",
+        Unit::Bytes,
+        ConstGauge::new(size.wal_bytes),
+    );
+    segno.register_with_unit(
+        "free",
+        "Bytes of the file that hold nothing, where new events will go",
+        Unit::Bytes,
+        ConstGauge::new(free_bytes),
+    );
+    segno.register(
+        "kept_events",
+        "Events that are kept",
+        ConstGauge::new(hub.kept_events()),
+    );
+    segno.register(
+        "first_id",
+        "Id of the oldest event kept; above the last id when nothing is",
+        ConstGauge::new(bounds.first_id.as_i64()),
+    );
+    segno.register(
+        "last_id",
+        "Id of the newest event",
+        ConstGauge::new(bounds.last_id.as_i64()),
+    );
+    let age = std::time::Duration::from_millis(u64::try_from(age_millis).unwrap_or(0));
+    segno.register_with_unit(
+        "oldest_event_age",
+        "Age of the oldest event kept; 0 when nothing is",
+        Unit::Seconds,
+        ConstGauge::new(age.as_secs_f64()),
+    );
+    Ok(())
+}
+
+impl IntoResponse for Figures {
+    fn into_response(self) -> Response {
+        Response::builder()
+            .content_type(CONTENT_TYPE)
+            .header(header::CACHE_CONTROL, "no-store")
+            .body(self.0)
+    }
+}
+
+impl ApiResponse for Figures {
+    fn meta() -> MetaResponses {
+        let schema = MetaSchema {
+            example: Some("# TYPE segno_last_id gauge\nsegno_last_id 1000\n".into()),
+            ..MetaSchema::new("string")
+        };
+        MetaResponses {
+            responses: vec![MetaResponse {
+                description: "The text exposition format of Prometheus.",
+                status: Some(200),
+                status_range: None,
+                content: vec![MetaMediaType {
+                    content_type: CONTENT_TYPE,
+                    schema: MetaSchemaRef::Inline(Box::new(schema)),
+                }],
+                headers: vec![],
+            }],
+        }
+    }
+
+    fn register(_: &mut Registry) {}
+}
+
+/// The refusals of `GET /metrics`.
+#[derive(Debug)]
+pub(super) struct ReadMetrics;
+
+impl Refusals for ReadMetrics {
+    const CODES: &'static [Code] = &[Code::Internal, Code::LogBusy];
+}

@@ -1,0 +1,87 @@
+//! What the hub counts while it works, for whoever watches it.
+//!
+//! Counters are plain atomics, so that they may stand on the way of an event. Histograms take a lock and are fed once a
+//! commit at most. Nothing here knows where the figures are read.
+
+use std::time::SystemTime;
+
+use prometheus_client::metrics::{
+    counter::Counter,
+    family::Family,
+    histogram::{Histogram, exponential_buckets},
+};
+
+/// A label with its value, such as `code` and `busy`.
+pub type Label = [(&'static str, &'static str); 1];
+
+/// Counters of one name, told apart by a label.
+pub type Counters = Family<Label, Counter>;
+
+/// All there is to count. Clones count together.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    /// When the process began to serve.
+    pub started: SystemTime,
+    /// Requests whose events were stored, those that a key makes known included.
+    pub published_requests: Counter,
+    /// Events that were stored.
+    pub published_events: Counter,
+    /// Answers that refused, by their code.
+    pub refusals: Counters,
+    /// Commits that failed, each with all its events.
+    pub failed_commits: Counter,
+    /// Events of a commit.
+    pub commit_events: Histogram,
+    /// Seconds that a commit took.
+    pub commit_seconds: Histogram,
+    /// Events handed to streams.
+    pub delivered_events: Counter,
+    /// Bytes handed to streams.
+    pub delivered_bytes: Counter,
+    /// Pages read for subscribers that were behind, by where they came from.
+    pub replayed_pages: Counters,
+    /// Gaps that subscribers were told of, by the reason.
+    pub gaps: Counters,
+    /// Steps of trimming.
+    pub trim_steps: Counter,
+    /// Events that were trimmed.
+    pub trimmed_events: Counter,
+    /// Seconds that the canary took to come back.
+    pub canary_seconds: Histogram,
+    /// Canaries that did not come back in time.
+    pub canary_failures: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            started: SystemTime::now(),
+            published_requests: Counter::default(),
+            published_events: Counter::default(),
+            refusals: Counters::default(),
+            failed_commits: Counter::default(),
+            // 1 to 16,384: a batch is at most 10,000.
+            commit_events: Histogram::new(exponential_buckets(1.0, 4.0, 8)),
+            // 64 µs to 17 s: from a commit in memory to three waits for a file that is held.
+            commit_seconds: Histogram::new(exponential_buckets(64e-6, 4.0, 10)),
+            delivered_events: Counter::default(),
+            delivered_bytes: Counter::default(),
+            replayed_pages: from_zero("source", ["memory", "file"]),
+            gaps: from_zero("reason", ["trimmed", "ahead", "lost"]),
+            trim_steps: Counter::default(),
+            trimmed_events: Counter::default(),
+            // As a commit, for it may have to wait for one.
+            canary_seconds: Histogram::new(exponential_buckets(64e-6, 4.0, 10)),
+            canary_failures: Counter::default(),
+        }
+    }
+}
+
+/// Counters that are there before there was anything to count, so that the first of it is a change.
+fn from_zero<const N: usize>(label: &'static str, values: [&'static str; N]) -> Counters {
+    let counters = Counters::default();
+    for value in values {
+        drop(counters.get_or_create(&[(label, value)]));
+    }
+    counters
+}

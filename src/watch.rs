@@ -1,0 +1,48 @@
+//! A timer that watches the hub: sends the canary round, and looks for subscribers that are slow.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::hub::Hub;
+
+/// Watches the hub, for ever, and calls `alive` after each round trip of the canary. To be dropped when the hub drains.
+pub async fn run(hub: &Hub, alive: impl Fn()) {
+    let every = hub.watch().canary;
+    let mut failing = false;
+    loop {
+        let begun = Instant::now();
+        match hub.send_canary().await {
+            Ok(_) if failing => {
+                failing = false;
+                tracing::info!("the canary is back");
+                alive();
+            }
+            Ok(_) => alive(),
+            Err(error) => {
+                // The first of a row: what lasts would else fill the trace as well.
+                if !failing {
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "the canary did not come back"
+                    );
+                }
+                failing = true;
+            }
+        }
+        for slow in hub.find_slow() {
+            tracing::warn!(
+                subscriber = %slow.address,
+                cursor = slow.cursor.as_i64(),
+                lag_events = slow.lag_events,
+                behind_for_ms = in_millis(slow.behind_for),
+                "a subscriber is slow"
+            );
+        }
+        sleep_until(begun + every).await;
+    }
+}
+
+fn in_millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

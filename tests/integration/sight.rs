@@ -1,0 +1,423 @@
+//! What whoever runs the hub sees of it: figures, health, traces.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File},
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use prometheus_parse::{Scrape, Value};
+use tokio::{io::AsyncWriteExt, net::TcpStream};
+
+use super::test_hub::{Program, TestHub, answer, free_port, reqwest_client, segno, within};
+
+/// The figures of a moment: counters and gauges by their name and labels, of histograms the count.
+struct Figures(HashMap<String, f64>);
+
+impl Figures {
+    async fn of(hub: &TestHub) -> Self {
+        let exposition = answer(hub.get("/metrics")).await;
+        assert_eq!(
+            exposition.header("content-type"),
+            "text/plain; version=0.0.4; charset=utf-8"
+        );
+        Self::parse(&exposition.body)
+    }
+
+    fn parse(exposition: &str) -> Self {
+        let lines = exposition.lines().map(|line| Ok(line.to_owned()));
+        let scrape = Scrape::parse(lines).unwrap();
+        let mut figures = HashMap::new();
+        for sample in scrape.samples {
+            let value = match sample.value {
+                Value::Counter(value) | Value::Gauge(value) | Value::Untyped(value) => value,
+                Value::Histogram(buckets) => buckets.last().unwrap().count,
+                Value::Summary(_) => panic!("{} is a summary", sample.metric),
+            };
+            let mut name = sample.metric;
+            for (label, value) in sample.labels.iter() {
+                name += &format!(" {label}={value}");
+            }
+            assert_eq!(figures.insert(name.clone(), value), None, "{name} twice");
+        }
+        Self(figures)
+    }
+
+    fn get(&self, name: &str) -> f64 {
+        *self
+            .0
+            .get(name)
+            .unwrap_or_else(|| panic!("no {name} in {:?}", self.0.keys()))
+    }
+
+    /// What was added to a counter since `before`. One that was not there began at zero.
+    fn added(&self, name: &str, before: &Self) -> f64 {
+        self.get(name) - before.0.get(name).copied().unwrap_or_default()
+    }
+}
+
+#[tokio::test]
+async fn the_names_of_the_figures_obey_the_rules_of_prometheus() {
+    let hub = TestHub::start().await;
+    let exposition = answer(hub.get("/metrics")).await.body;
+    let mut kinds = HashMap::new();
+    for line in exposition.lines() {
+        if let Some(line) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = line.split_once(' ').unwrap();
+            assert_eq!(kinds.insert(name, kind), None, "{name} twice");
+        }
+    }
+    assert!(kinds.len() > 25, "{kinds:?}");
+    for (name, kind) in kinds {
+        assert!(
+            name.starts_with("segno_") || name == "process_start_time_seconds",
+            "{name}"
+        );
+        assert!(
+            name.bytes()
+                .all(|byte| byte == b'_' || byte.is_ascii_lowercase()),
+            "{name}"
+        );
+        assert_eq!(name.ends_with("_total"), kind == "counter", "{name} {kind}");
+        assert!(
+            exposition.contains(&format!("# HELP {name} ")),
+            "{name} is not explained"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_figures_move_by_what_was_done() {
+    let hub = TestHub::start().await;
+    let before = Figures::of(&hub).await;
+    assert_eq!(before.get("segno_commit_seconds"), 0.0);
+
+    let mut stream = hub.follow("").await;
+    hub.publish("t", ["a"]).await;
+    hub.publish_many(10, |_| "t".into()).await;
+    let bytes = stream.next_ids(11).await.len();
+    assert_eq!(bytes, 11);
+    let mut replay = hub.follow("?since=start").await;
+    replay.next_ids(11).await;
+    for _ in 0..2 {
+        answer(hub.post("/topics/a%20b").body("x")).await;
+    }
+    answer(hub.get("/events/99")).await;
+    answer(hub.get("/nowhere")).await;
+    let mut ahead = hub.resume("", 5000).await;
+    assert_eq!(ahead.next().await.event_type, "segno.gap");
+
+    let after = Figures::of(&hub).await;
+    for (name, added) in [
+        ("segno_published_requests_total", 2.0),
+        ("segno_published_events_total", 11.0),
+        ("segno_commit_events", 2.0),
+        ("segno_commit_seconds", 2.0),
+        ("segno_refusals_total code=invalid_topic", 2.0),
+        ("segno_refusals_total code=unknown_event", 1.0),
+        ("segno_refusals_total code=unknown_path", 1.0),
+        ("segno_replayed_pages_total source=file", 0.0),
+        ("segno_gaps_total reason=ahead", 1.0),
+        ("segno_gaps_total reason=trimmed", 0.0),
+        ("segno_kept_events", 11.0),
+        ("segno_last_id", 11.0),
+        ("segno_subscribers", 3.0),
+        ("segno_failed_commits_total", 0.0),
+    ] {
+        assert_eq!(after.added(name, &before), added, "{name}");
+    }
+    // The one that was ahead reads all again.
+    assert!(after.get("segno_delivered_events_total") >= 22.0);
+    let received = stream.received.len() + replay.received.len();
+    let delivered = after.get("segno_delivered_bytes_total");
+    assert!(delivered >= received as f64, "{delivered} of {received}");
+    assert!(after.get("segno_replayed_pages_total source=memory") >= 1.0);
+    assert_eq!(after.get("segno_first_id"), 1.0);
+    assert!(after.get("segno_connections") >= 4.0);
+    assert!(after.get("segno_file_bytes") > 0.0 && after.get("segno_wal_bytes") > 0.0);
+
+    let stats = hub.get_json("/stats").await;
+    assert_eq!(stats["last_id"], 11);
+    drop((stream, replay, ahead));
+    within("the streams to be closed", async {
+        while Figures::of(&hub).await.get("segno_subscribers") > 0.0 {
+            pause().await;
+        }
+    })
+    .await;
+    answer(reqwest_client().delete(hub.url("/topics/t"))).await;
+    let erased = Figures::of(&hub).await;
+    assert_eq!(erased.added("segno_trimmed_events_total", &after), 11.0);
+    assert_eq!(erased.added("segno_trim_steps_total", &after), 1.0);
+    assert_eq!(erased.get("segno_kept_events"), 1.0);
+}
+
+/// Between two looks at something that is waited for.
+async fn pause() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+/// A `sqlite3` shell that holds the file, so that the writer waits.
+struct HeldFile {
+    shell: Child,
+    stdin: ChildStdin,
+}
+
+impl HeldFile {
+    fn hold(db: &Path) -> Self {
+        let mut shell = Command::new("sqlite3")
+            .arg(db)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = shell.stdin.take().unwrap();
+        stdin
+            .write_all(b"begin immediate;\nselect 'held';\n")
+            .unwrap();
+        let mut held = [0; 5];
+        shell
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut held)
+            .unwrap();
+        Self { shell, stdin }
+    }
+
+    fn release(mut self) {
+        drop(self.stdin);
+        self.shell.wait().unwrap();
+    }
+}
+
+async fn wait_for_health(hub: &TestHub, path: &str, expected: (u16, &str)) {
+    within(format_args!("{path} to be {expected:?}"), async {
+        loop {
+            let health = answer(hub.get(path)).await;
+            let status = health.status.as_u16();
+            let code = match status {
+                200 => "ok".to_owned(),
+                _ => health.code(),
+            };
+            if (status, code.as_str()) == expected {
+                return;
+            }
+            pause().await;
+        }
+    })
+    .await;
+}
+
+async fn canaries(hub: &TestHub) -> f64 {
+    Figures::of(hub).await.get("segno_canary_seconds")
+}
+
+async fn wait_for_canaries(hub: &TestHub, more: f64) {
+    let before = canaries(hub).await;
+    within("canaries", async {
+        while canaries(hub).await < before + more {
+            pause().await;
+        }
+    })
+    .await;
+}
+
+const OFTEN: Duration = Duration::from_millis(100);
+
+#[tokio::test]
+async fn a_held_writer_is_not_ready_then_not_live_and_recovers() {
+    let hub = TestHub::start_with(|config| config.watch.canary = OFTEN).await;
+    wait_for_canaries(&hub, 1.0).await;
+    wait_for_health(&hub, "/health/ready", (200, "ok")).await;
+    let held = HeldFile::hold(&hub.db());
+    // Quiet is not broken: nobody publishes, and the canary needs no commit.
+    wait_for_canaries(&hub, 5.0).await;
+    wait_for_health(&hub, "/health/ready", (200, "ok")).await;
+
+    let publishing = tokio::spawn(hub.post("/topics/t").body("x").send());
+    wait_for_health(&hub, "/health/ready", (503, "canary_late")).await;
+    assert_eq!(answer(hub.get("/health/live")).await.status, 200);
+    wait_for_health(&hub, "/health/live", (503, "stuck")).await;
+    held.release();
+    assert_eq!(
+        within("the event", publishing)
+            .await
+            .unwrap()
+            .unwrap()
+            .status(),
+        201
+    );
+    wait_for_health(&hub, "/health/ready", (200, "ok")).await;
+    wait_for_health(&hub, "/health/live", (200, "ok")).await;
+    assert!(Figures::of(&hub).await.get("segno_canary_failures_total") >= 1.0);
+    assert!(hub.get_json("/stats").await["canary_ms"].as_f64().unwrap() > 0.0);
+}
+
+#[tokio::test]
+async fn the_canary_is_seen_by_nobody_and_leaves_an_idle_disk_alone() {
+    let hub = TestHub::start_with(|config| config.watch.canary = OFTEN).await;
+    let mut streams = [hub.follow("").await, hub.follow("?topic=segno.*").await];
+    hub.publish("t", ["a"]).await;
+    streams[0].next().await;
+    let folder = hub.db().parent().unwrap().to_owned();
+    let changed = || -> HashMap<PathBuf, SystemTime> {
+        let files = fs::read_dir(&folder).unwrap();
+        files
+            .map(|file| file.unwrap())
+            .map(|file| (file.path(), file.metadata().unwrap().modified().unwrap()))
+            .collect()
+    };
+    // The highest id is noted, and the WAL emptied, within a second or two.
+    within("the disk to be left alone for ten canaries", async {
+        loop {
+            let before = changed();
+            wait_for_canaries(&hub, 10.0).await;
+            if changed() == before {
+                break;
+            }
+        }
+    })
+    .await;
+    assert_eq!(hub.publish("t", ["b"]).await, [2], "canaries take no ids");
+    assert_eq!(streams[0].next().await.data, "\"b\"");
+    assert!(streams[1].take_received().is_empty());
+    assert_eq!(Figures::of(&hub).await.get("segno_subscribers"), 2.0);
+    assert_eq!(
+        hub.get_json("/topics").await["topics"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+/// A program whose traces go to a file.
+struct Traced {
+    program: Program,
+    hub: TestHub,
+    db: PathBuf,
+    traces: PathBuf,
+}
+
+impl Traced {
+    async fn start(folder: &Path, args: &[&str], level: &str) -> Self {
+        let (port, db, traces) = (free_port(), folder.join("segno.db"), folder.join("traces"));
+        let mut command = segno();
+        command
+            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["--log-format", "json", "--db"])
+            .arg(&db)
+            .args(args)
+            .env("SEGNO_LOG", level)
+            .stdout(Stdio::null())
+            .stderr(File::create(&traces).unwrap());
+        let program = Program::spawn(command, port).await;
+        Self {
+            hub: program.as_hub(),
+            program,
+            db,
+            traces,
+        }
+    }
+
+    /// The lines whose message is `message`.
+    fn lines(&self, message: &str) -> Vec<serde_json::Value> {
+        let text = fs::read_to_string(&self.traces).unwrap();
+        let lines = text
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok());
+        lines
+            .filter(|line: &serde_json::Value| line["message"] == message)
+            .collect()
+    }
+
+    async fn wait_for_line(&self, message: &str) -> serde_json::Value {
+        within(format_args!("the line '{message}'"), async {
+            loop {
+                if let Some(line) = self.lines(message).pop() {
+                    return line;
+                }
+                pause().await;
+            }
+        })
+        .await
+    }
+}
+
+#[tokio::test]
+async fn a_slow_commit_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let traced = Traced::start(folder.path(), &["--slow-commit", "50ms"], "info").await;
+    let held = HeldFile::hold(&traced.db);
+    let publishing = tokio::spawn(traced.hub.post("/topics/t").body("x").send());
+    within("the writer to be at it", async {
+        // It took the event from the queue, and has not stored it.
+        while Figures::of(&traced.hub).await.get("segno_queue_bytes") == 0.0 {
+            pause().await;
+        }
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    held.release();
+    assert_eq!(
+        within("the event", publishing)
+            .await
+            .unwrap()
+            .unwrap()
+            .status(),
+        201
+    );
+    let line = traced.wait_for_line("a commit was slow").await;
+    assert_eq!(
+        (&line["level"], &line["events"]),
+        (&"WARN".into(), &1.into())
+    );
+    assert!(line["duration_ms"].as_u64().unwrap() >= 50, "{line}");
+    assert_eq!(line["queue_publications"], 0);
+}
+
+#[tokio::test]
+async fn a_slow_subscriber_is_told_of_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let args = ["--slow-subscriber", "300ms", "--canary", "100ms"];
+    let traced = Traced::start(folder.path(), &args, "info").await;
+    let hub = &traced.hub;
+    let mut socket = TcpStream::connect(hub.address()).await.unwrap();
+    socket
+        .write_all(b"GET /sse HTTP/1.1\r\nhost: x\r\n\r\n")
+        .await
+        .unwrap();
+    let mut good = hub.follow("").await;
+    // More than the buffers of a connection hold.
+    let big = "x".repeat(900_000);
+    for _ in 0..20 {
+        hub.publish("t", [&big]).await;
+        good.next().await;
+    }
+    let figures = Figures::of(hub).await;
+    assert_eq!(figures.get("segno_subscribers_behind"), 1.0);
+    let line = traced.wait_for_line("a subscriber is slow").await;
+    let address = socket.local_addr().unwrap().to_string();
+    assert_eq!(line["subscriber"], address);
+    let cursor = line["cursor"].as_f64().unwrap();
+    assert!(
+        cursor > 0.0 && line["lag_events"].as_f64().unwrap() > 0.0,
+        "{line}"
+    );
+    assert_eq!(figures.get("segno_lag_events"), 20.0 - cursor);
+    assert!(line["behind_for_ms"].as_u64().unwrap() >= 300);
+    wait_for_canaries(hub, 6.0).await;
+    assert_eq!(traced.lines("a subscriber is slow").len(), 1);
+    drop(socket);
+    within("it to be gone", async {
+        while Figures::of(hub).await.get("segno_subscribers_behind") > 0.0 {
+            pause().await;
+        }
+    })
+    .await;
+    drop(traced.program);
+}
