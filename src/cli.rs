@@ -13,6 +13,7 @@ mod ready;
 mod restore;
 mod serve;
 mod tail;
+mod trace;
 
 use clap::{Parser, Subcommand};
 

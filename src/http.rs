@@ -6,16 +6,22 @@
 mod console;
 mod cors;
 mod error;
+mod failures;
 mod health;
 mod history;
 mod metrics;
 mod parameter;
 mod publish;
+mod request_id;
 mod sse_frame;
 mod stats;
 mod stream;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 pub(crate) use self::stream::{EventStream, Following, Framing, StreamKind, farewell, take_stream};
 
@@ -30,9 +36,12 @@ use poem_openapi::{
     registry::{MetaApi, Registry},
 };
 
+use tracing::Instrument;
+
 use self::{
     cors::Cors,
-    error::{Code, PROBLEM_JSON, Problem, Refused},
+    error::{Code, PROBLEM_JSON, Problem, Refused, RefusedWith},
+    failures::Failures,
     health::{Healthy, Liveness, Looking, Readiness},
     history::{
         EraseEvent, EraseTopic, History, HistoryFormat, HistoryLines, HistoryQuery, OneEvent,
@@ -47,6 +56,7 @@ use self::{
         EventsBody, MessageAnswer, MessageBody, MessageStatus, PublishEvents, PublishMessage,
         PublishRaw, Published, PublishedAny, RawData,
     },
+    request_id::RequestId,
     sse_frame::Format,
     stats::HubStats,
     stream::{Starts, Subscribing},
@@ -56,7 +66,7 @@ use crate::{
     event::{EventId, EventType, Key, NewEvent, Topic},
     event_log::{Order, Range},
     filter::Filter,
-    hub::{Hub, Start},
+    hub::{self, Hub, Start},
     limits::{Limits, Place, Refusal},
     metrics::Counters,
 };
@@ -89,6 +99,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
         api,
         operations,
         refusals,
+        failures: Failures::new(),
         log_id,
         cors,
         routes: console::add_to(Route::new())
@@ -103,6 +114,7 @@ struct HubEndpoint<E> {
     api: Api,
     operations: Operations,
     refusals: Counters,
+    failures: Failures,
     log_id: HeaderValue,
     cors: Option<Cors>,
     routes: E,
@@ -112,22 +124,22 @@ impl<E: Endpoint> Endpoint for HubEndpoint<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
+        let request_id = RequestId::of(&request);
+        let (method, uri) = (request.method().clone(), request.uri().clone());
         let cors = self.cors.as_ref();
         let cors_headers = cors.map(|cors| cors.headers(request.headers()));
-        let uri = request.uri();
-        // With a query it goes the way that refuses unknown parameters.
-        let plain_publish =
-            request.method() == Method::POST && uri.path() == "/events" && uri.query().is_none();
-        let mut response = if plain_publish {
-            self.publish(request).await
-        } else if let Some(response) = cors.and_then(|cors| cors.preflight(&request)) {
-            response
-        } else {
-            // In a box: what the routes need would else be moved about with every event.
-            Box::pin(answer(&self.routes, request, &self.operations)).await
+        let answer = self.answer(request);
+        let mut response = match hub::is_traced() {
+            // In a box: a future is moved about whole, with what it would need if it were traced.
+            true => Box::pin(traced(&request_id, &method, &uri, answer)).await,
+            false => answer.await,
         };
         count_refusal(&response, &self.refusals);
+        if response.status().is_server_error() {
+            self.failures.tell(&request_id, &method, &uri, &response);
+        }
         let headers = response.headers_mut();
+        headers.insert(request_id::HEADER, request_id.into_header());
         headers.insert(LOG_ID_HEADER, self.log_id.clone());
         if let Some(cors_headers) = cors_headers {
             headers.extend(cors_headers);
@@ -136,7 +148,20 @@ impl<E: Endpoint> Endpoint for HubEndpoint<E> {
     }
 }
 
-impl<E> HubEndpoint<E> {
+impl<E: Endpoint> HubEndpoint<E> {
+    async fn answer(&self, request: Request) -> Response {
+        let uri = request.uri();
+        // With a query it goes the way that refuses unknown parameters.
+        if request.method() == Method::POST && uri.path() == "/events" && uri.query().is_none() {
+            return self.publish(request).await;
+        }
+        if let Some(response) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
+            return response;
+        }
+        // In a box: what the routes need would else be moved about with every event.
+        Box::pin(answer(&self.routes, request, &self.operations)).await
+    }
+
     /// `POST /events` as the routes answer it, without the layers between: each copies the request and puts what it does into
     /// a box of its own, which together took as long as all the hub does for an event.
     async fn publish(&self, request: Request) -> Response {
@@ -178,8 +203,9 @@ pub(crate) fn count(refusal: Refusal, refusals: &Counters) {
 }
 
 fn count_refusal(response: &Response, refusals: &Counters) {
-    if let Some(code) = response.extensions().get::<Code>() {
-        refusals.get_or_create(&[("code", code.as_str())]).inc();
+    if let Some(refused) = response.extensions().get::<RefusedWith>() {
+        let code = refused.code.as_str();
+        refusals.get_or_create(&[("code", code)]).inc();
     }
 }
 
@@ -193,7 +219,8 @@ pub fn openapi_document() -> String {
 fn service<A: OpenApi>(api: A) -> OpenApiService<A, ()> {
     OpenApiService::new(api, "segno", env!("CARGO_PKG_VERSION")).description(
         "A persistent event hub. Publish over REST; follow over Server-Sent Events; resume where you were. Every answer has \
-         the header `segno-log-id`, the log's own UUID: a cursor of one log means nothing in another.",
+         the header `segno-log-id`, the log's own UUID: a cursor of one log means nothing in another, and `x-request-id`, which \
+         is the request's own if it has one of 1 to 128 visible ASCII characters.",
     )
 }
 
@@ -210,6 +237,34 @@ impl OpenApi for ApiDescription {
     }
 
     fn add_routes(self, _: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {}
+}
+
+/// Waits for an answer in a span of its own, and writes a line when it is there. Of the address only the path is told: a query
+/// may hold a token.
+async fn traced(
+    request_id: &RequestId,
+    method: &Method,
+    uri: &Uri,
+    answer: impl Future<Output = Response>,
+) -> Response {
+    let begun = Instant::now();
+    let (id, path) = (request_id.as_str(), uri.path());
+    let span = tracing::debug_span!(
+        "request",
+        otel.name = %format_args!("{method} {path}"),
+        otel.kind = "server",
+        request_id = id,
+        http.request.method = %method,
+        url.path = path,
+        http.response.status_code = tracing::field::Empty,
+    );
+    let answer = hub::for_request(request_id.to_shared(), answer).instrument(span.clone());
+    let response = answer.await;
+    let status = response.status().as_u16();
+    span.record("http.response.status_code", status);
+    let duration_ms = begun.elapsed().as_secs_f64() * 1000.0;
+    tracing::debug!(request_id = id, %method, path, status, duration_ms, "request");
+    response
 }
 
 /// Asks the routes, and tells what poem itself refused in our shape.

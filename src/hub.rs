@@ -5,6 +5,7 @@
 
 mod canary;
 mod feeds;
+mod origin;
 mod recent;
 mod subscribers;
 mod subscription;
@@ -32,7 +33,8 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     canary::Canary,
-    feeds::Feeds,
+    feeds::{Announced, Feeds},
+    origin::Origin,
     recent::Recent,
     subscribers::Subscribers,
     writer::{Chore, NewEvents, Publication},
@@ -40,6 +42,7 @@ use self::{
 pub use self::{
     canary::CanaryError,
     feeds::Batch,
+    origin::{for_request, is_traced},
     subscribers::{Behind, Slow},
     subscription::{Delivery, Gap, GapReason, Start, SubscribeError, Subscription},
     writer::{ChoreError, PublishError, Writer},
@@ -251,6 +254,7 @@ impl Hub {
         let publication = Publication::Events(NewEvents {
             events,
             reply,
+            origin: Origin::current(),
             _room: room,
         });
         self.shared
@@ -579,14 +583,17 @@ impl Shared {
     }
 
     /// Hands committed events to everybody who wants them. Only the writer calls this, in id order.
-    fn announce(&self, events: &[Arc<Event>]) {
-        let Some(last) = events.last() else { return };
+    fn announce(&self, events: &[Arc<Event>]) -> Announced {
+        let Some(last) = events.last() else {
+            return Announced::default();
+        };
         assert!(events[0].id > self.announced(), "announced in id order");
         self.recent.push(events);
         let count = u64::try_from(events.len()).expect("a commit is small");
         self.events.fetch_add(count, Relaxed);
         self.committed.store(last.id.as_i64(), Release);
-        self.feeds.announce(events);
+        let announced = self.feeds.announce(events);
         self.announced.store(last.id.as_i64(), Release);
+        announced
     }
 }

@@ -1,13 +1,12 @@
 //! `segno serve`.
 
-use std::{fmt, io::IsTerminal, num::NonZeroU32};
+use std::{fmt, num::NonZeroU32};
 
 use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
-use super::{check_config, print};
+use super::{check_config, print, trace};
 use crate::{
     config::{LogFormat, ServeConfig, refuse_small_queue},
     server::{Server, connections_within},
@@ -17,7 +16,7 @@ pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
     if config.check_config {
         return check_config::run().await;
     }
-    trace_to_stderr(config.log_format);
+    trace::begin(config.log_format);
     let limits = &mut config.limits;
     refuse_small_queue(limits.max_queue_bytes, limits.max_batch_bytes)
         .map_err(anyhow::Error::msg)?;
@@ -96,20 +95,6 @@ impl Signals {
             _ = self.terminate.recv() => (),
             _ = self.interrupt.recv() => (),
         }
-    }
-}
-
-fn trace_to_stderr(format: LogFormat) {
-    let filter = EnvFilter::try_from_env("SEGNO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // Colours are for a person; in a file, or in the log of a container, they are rubbish.
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false);
-    match format {
-        LogFormat::Text => subscriber.init(),
-        LogFormat::Json => subscriber.json().flatten_event(true).init(),
     }
 }
 

@@ -315,6 +315,14 @@ impl Code {
     }
 }
 
+/// What an answer that refuses carries for the figures and the traces.
+#[derive(Debug, Clone)]
+pub(super) struct RefusedWith {
+    pub(super) code: Code,
+    /// What the client is not told.
+    pub(super) cause: Option<String>,
+}
+
 /// A refusal, on the wire as RFC 9457 `application/problem+json`.
 ///
 /// Shape: `{"title":"Bad Request","status":400,"code":"invalid_topic","detail":"…"}`. `code` is for programs, `detail` says
@@ -327,6 +335,8 @@ pub(crate) struct Problem {
     allow: Option<String>,
     limit: Option<u32>,
     retry_after: Option<Duration>,
+    /// What is for the traces alone.
+    cause: Option<String>,
 }
 
 impl Problem {
@@ -337,6 +347,7 @@ impl Problem {
             allow: None,
             limit: None,
             retry_after: code.retry_after(),
+            cause: None,
         }
     }
 
@@ -355,10 +366,14 @@ impl Problem {
         self
     }
 
-    /// Traces `error` with its causes, which are kept from the client.
-    fn traced(self, error: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(error, "a request failed");
-        self
+    /// Keeps `error` with its causes for the traces, and from the client.
+    fn because(self, error: &(dyn std::error::Error + 'static)) -> Self {
+        let causes = std::iter::successors(Some(error), |error| error.source());
+        let causes: Vec<_> = causes.map(ToString::to_string).collect();
+        Self {
+            cause: Some(causes.join(": ")),
+            ..self
+        }
     }
 
     /// The body of the answer.
@@ -395,7 +410,10 @@ impl ResponseError for Problem {
             .status(self.status())
             .content_type(PROBLEM_JSON)
             .body(self.to_json());
-        response.extensions_mut().insert(self.code);
+        response.extensions_mut().insert(RefusedWith {
+            code: self.code,
+            cause: self.cause.clone(),
+        });
         if let Some(wait) = self.retry_after {
             // Whole seconds, and not a moment too early.
             let seconds = wait.as_millis().div_ceil(1000);
@@ -439,15 +457,15 @@ impl From<&event_log::Error> for Problem {
                 "the file is damaged, here at least: `segno check` says where, `segno restore` puts a backup in its place. \
                  Nothing was stored",
             )
-            .traced(error),
+            .because(error),
             event_log::Error::Disk(_) => Self::new(
                 Code::DiskFailed,
                 "the disk did not read, write or sync. What was to be stored counts as refused, but a crash of the machine \
                  may bring it back: send it again with a key, and it is one event",
             )
-            .traced(error),
+            .because(error),
             event_log::Error::Other(_) => {
-                Self::new(Code::Internal, "internal error").traced(error)
+                Self::new(Code::Internal, "internal error").because(error)
             }
         }
     }
@@ -528,10 +546,10 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
         StatusCode::METHOD_NOT_ALLOWED => Problem::method_not_allowed(allow.unwrap_or_default()),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(Code::UnsupportedContentType, text),
         status if status.is_client_error() => Problem::new(Code::InvalidParameter, text),
-        _ => {
-            tracing::error!(%status, text, "a request failed");
-            Problem::new(Code::Internal, "internal error")
-        }
+        _ => Problem {
+            cause: Some(text.into()),
+            ..Problem::new(Code::Internal, "internal error")
+        },
     }
 }
 

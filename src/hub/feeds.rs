@@ -73,6 +73,15 @@ impl Batch {
     }
 }
 
+/// Who got something of a commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Announced {
+    /// Feeds it was sent to.
+    pub(super) feeds: usize,
+    /// Receivers of those feeds.
+    pub(super) receivers: usize,
+}
+
 /// All feeds. A feed is born with its first listener and goes with its last.
 #[derive(Debug)]
 pub(super) struct Feeds {
@@ -167,7 +176,7 @@ impl Feeds {
     }
 
     /// Sends each feed what it wants of a commit, as one batch.
-    pub(super) fn announce(&self, events: &[Arc<Event>]) {
+    pub(super) fn announce(&self, events: &[Arc<Event>]) -> Announced {
         let table = &mut *self.table();
         for event in events {
             let of_topic = table
@@ -184,11 +193,15 @@ impl Feeds {
                 }
             }
         }
+        let mut announced = Announced::default();
         for index in table.touched.drain(..) {
             let feed = &mut table.feeds[index];
             // No receiver is no fault: the last one may be about to leave.
-            _ = feed.sender.send(Batch::new(mem::take(&mut feed.batch)));
+            let sent = feed.sender.send(Batch::new(mem::take(&mut feed.batch)));
+            announced.feeds += 1;
+            announced.receivers += sent.unwrap_or(0);
         }
+        announced
     }
 
     /// Sends the hub's own feed what the hub published to itself; nobody else gets it.

@@ -12,8 +12,13 @@ use std::{
 };
 
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tracing::Instrument;
 
-use super::{NotReady, Queue, Shared, canary};
+use super::{
+    NotReady, Queue, Shared, canary,
+    feeds::Announced,
+    origin::{Origin, Origins},
+};
 use crate::{
     event::{Event, EventId, NewEvent, Topic},
     event_log::{self, Appender, KeyConflict, Outcome, Stored, Trim},
@@ -37,6 +42,8 @@ pub(super) enum Publication {
 pub(super) struct NewEvents {
     pub(super) events: Vec<NewEvent>,
     pub(super) reply: oneshot::Sender<Result<Vec<Stored>, PublishError>>,
+    /// Where they came from, if that is traced.
+    pub(super) origin: Option<Box<Origin>>,
     /// Its share of the queue's bytes.
     pub(super) _room: OwnedSemaphorePermit,
 }
@@ -114,6 +121,30 @@ pub enum PublishError {
     Log(#[source] Arc<event_log::Error>),
 }
 
+fn trace_commit(origins: &Origins, events: &[Arc<Event>], took: Duration) {
+    let id = |event: Option<&Arc<Event>>| event.map(|event| event.id.as_i64());
+    tracing::debug!(
+        requests = %origins,
+        events = events.len(),
+        first_id = id(events.first()),
+        last_id = id(events.last()),
+        duration_ms = took.as_secs_f64() * 1000.0,
+        "commit"
+    );
+}
+
+fn trace_announcement(events: &[Arc<Event>], announced: Announced) {
+    if let (Some(first), Some(last)) = (events.first(), events.last()) {
+        tracing::debug!(
+            first_id = first.id.as_i64(),
+            last_id = last.id.as_i64(),
+            feeds = announced.feeds,
+            receivers = announced.receivers,
+            "announce"
+        );
+    }
+}
+
 /// The one that writes. [`run`](Self::run) it in a task, and wait for that task after [draining](super::Hub::drain).
 #[derive(Debug)]
 pub struct Writer {
@@ -183,11 +214,13 @@ impl Writer {
     async fn take(&mut self, publications: &mut Vec<Publication>) {
         let mut events = Vec::with_capacity(publications.len());
         let mut replies = Vec::with_capacity(publications.len());
+        let mut origins = Origins::default();
         let mut canary = false;
         for publication in publications.drain(..) {
             match publication {
                 Publication::Events(new) => {
                     events.push(new.events);
+                    origins.push(new.origin);
                     replies.push((new.reply, new._room));
                 }
                 Publication::Canary => canary = true,
@@ -195,7 +228,7 @@ impl Writer {
         }
         // A canary that came alone costs no look at the file.
         if !events.is_empty() {
-            self.commit(events, replies).await;
+            self.commit(events, replies, &origins).await;
         }
         if canary {
             self.shared.feeds.announce_canary(canary::event());
@@ -203,9 +236,15 @@ impl Writer {
     }
 
     /// Commits, announces, then answers: whoever has an answer may rely on the other two.
-    async fn commit(&mut self, events: Vec<Vec<NewEvent>>, replies: Vec<Waiting>) {
+    async fn commit(
+        &mut self,
+        events: Vec<Vec<NewEvent>>,
+        replies: Vec<Waiting>,
+        origins: &Origins,
+    ) {
         let begun = Instant::now();
-        match self.appender.append(events).await {
+        let span = origins.commit_span();
+        match self.appender.append(events).instrument(span.clone()).await {
             Ok(outcomes) => {
                 let took = begun.elapsed();
                 self.recovered();
@@ -216,7 +255,10 @@ impl Writer {
                     .filter(|stored| !stored.duplicate)
                     .map(|stored| stored.event.clone())
                     .collect();
-                self.shared.announce(&fresh);
+                trace_commit(origins, &fresh, took);
+                let announcing = tracing::debug_span!(parent: &span, "announce");
+                let announced = announcing.in_scope(|| self.shared.announce(&fresh));
+                trace_announcement(&fresh, announced);
                 self.count(&outcomes, fresh.len(), took);
                 for ((reply, _room), outcome) in replies.into_iter().zip(outcomes) {
                     // A publisher that went away has lost its answer, not its events.

@@ -11,8 +11,11 @@ use std::{
 
 use prometheus_parse::{Scrape, Value};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
+use uuid::Uuid;
 
-use super::test_hub::{Program, TestHub, answer, free_port, reqwest_client, segno, within};
+use super::test_hub::{
+    Program, TestHub, TestStream, answer, free_port, reqwest_client, segno, within,
+};
 
 /// The figures of a moment: counters and gauges by their name and labels, of histograms the count.
 struct Figures(HashMap<String, f64>);
@@ -420,4 +423,187 @@ async fn a_slow_subscriber_is_told_of_once() {
     })
     .await;
     drop(traced.program);
+}
+
+#[tokio::test]
+async fn every_answer_has_the_id_of_its_request() {
+    let hub = TestHub::start().await;
+    let id_of = async |path: &str, id: Option<&str>| {
+        let request = hub.get(path);
+        let request = match id {
+            Some(id) => request.header("x-request-id", id),
+            None => request,
+        };
+        answer(request).await.header("x-request-id").to_owned()
+    };
+    let longest = "x".repeat(128);
+    for own in ["a", "order-1001:{retry/2}", &longest] {
+        for path in [
+            "/health/live",
+            "/nowhere",
+            "/events/99",
+            "/openapi.json",
+            "/",
+        ] {
+            assert_eq!(id_of(path, Some(own)).await, own, "{path}");
+        }
+        let request = hub.get("/sse").header("x-request-id", own);
+        assert_eq!(TestStream::open(request).await.header("x-request-id"), own);
+    }
+    for bad in ["", "a b", "a\tb", &"x".repeat(129)] {
+        let made = id_of("/health/live", Some(bad)).await;
+        assert_eq!(Uuid::parse_str(&made).unwrap().get_version_num(), 7);
+    }
+    let (first, second) = (id_of("/", None).await, id_of("/", None).await);
+    assert!(first != second && first.len() == 36, "{first} {second}");
+}
+
+#[tokio::test]
+async fn a_request_is_traced_from_the_post_to_the_announcement() {
+    let folder = tempfile::tempdir().unwrap();
+    let traced = Traced::start(folder.path(), &[], "debug").await;
+    let hub = &traced.hub;
+    let mut stream = hub.follow("?topic=secret-free").await;
+    let request = hub
+        .post("/topics/secret-free?type=a&token=hidden")
+        .header("x-request-id", "mine-1")
+        .header("authorization", "Bearer hidden")
+        .body("hidden");
+    assert_eq!(answer(request).await.status, 201);
+    stream.next().await;
+    let announce = traced.wait_for_line("announce").await;
+    assert_eq!(
+        [
+            &announce["first_id"],
+            &announce["last_id"],
+            &announce["feeds"],
+            &announce["receivers"]
+        ],
+        [1; 4]
+    );
+    let commit = traced.wait_for_line("commit").await;
+    assert_eq!(commit["requests"], "mine-1");
+    assert_eq!(
+        [&commit["first_id"], &commit["last_id"], &commit["events"]],
+        [1; 3]
+    );
+    assert!(commit["duration_ms"].as_f64().unwrap() > 0.0);
+    let line = within("the line of the request", async {
+        loop {
+            let mut lines = traced.lines("request").into_iter();
+            if let Some(line) = lines.find(|line| line["request_id"] == "mine-1") {
+                return line;
+            }
+            pause().await;
+        }
+    })
+    .await;
+    assert_eq!(line["path"], "/topics/secret-free");
+    assert_eq!(
+        (&line["method"], &line["status"]),
+        (&"POST".into(), &201.into())
+    );
+    let text = fs::read_to_string(&traced.traces).unwrap();
+    assert!(!text.contains("hidden"), "{text}");
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert!(
+            line.get("span").is_none() && line.get("spans").is_none(),
+            "{line}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn requests_that_share_a_commit_are_named_in_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let traced = Traced::start(folder.path(), &[], "debug").await;
+    let held = HeldFile::hold(&traced.db);
+    let publish = |n: usize| {
+        let request = traced.hub.post("/topics/t").body("x");
+        tokio::spawn(request.header("x-request-id", format!("r{n}")).send())
+    };
+    // The first is at the file, and the others wait for it.
+    let mut publishing = vec![publish(0)];
+    within("the first to be taken", async {
+        let queue = async |name| Figures::of(&traced.hub).await.get(name);
+        while queue("segno_queue_bytes").await == 0.0
+            || queue("segno_queue_publications").await > 0.0
+        {
+            pause().await;
+        }
+    })
+    .await;
+    publishing.extend((1..40).map(publish));
+    within("all to wait", async {
+        while Figures::of(&traced.hub)
+            .await
+            .get("segno_queue_publications")
+            < 39.0
+        {
+            pause().await;
+        }
+    })
+    .await;
+    held.release();
+    for published in publishing {
+        assert_eq!(
+            within("an event", published)
+                .await
+                .unwrap()
+                .unwrap()
+                .status(),
+            201
+        );
+    }
+    let commits = traced.lines("commit");
+    let events: u64 = commits
+        .iter()
+        .map(|line| line["events"].as_u64().unwrap())
+        .sum();
+    assert_eq!(events, 40);
+    let shared = commits.iter().find(|line| line["events"] == 39).unwrap();
+    let requests = shared["requests"].as_str().unwrap();
+    assert!(requests.ends_with(" and 7 more"), "{requests}");
+    assert_eq!(
+        requests
+            .split(' ')
+            .filter(|word| word.starts_with('r'))
+            .count(),
+        32
+    );
+}
+
+#[tokio::test]
+async fn a_failure_is_told_with_the_id_of_its_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let traced = Traced::start(folder.path(), &[], "info").await;
+    // A table that is gone is nothing a hub has an answer for.
+    let broken = Command::new("sqlite3")
+        .arg(&traced.db)
+        .arg("alter table events rename to gone")
+        .status()
+        .unwrap();
+    assert!(broken.success());
+    let request = traced.hub.get("/events/1?token=hidden");
+    let failed = answer(request.header("x-request-id", "mine-2")).await;
+    assert_eq!(
+        (failed.status.as_u16(), failed.code().as_str()),
+        (500, "internal")
+    );
+    assert!(!failed.body.contains("no such table"), "{failed:?}");
+    let line = traced.wait_for_line("a request failed").await;
+    assert_eq!(
+        (&line["request_id"], &line["level"]),
+        (&"mine-2".into(), &"ERROR".into())
+    );
+    assert_eq!(
+        (&line["path"], &line["code"]),
+        (&"/events/1".into(), &"internal".into())
+    );
+    assert!(
+        line["cause"].as_str().unwrap().contains("no such table"),
+        "{line}"
+    );
+    assert!(!line.to_string().contains("hidden"));
 }

@@ -1,0 +1,64 @@
+//! The traces of requests that ended with 5xx: a line each, but one a second at most.
+//!
+//! A hub that refuses because it is overloaded must not be kept busy by telling so. What was not told is counted, in the next
+//! line and by code in the figures.
+
+use std::{
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Relaxed},
+    },
+    time::Instant,
+};
+
+use poem::{
+    Response,
+    http::{Method, Uri},
+};
+
+use super::{error::RefusedWith, request_id::RequestId};
+
+/// What was told when.
+#[derive(Debug)]
+pub(super) struct Failures {
+    begun: Instant,
+    /// The second in which a line was written last, counted from 1.
+    second: AtomicU64,
+    untold: AtomicU64,
+}
+
+impl Failures {
+    pub(super) fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            second: AtomicU64::new(0),
+            untold: AtomicU64::new(0),
+        }
+    }
+
+    /// Traces an answer with 5xx.
+    pub(super) fn tell(
+        &self,
+        request_id: &RequestId,
+        method: &Method,
+        uri: &Uri,
+        answer: &Response,
+    ) {
+        let second = self.begun.elapsed().as_secs() + 1;
+        if self.second.swap(second, AcqRel) == second {
+            self.untold.fetch_add(1, Relaxed);
+            return;
+        }
+        let refusal = answer.extensions().get::<RefusedWith>();
+        tracing::error!(
+            request_id = request_id.as_str(),
+            %method,
+            path = uri.path(),
+            status = answer.status().as_u16(),
+            code = refusal.map(|refusal| refusal.code.as_str()),
+            cause = refusal.and_then(|refusal| refusal.cause.as_deref()),
+            untold = self.untold.swap(0, Relaxed),
+            "a request failed"
+        );
+    }
+}
