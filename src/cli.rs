@@ -7,6 +7,7 @@ mod check;
 mod check_config;
 mod export;
 mod import;
+mod otlp;
 mod progress;
 mod publish;
 mod ready;

@@ -56,6 +56,11 @@ pub struct ServeConfig {
     #[command(flatten)]
     pub watch: WatchConfig,
 
+    /// OpenTelemetry collector that takes the spans of requests by OTLP over HTTP, such as `http://localhost:4318`. Without it
+    /// no spans are made.
+    #[arg(long, env = "SEGNO_OTLP_ENDPOINT", value_name = "URL")]
+    pub otlp_endpoint: Option<String>,
+
     /// How traces are written to standard error.
     #[arg(long, env = "SEGNO_LOG_FORMAT", value_enum, default_value_t)]
     pub log_format: LogFormat,

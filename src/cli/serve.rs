@@ -16,7 +16,7 @@ pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
     if config.check_config {
         return check_config::run().await;
     }
-    trace::begin(config.log_format);
+    let exporter = trace::begin(&config)?;
     let limits = &mut config.limits;
     refuse_small_queue(limits.max_queue_bytes, limits.max_batch_bytes)
         .map_err(anyhow::Error::msg)?;
@@ -36,9 +36,13 @@ pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
         signals.next().await;
     };
     tokio::select! {
-        served = server.serve(stop.cancelled()) => served.context("the file was not closed cleanly"),
+        served = server.serve(stop.cancelled()) => served.context("the file was not closed cleanly")?,
         () = second_signal => bail!("stopped at once, by a second signal; what was acknowledged is stored"),
     }
+    if let Some(exporter) = exporter {
+        exporter.end().await;
+    }
+    Ok(())
 }
 
 /// How many connections fit into the files that the system lets this process have open.

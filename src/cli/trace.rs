@@ -10,15 +10,24 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-use crate::config::LogFormat;
+use super::otlp::Exporter;
+use crate::config::{LogFormat, ServeConfig};
 
-/// Begins to trace.
-pub(super) fn begin(format: LogFormat) {
-    tracing_subscriber::registry().with(lines(format)).init();
+/// Begins to trace. What is returned is to be [ended](Exporter::end) when the hub has stopped.
+pub(super) fn begin(config: &ServeConfig) -> anyhow::Result<Option<Exporter>> {
+    let endpoint = config.otlp_endpoint.as_deref();
+    let exporter = endpoint.map(Exporter::begin).transpose()?;
+    let spans = exporter.as_ref().map(|exporter| exporter.layer().boxed());
+    let layers: Vec<_> = spans
+        .into_iter()
+        .chain([lines(config.log_format)])
+        .collect();
+    tracing_subscriber::registry().with(layers).init();
+    Ok(exporter)
 }
 
 /// Lines on standard error. Each reads alone, so the spans around it are not told.
-fn lines(format: LogFormat) -> impl Layer<Registry> {
+fn lines(format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
     let filter = EnvFilter::try_from_env("SEGNO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = fmt::layer()
         .with_writer(stderr)
@@ -29,5 +38,6 @@ fn lines(format: LogFormat) -> impl Layer<Registry> {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    lines.with_filter(filter.and(filter_fn(|metadata| !metadata.is_span())))
+    let no_spans = filter_fn(|metadata| !metadata.is_span());
+    lines.with_filter(filter.and(no_spans)).boxed()
 }

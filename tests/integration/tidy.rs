@@ -31,7 +31,11 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         &["cli"],
         "the client sees the hub from outside",
     ),
-    ("reqwest", &["client"], "one client"),
+    (
+        "reqwest",
+        &["client", "cli"],
+        "the client, and the one who sends spans to a collector",
+    ),
     ("broadcast", &["hub"], "announcing is the hub's"),
     (
         "unbounded_channel",
