@@ -1,5 +1,5 @@
 //! The command line: `segno serve`, `publish`, `tail` and `ready`; `backup`, `restore`, `export`, `import` and `check`, which work on
-//! the file; `bench` and `openapi`.
+//! the file; `bench`, `systemd-unit` and `openapi`.
 
 mod backup;
 mod bench;
@@ -13,6 +13,7 @@ mod publish;
 mod ready;
 mod restore;
 mod serve;
+mod systemd_unit;
 mod tail;
 mod trace;
 
@@ -62,6 +63,8 @@ enum Command {
     Bench(BenchConfig),
     /// Ask whether the hub would take an event now: exit code 0 if so, else 1 and the reason.
     Ready(ReadyConfig),
+    /// Print a unit for systemd that runs this program as a service.
+    SystemdUnit,
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -90,6 +93,7 @@ impl Cli {
             Command::Check(config) => check::run(config).await,
             Command::Bench(config) => bench::run(config).await,
             Command::Ready(config) => ready::run(config).await,
+            Command::SystemdUnit => systemd_unit::run(),
             Command::Openapi => print(&crate::http::openapi_document()),
         }
     }

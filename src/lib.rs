@@ -12,6 +12,7 @@
 //!    ├── retention   knows: the clock, what is old                 talks to the hub
 //!    ├── limits      knows: what each address has taken            asked by server and http; no I/O
 //!    ├── watch       knows: the clock, what is slow                talks to the hub
+//!    ├── service     knows: how a service manager is told          nothing of the hub
 //!    └── http/       knows: requests, JSON, SSE frames, statuses   no SQL
 //!          │
 //!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
@@ -59,8 +60,8 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`metrics`], [`event_log`], [`hub`], [`retention`], [`watch`], [`limits`], [`http`], [`server`], [`config`],
-//! [`cli`], [`client`].
+//! [`event`], [`filter`], [`metrics`], [`event_log`], [`hub`], [`retention`], [`watch`], [`limits`], [`service`], [`http`],
+//! [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
     test,
@@ -79,4 +80,5 @@ pub mod limits;
 pub mod metrics;
 pub mod retention;
 pub mod server;
+pub mod service;
 pub mod watch;

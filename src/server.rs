@@ -39,7 +39,9 @@ use crate::{
     hub::{Bounds, Hub, Queue, Writer},
     limits::{Limits, Place, Refusal},
     metrics::Counters,
-    retention, watch,
+    retention,
+    service::Manager,
+    watch,
 };
 
 /// Connections the kernel holds for us before we accept them.
@@ -69,6 +71,7 @@ pub struct Server {
     writer: JoinHandle<Writer>,
     listener: TcpListener,
     config: ServeConfig,
+    manager: Manager,
 }
 
 /// Why a server did not start.
@@ -85,6 +88,9 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
+    /// The socket of the service manager is not to be had.
+    #[error("cannot tell the service manager")]
+    Manager(#[source] io::Error),
 }
 
 impl Server {
@@ -92,6 +98,7 @@ impl Server {
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         let address = config.listen;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
+        let manager = Manager::from_env().map_err(StartError::Manager)?;
         let queue = Queue {
             publications: usize::try_from(config.limits.max_queue.get()).unwrap_or(usize::MAX),
             bytes: config.limits.max_queue_bytes,
@@ -103,6 +110,7 @@ impl Server {
             writer,
             listener,
             config,
+            manager,
         })
     }
 
@@ -118,6 +126,15 @@ impl Server {
         self.hub.bounds()
     }
 
+    /// For a person who asks the service manager.
+    fn status(&self) -> String {
+        let Bounds { first_id, last_id } = self.hub.bounds();
+        format!(
+            "listening on {}, events {first_id} to {last_id}",
+            self.address()
+        )
+    }
+
     /// Serves until `stop` is ready, then drains: takes no more connections and events, answers the publishers that wait,
     /// ends the streams, and lets go of the file.
     pub async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), event_log::Error> {
@@ -131,10 +148,11 @@ impl Server {
         let endpoint = http::endpoint(self.hub.clone(), settings);
         let refusals = self.hub.metrics().refusals.clone();
         let connections = Connections::new(endpoint, limits, headers, refusals);
+        self.manager.ready(&self.status());
         tokio::select! {
             () = accept(self.listener, &connections) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.config.keep) => unreachable!("keeps looking"),
-            () = watch::run(&self.hub, || ()) => unreachable!("keeps watching"),
+            () = watch::run(&self.hub, || self.manager.alive()) => unreachable!("keeps watching"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
             () = stop => tracing::info!("draining"),
             // A hub that cannot write must not look as if it could.
@@ -142,6 +160,7 @@ impl Server {
         }
         // Dropping the accept loop closed the listener. Next the writer: publishers have their answers when it ends, and
         // the streams end with the feeds. Only then the connections, and last the file that they may still read.
+        self.manager.stopping();
         self.hub.drain();
         let writer = self.writer.await.expect("the writer does not panic");
         connections.terms.ending.cancel();

@@ -4,6 +4,10 @@ use std::{
     collections::HashMap,
     fs::{self, File},
     io::{Read, Write},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixDatagram as StdUnixDatagram},
+    },
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{Arc, Mutex},
@@ -21,7 +25,7 @@ use prometheus_parse::{Scrape, Value};
 use prost::Message;
 use tokio::{
     io::AsyncWriteExt,
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixDatagram},
     task::JoinHandle,
 };
 use uuid::Uuid;
@@ -792,4 +796,127 @@ async fn a_collector_that_is_away_is_told_once_and_holds_nobody_up() {
     assert_eq!(traced.program.exit_code().await, Some(0));
     let told = traced.lines("spans cannot be sent; trying again with the next");
     assert_eq!(told.len(), 1, "{told:?}");
+}
+
+/// A service manager's end of the socket, at a path or, with `@`, outside of the file system.
+struct TestManager(UnixDatagram);
+
+impl TestManager {
+    fn listen(name: &str) -> Self {
+        let socket = match name.strip_prefix('@') {
+            Some(name) => {
+                let address = SocketAddr::from_abstract_name(name).unwrap();
+                StdUnixDatagram::bind_addr(&address).unwrap()
+            }
+            None => StdUnixDatagram::bind(name).unwrap(),
+        };
+        socket.set_nonblocking(true).unwrap();
+        Self(UnixDatagram::from_std(socket).unwrap())
+    }
+
+    async fn told(&self) -> String {
+        let mut message = [0; 1024];
+        let bytes = within("a word to the manager", self.0.recv(&mut message)).await;
+        str::from_utf8(&message[..bytes.unwrap()])
+            .unwrap()
+            .to_owned()
+    }
+
+    fn drain(&self) {
+        while self.0.try_recv(&mut [0; 1024]).is_ok() {}
+    }
+}
+
+async fn start_managed(folder: &Path, socket: &str) -> Program {
+    let port = free_port();
+    let mut command = segno();
+    command
+        .args([
+            "serve",
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--canary",
+            "100ms",
+            "--db",
+        ])
+        .arg(folder.join("segno.db"))
+        .env("NOTIFY_SOCKET", socket)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    Program::spawn(command, port).await
+}
+
+#[tokio::test]
+async fn a_service_manager_is_told_ready_alive_and_stopping() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify").to_str().unwrap().to_owned();
+    for socket in [path, format!("@segno-test-{}", Uuid::new_v4())] {
+        let manager = TestManager::listen(&socket);
+        let mut program = start_managed(folder.path(), &socket).await;
+        let ready = manager.told().await;
+        let status = format!(
+            "STATUS=listening on 127.0.0.1:{}, events 1 to 0",
+            program.port
+        );
+        assert_eq!(ready, format!("READY=1\n{status}"));
+        for _ in 0..3 {
+            assert_eq!(manager.told().await, "WATCHDOG=1");
+        }
+        program.signal("TERM");
+        let mut told = manager.told().await;
+        while told == "WATCHDOG=1" {
+            told = manager.told().await;
+        }
+        assert_eq!(told, "STOPPING=1\nSTATUS=draining");
+        assert_eq!(program.exit_code().await, Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_held_writer_stops_feeding_the_watchdog() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("notify").to_str().unwrap().to_owned();
+    let manager = TestManager::listen(&socket);
+    let program = start_managed(folder.path(), &socket).await;
+    let hub = program.as_hub();
+    let held = HeldFile::hold(&folder.path().join("segno.db"));
+    let publishing = tokio::spawn(hub.post("/topics/t").body("x").send());
+    wait_for_health(&hub, "/health/ready", (503, "canary_late")).await;
+    manager.drain();
+    // Twenty canaries could have come back until then, and others do nothing for the watchdog.
+    wait_for_health(&hub, "/health/live", (503, "stuck")).await;
+    assert!(manager.0.try_recv(&mut [0; 1024]).is_err(), "it was fed");
+    held.release();
+    assert_eq!(manager.told().await, "WATCHDOG=1");
+    assert_eq!(
+        within("the event", publishing)
+            .await
+            .unwrap()
+            .unwrap()
+            .status(),
+        201
+    );
+}
+
+#[test]
+fn the_unit_for_systemd_is_sound_and_hardened() {
+    let folder = tempfile::tempdir().unwrap();
+    let unit = folder.path().join("segno.service");
+    let printed = segno().arg("systemd-unit").output().unwrap();
+    assert!(printed.status.success());
+    fs::write(&unit, &printed.stdout).unwrap();
+    let analyze = |args: &[&str]| {
+        let analyze = Command::new("systemd-analyze")
+            .args(args)
+            .arg(&unit)
+            .output();
+        let analyze = analyze.unwrap();
+        let said = String::from_utf8([analyze.stdout, analyze.stderr].concat()).unwrap();
+        assert!(analyze.status.success(), "{args:?}: {said}");
+        said
+    };
+    let complaints = analyze(&["verify", "--man=no"]);
+    assert!(!complaints.contains("segno.service"), "{complaints}");
+    // Of 100 for a service that may do everything.
+    analyze(&["security", "--offline=yes", "--threshold=15"]);
 }
