@@ -10,6 +10,7 @@ mod failures;
 mod health;
 mod history;
 mod metrics;
+mod opening;
 mod parameter;
 mod publish;
 mod request_id;
@@ -19,10 +20,12 @@ mod stream;
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+pub use self::opening::Opening;
 pub(crate) use self::stream::{EventStream, Following, Framing, StreamKind, farewell, take_stream};
 
 use poem::{
@@ -86,7 +89,7 @@ pub struct Settings {
 }
 
 /// All that the hub answers to. Each request carries the [`Place`] of its connection.
-pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response> + 'static {
+pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let log_id = log_id_of(&hub);
     let refusals = hub.metrics().refusals.clone();
     let cors = Cors::of(&settings.cors_origins);
@@ -110,17 +113,23 @@ pub fn endpoint(hub: Hub, settings: Settings) -> impl Endpoint<Output = Response
 }
 
 /// The routes, what is common to all answers, and a short way for the request that comes most often.
-struct HubEndpoint<E> {
+pub struct HubEndpoint {
     api: Api,
     operations: Operations,
     refusals: Counters,
     failures: Failures,
     log_id: HeaderValue,
     cors: Option<Cors>,
-    routes: E,
+    routes: Route,
 }
 
-impl<E: Endpoint> Endpoint for HubEndpoint<E> {
+impl fmt::Debug for HubEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HubEndpoint").finish_non_exhaustive()
+    }
+}
+
+impl Endpoint for HubEndpoint {
     type Output = Response;
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
@@ -128,11 +137,10 @@ impl<E: Endpoint> Endpoint for HubEndpoint<E> {
         let (method, uri) = (request.method().clone(), request.uri().clone());
         let cors = self.cors.as_ref();
         let cors_headers = cors.map(|cors| cors.headers(request.headers()));
-        let answer = self.answer(request);
         let mut response = match hub::is_traced() {
             // In a box: a future is moved about whole, with what it would need if it were traced.
-            true => Box::pin(traced(&request_id, &method, &uri, answer)).await,
-            false => answer.await,
+            true => Box::pin(traced(&request_id, &method, &uri, self.answer(request))).await,
+            false => self.answer(request).await,
         };
         count_refusal(&response, &self.refusals);
         if response.status().is_server_error() {
@@ -148,7 +156,7 @@ impl<E: Endpoint> Endpoint for HubEndpoint<E> {
     }
 }
 
-impl<E: Endpoint> HubEndpoint<E> {
+impl HubEndpoint {
     async fn answer(&self, request: Request) -> Response {
         let uri = request.uri();
         // With a query it goes the way that refuses unknown parameters.

@@ -172,12 +172,13 @@ pub enum NotReady {
 }
 
 impl Hub {
-    /// Opens the file at `path`. `watch` says what is late and what is slow. The hub works as soon as somebody runs the writer, and the file is let go when the
+    /// Opens the file at `path`. `watch` says what is late and what is slow, and `metrics` is where it counts. The hub works as soon as somebody runs the writer, and the file is let go when the
     /// writer has ended.
     pub async fn open(
         path: &Path,
         queue: Queue,
         watch: WatchConfig,
+        metrics: Metrics,
     ) -> Result<(Self, Writer), event_log::OpenError> {
         let (log, appender) = event_log::open(path).await?;
         let failed = |source: event_log::Error| match matches!(source, event_log::Error::Corrupt(_))
@@ -220,7 +221,7 @@ impl Hub {
             announced: AtomicI64::new(last_id.as_i64()),
             subscribers: AtomicUsize::new(0),
             events: AtomicU64::new(events),
-            metrics: Metrics::default(),
+            metrics,
             watch,
             canary: Canary::new(opened),
             commits_fail: AtomicBool::new(false),

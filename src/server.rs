@@ -17,7 +17,6 @@ use std::{
 
 use poem::{
     Endpoint, Response,
-    http::HeaderMap,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -35,10 +34,10 @@ use self::{
 use crate::{
     config::{LimitsConfig, ServeConfig},
     event_log,
-    http::{self, Settings},
+    http::{self, Opening, Settings},
     hub::{Bounds, Hub, Queue, Writer},
     limits::{Limits, Place, Refusal},
-    metrics::Counters,
+    metrics::{Counters, Metrics},
     retention,
     service::Manager,
     watch,
@@ -70,6 +69,7 @@ pub struct Server {
     hub: Hub,
     writer: JoinHandle<Writer>,
     listener: TcpListener,
+    connections: Connections<Opening>,
     config: ServeConfig,
     manager: Manager,
 }
@@ -94,7 +94,8 @@ pub enum StartError {
 }
 
 impl Server {
-    /// Listens, then opens the file, and starts the writer. Connections wait until [`serve`](Self::serve).
+    /// Listens, then opens the file, and starts the writer. Meanwhile it is [told](Opening) that the hub is starting; other
+    /// requests wait for the end of it, and new connections until [`serve`](Self::serve).
     pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
         let address = config.listen;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
@@ -103,12 +104,29 @@ impl Server {
             publications: usize::try_from(config.limits.max_queue.get()).unwrap_or(usize::MAX),
             bytes: config.limits.max_queue_bytes,
         };
-        let (hub, writer) = Hub::open(&config.db, queue, config.watch).await?;
-        let writer = tokio::spawn(writer.run());
+        let metrics = Metrics::default();
+        let limits = Arc::new(Limits::new(config.limits.clone()));
+        let refusals = metrics.refusals.clone();
+        let connections = Connections::new(Opening::default(), limits.clone(), refusals);
+        let (hub, writer) = tokio::select! {
+            opened = Hub::open(&config.db, queue, config.watch, metrics) => opened?,
+            () = accept(&listener, &connections) => unreachable!("accepts for ever"),
+        };
+        let settings = Settings {
+            heartbeat: config.heartbeat,
+            cors_origins: config.cors_origins.clone(),
+            limits,
+        };
+        connections
+            .refuser
+            .add(http::headers_of_all(&hub, &settings));
+        let endpoint = http::endpoint(hub.clone(), settings);
+        connections.terms.endpoint.end(endpoint);
         Ok(Self {
             hub,
-            writer,
+            writer: tokio::spawn(writer.run()),
             listener,
+            connections,
             config,
             manager,
         })
@@ -138,19 +156,9 @@ impl Server {
     /// Serves until `stop` is ready, then drains: takes no more connections and events, answers the publishers that wait,
     /// ends the streams, and lets go of the file.
     pub async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), event_log::Error> {
-        let limits = Arc::new(Limits::new(self.config.limits.clone()));
-        let settings = Settings {
-            heartbeat: self.config.heartbeat,
-            cors_origins: self.config.cors_origins.clone(),
-            limits: limits.clone(),
-        };
-        let headers = http::headers_of_all(&self.hub, &settings);
-        let endpoint = http::endpoint(self.hub.clone(), settings);
-        let refusals = self.hub.metrics().refusals.clone();
-        let connections = Connections::new(endpoint, limits, headers, refusals);
         self.manager.ready(&self.status());
         tokio::select! {
-            () = accept(self.listener, &connections) => unreachable!("accepts for ever"),
+            () = accept(&self.listener, &self.connections) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.config.keep) => unreachable!("keeps looking"),
             () = watch::run(&self.hub, || self.manager.alive()) => unreachable!("keeps watching"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
@@ -158,19 +166,20 @@ impl Server {
             // A hub that cannot write must not look as if it could.
             ended = &mut self.writer => panic!("the writer ended by itself: {ended:?}"),
         }
-        // Dropping the accept loop closed the listener. Next the writer: publishers have their answers when it ends, and
+        drop(self.listener);
+        // Next the writer: publishers have their answers when it ends, and
         // the streams end with the feeds. Only then the connections, and last the file that they may still read.
         self.manager.stopping();
         self.hub.drain();
         let writer = self.writer.await.expect("the writer does not panic");
-        connections.terms.ending.cancel();
-        connections.tasks.close();
-        if tokio::time::timeout(self.config.drain_timeout, connections.tasks.wait())
+        self.connections.terms.ending.cancel();
+        self.connections.tasks.close();
+        if tokio::time::timeout(self.config.drain_timeout, self.connections.tasks.wait())
             .await
             .is_err()
         {
             tracing::warn!(
-                connections = connections.tasks.len(),
+                connections = self.connections.tasks.len(),
                 "cut connections that did not end in time"
             );
         }
@@ -204,9 +213,8 @@ pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
         max_connections_per_address: NonZeroU32::MAX,
         ..LimitsConfig::default()
     });
-    let headers = HeaderMap::new();
-    let connections = Connections::new(endpoint, Arc::new(limits), headers, Counters::default());
-    let serving = async move { accept(listener, &connections).await };
+    let connections = Connections::new(endpoint, Arc::new(limits), Counters::default());
+    let serving = async move { accept(&listener, &connections).await };
     Ok((address, serving))
 }
 
@@ -234,6 +242,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
 }
 
 /// All connections there are.
+#[derive(Debug)]
 struct Connections<E> {
     terms: Arc<Terms<E>>,
     limits: Arc<Limits>,
@@ -243,7 +252,7 @@ struct Connections<E> {
 }
 
 async fn accept<E: Endpoint<Output = Response> + 'static>(
-    listener: TcpListener,
+    listener: &TcpListener,
     connections: &Connections<E>,
 ) {
     let mut failing = false;
@@ -279,7 +288,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
-    fn new(endpoint: E, limits: Arc<Limits>, headers: HeaderMap, refusals: Counters) -> Self {
+    fn new(endpoint: E, limits: Arc<Limits>, refusals: Counters) -> Self {
         let terms = Terms {
             endpoint,
             ending: CancellationToken::new(),
@@ -287,7 +296,7 @@ impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
         let tasks = TaskTracker::new();
         Self {
             terms: Arc::new(terms),
-            refuser: Refuser::new(limits.clone(), headers, refusals),
+            refuser: Refuser::new(limits.clone(), refusals),
             limits,
             audiences: Audiences::new(tasks.clone()),
             tasks,

@@ -62,6 +62,7 @@ pub(crate) enum Code {
     TooManyEventsOfAddress,
     Internal,
     TooManyConnections,
+    Starting,
     Busy,
     Draining,
     LogBusy,
@@ -238,6 +239,11 @@ impl Code {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too_many_connections",
                 "the hub has as many connections as it may; try again after `Retry-After`",
+            ),
+            Self::Starting => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "starting",
+                "the hub is opening its file; try again after `Retry-After`",
             ),
             Self::Busy => (
                 StatusCode::SERVICE_UNAVAILABLE,

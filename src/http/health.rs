@@ -58,6 +58,7 @@ pub(super) struct Readiness;
 
 impl Refusals for Readiness {
     const CODES: &'static [Code] = &[
+        Code::Starting,
         Code::Busy,
         Code::Draining,
         Code::CommitsFail,

@@ -5,7 +5,12 @@
 //! reset it, and a reset throws away what the client has not read yet. All of this is bounded in time, bytes and number, so that
 //! refusing costs less than serving.
 
-use std::{io, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use poem::http::{HeaderMap, header};
 use tokio::{
@@ -42,22 +47,27 @@ pub(super) fn refusals_beside(connections: u32) -> u32 {
 /// Answers connections that have no place.
 #[derive(Debug)]
 pub(super) struct Refuser {
-    /// What stands in every answer of the hub.
-    headers: Arc<HeaderMap>,
+    /// What stands in every answer of the hub, as soon as it is known.
+    headers: Arc<OnceLock<HeaderMap>>,
     limits: Arc<Limits>,
     refusals: Counters,
     room: Arc<Semaphore>,
 }
 
 impl Refuser {
-    pub(super) fn new(limits: Arc<Limits>, headers: HeaderMap, refusals: Counters) -> Self {
+    pub(super) fn new(limits: Arc<Limits>, refusals: Counters) -> Self {
         let room = refusals_beside(limits.config.max_connections.get());
         Self {
-            headers: Arc::new(headers),
+            headers: Arc::default(),
             limits,
             refusals,
             room: Arc::new(Semaphore::new(room.try_into().unwrap_or(usize::MAX))),
         }
+    }
+
+    /// Puts `headers` into every answer from now on.
+    pub(super) fn add(&self, headers: HeaderMap) {
+        self.headers.set(headers).expect("they are known once");
     }
 
     /// Answers and closes, in a future to be run; `None` where too many are being answered, and the connection is closed.
@@ -72,7 +82,7 @@ impl Refuser {
         let (limits, headers) = (self.limits.clone(), self.headers.clone());
         Some(async move {
             // That the client has gone meanwhile matters to nobody.
-            _ = tell(socket, peer, refusal, &limits, &headers).await;
+            _ = tell(socket, peer, refusal, &limits, headers.get()).await;
             drop(room);
         })
     }
@@ -83,7 +93,7 @@ async fn tell(
     peer: IpAddr,
     mut refusal: Refusal,
     limits: &Limits,
-    headers: &HeaderMap,
+    headers: Option<&HeaderMap>,
 ) -> io::Result<()> {
     let mut head = Vec::new();
     // Whoever is too slow is told all the same.
@@ -115,9 +125,11 @@ async fn read_head(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()>
     Ok(())
 }
 
-async fn answer(refusal: Refusal, headers: &HeaderMap) -> Vec<u8> {
+async fn answer(refusal: Refusal, headers: Option<&HeaderMap>) -> Vec<u8> {
     let mut response = http::refusal(refusal);
-    response.headers_mut().extend(headers.clone());
+    response
+        .headers_mut()
+        .extend(headers.cloned().unwrap_or_default());
     let body = response.take_body().into_vec().await.unwrap_or_default();
     response
         .headers_mut()

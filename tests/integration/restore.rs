@@ -5,6 +5,7 @@ use std::{fs, path::Path, process::Stdio};
 use reqwest::StatusCode;
 use segno::{
     hub::{Hub, Queue},
+    metrics::Metrics,
     server::Server,
 };
 use serde_json::{Value, json};
@@ -139,7 +140,8 @@ async fn a_note_that_cannot_be_read_stops_the_start() {
         bytes: 1,
     };
     let watch = config(folder.path()).watch;
-    assert!(Hub::open(&other, queue, watch).await.is_ok());
+    let opened = Hub::open(&other, queue, watch, Metrics::default()).await;
+    assert!(opened.is_ok());
 }
 
 #[tokio::test]

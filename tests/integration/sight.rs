@@ -23,6 +23,7 @@ use opentelemetry_proto::tonic::{
 };
 use prometheus_parse::{Scrape, Value};
 use prost::Message;
+use segno::server::Server;
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream, UnixDatagram},
@@ -31,7 +32,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::test_hub::{
-    Program, TestHub, TestStream, answer, free_port, reqwest_client, segno, within,
+    Program, TestHub, TestStream, answer, config, free_port, reqwest_client, segno, within,
 };
 
 /// The figures of a moment: counters and gauges by their name and labels, of histograms the count.
@@ -230,6 +231,59 @@ async fn wait_for_health(hub: &TestHub, path: &str, expected: (u16, &str)) {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_hub_that_opens_its_file_is_live_not_ready_and_lets_others_wait() {
+    let folder = TestHub::start().await.stop().await;
+    let db = folder.path().join("segno.db");
+    let mut shell = Command::new("sqlite3")
+        .arg(&db)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = shell.stdin.take().unwrap();
+    stdin
+        .write_all(b"pragma locking_mode=exclusive;\nbegin exclusive;\nselect 'held';\n")
+        .unwrap();
+    let mut said = [0; 15];
+    shell
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut said)
+        .unwrap();
+    assert_eq!(&said, b"exclusive\nheld\n");
+    let port = free_port();
+    let mut config = config(folder.path());
+    config.listen = format!("127.0.0.1:{port}").parse().unwrap();
+    let url = |path| format!("http://127.0.0.1:{port}{path}");
+    let http = reqwest_client();
+    let looking = async {
+        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+            pause().await;
+        }
+        let ready = answer(http.get(url("/health/ready"))).await;
+        assert_eq!(
+            (ready.status.as_u16(), ready.code().as_str()),
+            (503, "starting")
+        );
+        assert_eq!(ready.header("retry-after"), "1");
+        assert!(!ready.header("x-request-id").is_empty());
+        assert_eq!(answer(http.get(url("/health/live"))).await.status, 200);
+        let early = tokio::spawn(http.get(url("/events")).send());
+        drop(stdin);
+        shell.wait().unwrap();
+        early.await.unwrap().unwrap()
+    };
+    let starting = Box::pin(Server::start(config));
+    let (server, early) =
+        within("the hub to open", async { tokio::join!(starting, looking) }).await;
+    assert_eq!(early.status(), 200);
+    within("the hub to serve", server.unwrap().serve(async {}))
+        .await
+        .unwrap();
 }
 
 async fn canaries(hub: &TestHub) -> f64 {

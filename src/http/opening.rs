@@ -1,0 +1,51 @@
+//! What is answered while the file is being opened: that the hub runs, and that it is not ready. All else waits.
+//!
+//! A browser gives its stream up for good when it is answered 503, so a request that came too early is not refused.
+
+use poem::{Endpoint, IntoResponse, Request, Response, Result};
+use tokio::sync::SetOnce;
+
+use super::{
+    HubEndpoint,
+    error::{Code, Problem},
+    health::Healthy,
+    request_id::{self, RequestId},
+};
+
+/// The hub from the moment it listens.
+#[derive(Debug, Default)]
+pub struct Opening {
+    hub: SetOnce<HubEndpoint>,
+}
+
+impl Opening {
+    /// The file is open: from now on `hub` answers, also what has waited.
+    pub fn end(&self, hub: HubEndpoint) {
+        assert!(self.hub.set(hub).is_ok(), "a hub is opened once");
+    }
+}
+
+impl Endpoint for Opening {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let hub = match (self.hub.get(), request.uri().path()) {
+            (Some(hub), _) => hub,
+            (None, "/health/live") => return Ok(early(&request, Healthy)),
+            (None, "/health/ready") => {
+                let problem = Problem::new(Code::Starting, "the file is being opened");
+                return Ok(early(&request, problem));
+            }
+            (None, _) => self.hub.wait().await,
+        };
+        hub.call(request).await
+    }
+}
+
+fn early(request: &Request, answer: impl IntoResponse) -> Response {
+    let request_id = RequestId::of(request).into_header();
+    let mut response = answer.into_response();
+    let headers = response.headers_mut();
+    headers.insert(request_id::HEADER, request_id);
+    response
+}
