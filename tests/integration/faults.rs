@@ -387,7 +387,8 @@ async fn twenty_thousand_connections_at_once_are_served_and_leave_nothing_behind
     command
         .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--db"])
         .arg(folder.path().join("segno.db"))
-        .args(["--max-connections-per-address", "20000"])
+        .args(["--max-connections-per-address", "30000"])
+        .args(["--max-streams-per-address", "30000"])
         .stdout(Stdio::null())
         .stderr(Stdio::null());
     let program = Program::spawn(command, port).await;
