@@ -101,8 +101,6 @@ struct Shared {
     metrics: Metrics,
     watch: WatchConfig,
     canary: Canary,
-    /// Whether the last commit failed.
-    commits_fail: AtomicBool,
     opened: Instant,
     draining: CancellationToken,
 }
@@ -224,7 +222,6 @@ impl Hub {
             metrics,
             watch,
             canary: Canary::new(opened),
-            commits_fail: AtomicBool::new(false),
             opened,
             draining: CancellationToken::new(),
         });
@@ -497,7 +494,8 @@ impl Hub {
         }
     }
 
-    /// Whether an event that came now would be taken. Asks the writer only after a failed commit: then it tries a small one.
+    /// Whether an event that came now would be taken. The writer looks whether its file is in its place, and after a failed
+    /// commit tries a small one.
     pub async fn ready(&self) -> Result<(), NotReady> {
         if self.shared.draining.is_cancelled() {
             return Err(NotReady::Draining);
@@ -510,14 +508,11 @@ impl Hub {
         if self.shared.publications.capacity() == 0 {
             return Err(NotReady::Busy);
         }
-        if !self.shared.commits_fail.load(Acquire) {
-            return Ok(());
-        }
         let probe = tokio::time::timeout(late_after, self.probe());
         probe.await.unwrap_or(Err(NotReady::Late(late_after)))
     }
 
-    /// After a failed commit, has the writer try whether commits work again.
+    /// Asks the writer whether commits work.
     async fn probe(&self) -> Result<(), NotReady> {
         let (reply, answer) = oneshot::channel();
         if self.shared.chores.send(Chore::Probe(reply)).await.is_err() {

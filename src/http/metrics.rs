@@ -142,12 +142,12 @@ fn register_moment(segno: &mut Exposition, hub: &Hub) {
     let queue = hub.waiting();
     segno.register(
         "queue_publications",
-        "Requests to publish that wait for the writer; at 8,192 the next is refused as busy",
+        "Requests to publish that wait for the writer; at --max-queue the next is refused as busy",
         ConstGauge::new(queue.publications),
     );
     segno.register_with_unit(
         "queue",
-        "Bytes of the events that wait for the writer; at 64 MiB the next is refused as busy",
+        "Bytes of the events that wait for the writer; at --max-queue-bytes the next is refused as busy",
         Unit::Bytes,
         ConstGauge::new(queue.bytes),
     );

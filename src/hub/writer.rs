@@ -418,7 +418,6 @@ impl Writer {
 
     fn recovered(&mut self) {
         if self.failure.take().is_some() {
-            self.shared.commits_fail.store(false, Release);
             tracing::info!("commits work again");
         }
     }
@@ -433,7 +432,6 @@ impl Writer {
         }
         let error = Arc::new(error);
         self.failure = Some(error.clone());
-        self.shared.commits_fail.store(true, Release);
         error
     }
 }

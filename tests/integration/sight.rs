@@ -536,7 +536,7 @@ async fn a_request_is_traced_from_the_post_to_the_announcement() {
     let hub = &traced.hub;
     let mut stream = hub.follow("?topic=secret-free").await;
     let request = hub
-        .post("/topics/secret-free?type=a&token=hidden")
+        .post("/topics/secret-free?type=hidden")
         .header("x-request-id", "mine-1")
         .header("authorization", "Bearer hidden")
         .body("hidden");
@@ -656,7 +656,7 @@ async fn a_failure_is_told_with_the_id_of_its_request() {
         .status()
         .unwrap();
     assert!(broken.success());
-    let request = traced.hub.get("/events/1?token=hidden");
+    let request = traced.hub.get("/events/1").bearer_auth("hidden");
     let failed = answer(request.header("x-request-id", "mine-2")).await;
     assert_eq!(
         (failed.status.as_u16(), failed.code().as_str()),
@@ -771,7 +771,7 @@ async fn spans_lead_from_requests_to_the_commit_they_share_and_its_announcement(
     let mut traced = Traced::start(folder.path(), &args, "info").await;
     let held = HeldFile::hold(&traced.db);
     let publish = |n: usize| {
-        let request = traced.hub.post("/topics/t?token=hidden").body("hidden");
+        let request = traced.hub.post("/topics/t?type=hidden").body("hidden");
         tokio::spawn(request.header("x-request-id", format!("r{n}")).send())
     };
     let queued = async |publications: f64| {
