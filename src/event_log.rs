@@ -22,7 +22,7 @@ use std::{
 
 use futures_util::TryStreamExt;
 use sqlx::{
-    ConnectOptions, Connection, Row, SqliteConnection, SqlitePool,
+    ConnectOptions, Connection, Either, Executor, Row, SqliteConnection, SqlitePool,
     migrate::{MigrateError, Migrator},
     sqlite::{
         SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
@@ -1010,12 +1010,15 @@ impl Appender {
 /// Inserts events, at least one, whose ids follow each other and whose time is one.
 async fn insert(connection: &mut SqliteConnection, events: &[Arc<Event>]) -> Result<(), Error> {
     let rows: Vec<_> = events.iter().map(|event| as_row(event)).collect();
-    let inserted = sqlx::query(INSERT)
+    let query = sqlx::query(INSERT)
         .bind(serde_json::to_string(&rows).expect("strings always serialize into memory"))
         .bind(events[0].id.as_i64())
-        .bind(events[0].created_at.as_millis())
-        .execute(connection)
-        .await?;
+        .bind(events[0].created_at.as_millis());
+    // The first thing that comes says that it is committed. To wait for the end as well would be to be woken twice.
+    let inserted = match connection.fetch_many(query).try_next().await? {
+        Some(Either::Left(inserted)) => inserted,
+        Some(Either::Right(_)) | None => unreachable!("an insert gives its result and no row"),
+    };
     assert_eq!(
         usize::try_from(inserted.rows_affected()),
         Ok(rows.len()),

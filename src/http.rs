@@ -77,6 +77,8 @@ use crate::{
 /// Which log an answer is about: a cursor of one means nothing in another. On every answer.
 const LOG_ID_HEADER: HeaderName = HeaderName::from_static("segno-log-id");
 
+const EVENTS_PATH: &str = "/events";
+
 /// What the HTTP side may be told.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -134,7 +136,12 @@ impl Endpoint for HubEndpoint {
 
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let request_id = RequestId::of(&request);
-        let (method, uri) = (request.method().clone(), request.uri().clone());
+        let method = request.method().clone();
+        // What is the request's own holds the buffer that the next one is read into.
+        let uri = match is_plain_publish(&request) {
+            true => Uri::from_static(EVENTS_PATH),
+            false => request.uri().clone(),
+        };
         let cors = self.cors.as_ref();
         let cors_headers = cors.map(|cors| cors.headers(request.headers()));
         let mut response = match hub::is_traced() {
@@ -158,9 +165,7 @@ impl Endpoint for HubEndpoint {
 
 impl HubEndpoint {
     async fn answer(&self, request: Request) -> Response {
-        let uri = request.uri();
-        // With a query it goes the way that refuses unknown parameters.
-        if request.method() == Method::POST && uri.path() == "/events" && uri.query().is_none() {
+        if is_plain_publish(&request) {
             return self.publish(request).await;
         }
         if let Some(response) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
@@ -174,8 +179,10 @@ impl HubEndpoint {
     /// a box of its own, which together took as long as all the hub does for an event.
     async fn publish(&self, request: Request) -> Response {
         let (request, mut body) = request.split();
-        let published = async {
+        let published = async move {
             let events = EventsBody::read(&request, &mut body).await?;
+            // Before the wait for the commit: they hold the buffer that the next request is read into.
+            drop((request, body));
             self.api.publish_events(events).await
         };
         match published.await {
@@ -183,6 +190,12 @@ impl HubEndpoint {
             Err(problem) => problem.into_response(),
         }
     }
+}
+
+/// Whether it is a `POST /events`. With a query it goes the way that refuses unknown parameters.
+fn is_plain_publish(request: &Request) -> bool {
+    let uri = request.uri();
+    request.method() == Method::POST && uri.path() == EVENTS_PATH && uri.query().is_none()
 }
 
 fn log_id_of(hub: &Hub) -> HeaderValue {

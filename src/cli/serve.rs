@@ -22,7 +22,7 @@ pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
         .map_err(anyhow::Error::msg)?;
     let fitting = open_files(limits.max_connections)?;
     if fitting.connections < limits.max_connections {
-        tracing::warn!("{fitting}");
+        tracing::info!("{fitting}");
         limits.max_connections = fitting.connections;
     }
     let mut signals = Signals::listen().context("cannot listen for signals")?;
