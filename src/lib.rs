@@ -38,7 +38,8 @@
 //! [`Hub::subscribe`](hub::Hub::subscribe) first joins the feed of that filter; then [`Subscription`](hub::Subscription)
 //! reads pages after its cursor, from memory if they are recent, else from the file, until it has caught up; then it takes
 //! what the feed announces, and goes back to pages when it lags. `http::sse_frame` turns a batch into bytes, once for all
-//! who share the feed.
+//! who share the feed. `server::audience` hands them to sockets: subscribers that want the same and have caught up share one
+//! subscription and one task, and part when one of them is slow.
 //!
 //! # Invariants
 //!
