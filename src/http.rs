@@ -220,14 +220,17 @@ pub(crate) fn refusal(refusal: Refusal) -> Response {
 
 /// Counts a connection that has no place, whether it is told or not.
 pub(crate) fn count(refusal: Refusal, refusals: &Counters) {
-    count_refusal(&self::refusal(refusal), refusals);
+    count_code(Code::of(refusal.limit), refusals);
 }
 
 fn count_refusal(response: &Response, refusals: &Counters) {
     if let Some(refused) = response.extensions().get::<RefusedWith>() {
-        let code = refused.code.as_str();
-        refusals.get_or_create(&[("code", code)]).inc();
+        count_code(refused.code, refusals);
     }
+}
+
+fn count_code(code: Code, refusals: &Counters) {
+    refusals.get_or_create(&[("code", code.as_str())]).inc();
 }
 
 /// The OpenAPI document, as it stands under `openapi/`.

@@ -170,8 +170,8 @@ pub enum NotReady {
 }
 
 impl Hub {
-    /// Opens the file at `path`. `watch` says what is late and what is slow, and `metrics` is where it counts. The hub works as soon as somebody runs the writer, and the file is let go when the
-    /// writer has ended.
+    /// Opens the file at `path`. `watch` says what is late and what is slow, and `metrics` is where it counts. The hub works as
+    /// soon as somebody runs the writer, and the file is let go when the writer has ended.
     pub async fn open(
         path: &Path,
         queue: Queue,

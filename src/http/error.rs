@@ -77,6 +77,16 @@ pub(crate) enum Code {
 }
 
 impl Code {
+    /// What one is told who hits a limit.
+    pub(super) fn of(limit: Limit) -> Self {
+        match limit {
+            Limit::Connections => Self::TooManyConnections,
+            Limit::ConnectionsOfAddress => Self::TooManyConnectionsOfAddress,
+            Limit::StreamsOfAddress => Self::TooManyStreamsOfAddress,
+            Limit::EventsOfAddress => Self::TooManyEventsOfAddress,
+        }
+    }
+
     /// The table: status, word, and what it means.
     const fn entry(self) -> (StatusCode, &'static str, &'static str) {
         match self {
@@ -499,16 +509,10 @@ impl From<hub::PublishError> for Problem {
 
 impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
-        let code = match refusal.limit {
-            Limit::Connections => Code::TooManyConnections,
-            Limit::ConnectionsOfAddress => Code::TooManyConnectionsOfAddress,
-            Limit::StreamsOfAddress => Code::TooManyStreamsOfAddress,
-            Limit::EventsOfAddress => Code::TooManyEventsOfAddress,
-        };
         Self {
             limit: Some(refusal.max),
             retry_after: Some(refusal.retry_after),
-            ..Self::new(code, refusal)
+            ..Self::new(Code::of(refusal.limit), refusal)
         }
     }
 }

@@ -49,7 +49,7 @@ pub(super) struct NewEvents {
 }
 
 /// Where a publisher waits, and its share of the queue's bytes.
-type Waiting = (
+type Reply = (
     oneshot::Sender<Result<Vec<Stored>, PublishError>>,
     OwnedSemaphorePermit,
 );
@@ -236,12 +236,7 @@ impl Writer {
     }
 
     /// Commits, announces, then answers: whoever has an answer may rely on the other two.
-    async fn commit(
-        &mut self,
-        events: Vec<Vec<NewEvent>>,
-        replies: Vec<Waiting>,
-        origins: &Origins,
-    ) {
+    async fn commit(&mut self, events: Vec<Vec<NewEvent>>, replies: Vec<Reply>, origins: &Origins) {
         let begun = Instant::now();
         let span = origins.commit_span();
         match self.appender.append(events).instrument(span.clone()).await {

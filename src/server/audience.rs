@@ -100,19 +100,14 @@ impl Audiences {
 
     /// Sends a stream to its end or until the client has gone, in a task of its own.
     pub(super) fn serve(self: &Arc<Self>, stream: StreamSocket, place: Arc<Place>) {
-        self.spawn(Box::new(Audience {
-            stream: stream.following.stream,
-            framing: stream.framing,
-            members: vec![Member {
-                socket: stream.socket,
-                _subscriber: stream.following.subscriber,
-                _open: stream.following.open,
-                _place: place,
-            }],
-            pending: stream.head.into(),
-            door: None,
-            waits: false,
-        }));
+        let member = Member {
+            socket: stream.socket,
+            _subscriber: stream.following.subscriber,
+            _open: stream.following.open,
+            _place: place,
+        };
+        let (head, stream, framing) = (stream.head.into(), stream.following.stream, stream.framing);
+        self.spawn(Audience::of_one(member, head, stream, framing));
     }
 
     fn spawn(self: &Arc<Self>, audience: Box<Audience>) {
@@ -163,6 +158,18 @@ impl Audiences {
 }
 
 impl Audience {
+    /// A member that is to be sent `pending`, then the stream.
+    fn of_one(member: Member, pending: Bytes, stream: EventStream, framing: Framing) -> Box<Self> {
+        Box::new(Self {
+            stream,
+            framing,
+            members: vec![member],
+            pending,
+            door: None,
+            waits: false,
+        })
+    }
+
     fn key(&self) -> Key {
         (self.stream.kind(), self.framing)
     }
@@ -275,14 +282,8 @@ impl Audience {
 
     /// A member that is to be sent `pending` and then what comes after it, as an audience of its own.
     fn part(&self, member: Member, pending: Bytes) -> Box<Self> {
-        Box::new(Self {
-            stream: self.stream.fork(member.address()),
-            framing: self.framing,
-            members: vec![member],
-            pending,
-            door: None,
-            waits: false,
-        })
+        let stream = self.stream.fork(member.address());
+        Self::of_one(member, pending, stream, self.framing)
     }
 
     /// Gives its only member, who is slow, a stream of its own, if the stream was begun by another who has left: what is told

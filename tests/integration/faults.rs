@@ -16,7 +16,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::test_hub::{Program, TestHub, answer, config, free_port, reqwest_client, segno, within};
+use super::test_hub::{
+    HeldFile, Program, TestHub, answer, config, free_port, reqwest_client, segno, within,
+};
 
 async fn start_error(folder: &Path) -> String {
     match Server::start(config(folder)).await {
@@ -158,24 +160,14 @@ async fn the_sqlite_shell_reads_while_the_hub_runs_and_no_publish_fails() {
 #[tokio::test]
 async fn a_publish_while_the_file_is_held_is_refused_and_works_again() {
     let hub = TestHub::start().await;
-    let mut shell = Command::new("sqlite3")
-        .arg(hub.db())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = shell.stdin.take().unwrap();
-    std::io::Write::write_all(&mut stdin, b"begin immediate;\nselect 'held';\n").unwrap();
-    let mut held = [0; 5];
-    std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut held).unwrap();
+    let held = HeldFile::hold(&hub.db());
     let refusal = answer(hub.post("/topics/t").body("x")).await;
     assert_eq!(
         (refusal.status.as_u16(), refusal.code().as_str()),
         (503, "log_busy")
     );
     assert_eq!(refusal.header("retry-after"), "1");
-    drop(stdin);
-    within("the shell to end", async { shell.wait().unwrap() }).await;
+    held.release();
     assert_eq!(hub.publish("t", ["x"]).await, [1]);
 }
 

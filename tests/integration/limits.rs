@@ -15,7 +15,8 @@ use tokio::{
 };
 
 use super::test_hub::{
-    Answer, Program, TestHub, TestStream, answer, free_port, reqwest_client, segno, within,
+    Answer, HeldFile, Program, TestHub, TestStream, answer, free_port, reqwest_client, segno,
+    within,
 };
 
 fn few(number: u32) -> std::num::NonZeroU32 {
@@ -292,22 +293,13 @@ async fn events_and_batches_are_as_large_as_the_hub_is_set_to_take() {
 #[tokio::test]
 async fn more_requests_than_may_wait_for_the_writer_are_told_to_come_back() {
     let hub = TestHub::start_with(|config| config.limits.max_queue = few(2)).await;
-    let mut shell = Command::new("sqlite3")
-        .arg(hub.db())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = shell.stdin.take().unwrap();
-    std::io::Write::write_all(&mut stdin, b"begin immediate;\nselect 'held';\n").unwrap();
-    std::io::Read::read_exact(shell.stdout.as_mut().unwrap(), &mut [0; 5]).unwrap();
+    let held = HeldFile::hold(&hub.db());
     // One is in the writer's hands, two wait.
     let posts = join_all((0..10).map(|_| answer(hub.post("/topics/t").body("x"))));
     let (answers, ()) = tokio::join!(posts, async {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        drop(stdin);
+        held.release();
     });
-    within("the shell to end", async { shell.wait().unwrap() }).await;
     let busy: Vec<_> = answers
         .iter()
         .filter(|answer| answer.status == 503)

@@ -3,13 +3,12 @@
 use std::{
     collections::HashMap,
     fs::{self, File},
-    io::{Read, Write},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram as StdUnixDatagram},
     },
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Command, Stdio},
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -32,7 +31,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::test_hub::{
-    Program, TestHub, TestStream, answer, config, free_port, reqwest_client, segno, within,
+    HeldFile, Program, TestHub, TestStream, answer, config, free_port, reqwest_client, segno,
+    within,
 };
 
 /// The figures of a moment: counters and gauges by their name and labels, of histograms the count.
@@ -181,40 +181,6 @@ async fn pause() {
     tokio::time::sleep(Duration::from_millis(10)).await;
 }
 
-/// A `sqlite3` shell that holds the file, so that the writer waits.
-struct HeldFile {
-    shell: Child,
-    stdin: ChildStdin,
-}
-
-impl HeldFile {
-    fn hold(db: &Path) -> Self {
-        let mut shell = Command::new("sqlite3")
-            .arg(db)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = shell.stdin.take().unwrap();
-        stdin
-            .write_all(b"begin immediate;\nselect 'held';\n")
-            .unwrap();
-        let mut held = [0; 5];
-        shell
-            .stdout
-            .as_mut()
-            .unwrap()
-            .read_exact(&mut held)
-            .unwrap();
-        Self { shell, stdin }
-    }
-
-    fn release(mut self) {
-        drop(self.stdin);
-        self.shell.wait().unwrap();
-    }
-}
-
 async fn wait_for_health(hub: &TestHub, path: &str, expected: (u16, &str)) {
     within(format_args!("{path} to be {expected:?}"), async {
         loop {
@@ -237,24 +203,11 @@ async fn wait_for_health(hub: &TestHub, path: &str, expected: (u16, &str)) {
 async fn a_hub_that_opens_its_file_is_live_not_ready_and_lets_others_wait() {
     let folder = TestHub::start().await.stop().await;
     let db = folder.path().join("segno.db");
-    let mut shell = Command::new("sqlite3")
-        .arg(&db)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = shell.stdin.take().unwrap();
-    stdin
-        .write_all(b"pragma locking_mode=exclusive;\nbegin exclusive;\nselect 'held';\n")
-        .unwrap();
-    let mut said = [0; 15];
-    shell
-        .stdout
-        .as_mut()
-        .unwrap()
-        .read_exact(&mut said)
-        .unwrap();
-    assert_eq!(&said, b"exclusive\nheld\n");
+    let held = HeldFile::hold_by(
+        &db,
+        "pragma locking_mode=exclusive;\nbegin exclusive;",
+        "exclusive\n",
+    );
     let port = free_port();
     let mut config = config(folder.path());
     config.listen = format!("127.0.0.1:{port}").parse().unwrap();
@@ -273,8 +226,7 @@ async fn a_hub_that_opens_its_file_is_live_not_ready_and_lets_others_wait() {
         assert!(!ready.header("x-request-id").is_empty());
         assert_eq!(answer(http.get(url("/health/live"))).await.status, 200);
         let early = tokio::spawn(http.get(url("/events")).send());
-        drop(stdin);
-        shell.wait().unwrap();
+        held.release();
         early.await.unwrap().unwrap()
     };
     let starting = Box::pin(Server::start(config));

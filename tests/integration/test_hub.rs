@@ -2,8 +2,9 @@
 
 use std::{
     fmt,
+    io::{Read, Write},
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -380,6 +381,41 @@ impl TestStream {
     /// The messages that came and were not taken.
     pub(crate) fn take_received(&mut self) -> Vec<Message> {
         self.messages.drain(..).collect()
+    }
+}
+
+/// A `sqlite3` shell that is in a transaction on the file, so that nobody else writes it.
+pub(crate) struct HeldFile {
+    shell: Child,
+    stdin: ChildStdin,
+}
+
+impl HeldFile {
+    pub(crate) fn hold(db: &Path) -> Self {
+        Self::hold_by(db, "begin immediate;", "")
+    }
+
+    /// Holds it in the way that `sql` says, to which the shell says `answer`, and waits until it does.
+    pub(crate) fn hold_by(db: &Path, sql: &str, answer: &str) -> Self {
+        let mut shell = Command::new("sqlite3")
+            .arg(db)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdin = shell.stdin.take().unwrap();
+        writeln!(stdin, "{sql}\nselect 'held';").unwrap();
+        let expected = format!("{answer}held\n");
+        let mut said = vec![0; expected.len()];
+        let stdout = shell.stdout.as_mut().unwrap();
+        stdout.read_exact(&mut said).unwrap();
+        assert_eq!(String::from_utf8(said).unwrap(), expected);
+        Self { shell, stdin }
+    }
+
+    pub(crate) fn release(mut self) {
+        drop(self.stdin);
+        self.shell.wait().unwrap();
     }
 }
 
