@@ -86,10 +86,11 @@ async fn more_connections_than_are_served_are_told_so() {
     drop(streams.pop());
     served(|| hub.get("/health/live")).await;
     let stats = hub.get_json("/stats").await;
-    assert!(
-        stats["refused"]["connections"].as_u64().unwrap() >= 3,
-        "{stats}"
-    );
+    let refused = stats["refused"]["connections"].as_u64().unwrap();
+    assert!(refused >= 3, "{stats}");
+    let figures = answer(hub.get("/metrics")).await.body;
+    let counted = format!("segno_refusals_total{{code=\"too_many_connections\"}} {refused}\n");
+    assert!(figures.contains(&counted), "{counted}{figures}");
 }
 
 #[tokio::test]
