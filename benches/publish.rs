@@ -201,7 +201,7 @@ struct BareInsert {
 impl BareInsert {
     async fn open(path: &Path) -> Self {
         // Opened by the hub's own code, so that the tables and the settings that the file keeps are the same.
-        drop(segno::event_log::open(path).await.unwrap());
+        drop(segno::db::open(path).await.unwrap());
         let options = SqliteConnectOptions::new()
             .filename(path)
             .synchronous(SqliteSynchronous::Full);

@@ -49,8 +49,8 @@ pub use self::{
 };
 use crate::{
     config::WatchConfig,
+    db::{self, EventLog, FileSize, Order, Page, Range, Stored, TopicSummary, Trim},
     event::{Event, EventId, NewEvent, Timestamp, Topic},
-    event_log::{self, EventLog, FileSize, Order, Page, Range, Stored, TopicSummary, Trim},
     filter::Filter,
     metrics::Metrics,
 };
@@ -163,7 +163,7 @@ pub enum NotReady {
     Late(Duration),
     /// The last commit failed, and so does another try.
     #[error("commits fail: {0}")]
-    CommitsFail(Arc<event_log::Error>),
+    CommitsFail(Arc<db::Error>),
     /// So many wait for the writer that one more is refused.
     #[error("the queue of the writer is full")]
     Busy,
@@ -177,12 +177,11 @@ impl Hub {
         queue: Queue,
         watch: WatchConfig,
         metrics: Metrics,
-    ) -> Result<(Self, Writer), event_log::OpenError> {
-        let (log, appender) = event_log::open(path).await?;
-        let failed = |source: event_log::Error| match matches!(source, event_log::Error::Corrupt(_))
-        {
-            true => event_log::OpenError::Corrupt(path.into()),
-            false => event_log::OpenError::Sqlite {
+    ) -> Result<(Self, Writer), db::OpenError> {
+        let (log, appender) = db::open(path).await?;
+        let failed = |source: db::Error| match matches!(source, db::Error::Corrupt(_)) {
+            true => db::OpenError::Corrupt(path.into()),
+            false => db::OpenError::Sqlite {
                 path: path.into(),
                 source: source.into(),
             },
@@ -291,17 +290,17 @@ impl Hub {
         range: Range,
         order: Order,
         limit: usize,
-    ) -> Result<Page, event_log::Error> {
+    ) -> Result<Page, db::Error> {
         self.shared.log.page(filter, range, order, limit).await
     }
 
     /// The event with this id, if it is kept.
-    pub async fn event(&self, id: EventId) -> Result<Option<Event>, event_log::Error> {
+    pub async fn event(&self, id: EventId) -> Result<Option<Event>, db::Error> {
         self.shared.log.event(id).await
     }
 
     /// The lowest id that an event of this time or later can have.
-    pub async fn first_id_since(&self, time: Timestamp) -> Result<EventId, event_log::Error> {
+    pub async fn first_id_since(&self, time: Timestamp) -> Result<EventId, db::Error> {
         self.shared.log.first_id_since(time).await
     }
 
@@ -310,7 +309,7 @@ impl Hub {
         &self,
         after: &str,
         limit: u32,
-    ) -> Result<Vec<TopicSummary>, event_log::Error> {
+    ) -> Result<Vec<TopicSummary>, db::Error> {
         self.shared.log.topics_after(after, limit).await
     }
 
@@ -462,7 +461,7 @@ impl Hub {
     /// Has the writer do something between two commits, and waits for it.
     async fn chore<T>(
         &self,
-        chore: impl FnOnce(oneshot::Sender<Result<T, event_log::Error>>) -> Chore,
+        chore: impl FnOnce(oneshot::Sender<Result<T, db::Error>>) -> Chore,
     ) -> Result<T, ChoreError> {
         let (reply, done) = oneshot::channel();
         if self.shared.chores.send(chore(reply)).await.is_err() {
@@ -534,7 +533,7 @@ impl Hub {
         filter: &Filter,
         cursor: EventId,
         limit: usize,
-    ) -> Result<RecentOrLogPage, event_log::Error> {
+    ) -> Result<RecentOrLogPage, db::Error> {
         let pages = &self.shared.metrics.replayed_pages;
         if let Some(page) = self.shared.recent.page_after(filter, cursor, limit) {
             pages.get_or_create(&[("source", "memory")]).inc();

@@ -17,7 +17,7 @@
 //!          │
 //!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
 //!    │
-//!  event_log         knows: SQLite, transactions                   no HTTP, no channels
+//!  db                knows: SQLite, transactions                   no HTTP, no channels
 //!    │
 //!  filter, event     know: what a valid topic, id or filter is     no I/O
 //!  metrics           knows: what is counted                        not where it is read
@@ -27,17 +27,17 @@
 //!
 //! # An event in
 //!
-//! `http::publish` reads a request into [`NewEvent`](event::NewEvent)s, whose constructors hold every rule.
+//! `http::api` reads a request into [`NewEvent`](event::NewEvent)s, whose constructors hold every rule.
 //! [`Hub::publish`](hub::Hub::publish) puts them, with a place for the answer, into the writer's bounded queue; a full queue
-//! is [`Busy`](hub::PublishError::Busy). The [writer](hub::Writer) takes all that waits, [appends](event_log::Appender) it
+//! is [`Busy`](hub::PublishError::Busy). The [writer](hub::Writer) takes all that waits, [appends](db::Appender) it
 //! in one statement, commits, announces it to the feeds in id order, and answers.
 //!
 //! # An event out
 //!
-//! `http::stream` reads a request into a [`Start`](hub::Start) and a [`Filter`](filter::Filter).
+//! `http::api` reads a request into a [`Start`](hub::Start) and a [`Filter`](filter::Filter).
 //! [`Hub::subscribe`](hub::Hub::subscribe) first joins the feed of that filter; then [`Subscription`](hub::Subscription)
 //! reads pages after its cursor, from memory if they are recent, else from the file, until it has caught up; then it takes
-//! what the feed announces, and goes back to pages when it lags. `http::sse_frame` turns a batch into bytes, once for all
+//! what the feed announces, and goes back to pages when it lags. `http::frame` turns a batch into bytes, once for all
 //! who share the feed. `server::audience` hands them to sockets: subscribers that want the same and have caught up share one
 //! subscription and one task, and part when one of them is slow.
 //!
@@ -61,7 +61,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`metrics`], [`event_log`], [`hub`], [`retention`], [`watch`], [`limits`], [`service`], [`http`],
+//! [`event`], [`filter`], [`metrics`], [`db`], [`hub`], [`retention`], [`watch`], [`limits`], [`service`], [`http`],
 //! [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
@@ -72,8 +72,8 @@
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod db;
 pub mod event;
-pub mod event_log;
 pub mod filter;
 pub mod http;
 pub mod hub;

@@ -11,8 +11,8 @@ use tokio::time::{Instant, sleep};
 use self::clock::Clock;
 use crate::{
     config::{KeepConfig, KeepTopics},
+    db::{self, Room, Trim},
     event::{EventId, Timestamp, Topic},
-    event_log::{self, Room, Trim},
     hub::{ChoreError, Hub},
 };
 
@@ -114,7 +114,7 @@ impl Retention<'_> {
     }
 
     /// The first id that an event of this age or younger can have.
-    async fn first_id_of(&self, age: Duration) -> Result<EventId, event_log::Error> {
+    async fn first_id_of(&self, age: Duration) -> Result<EventId, db::Error> {
         match self.now {
             Some(now) => self.hub.first_id_since(now.before(age)).await,
             None => Ok(EventId::ZERO),
@@ -191,7 +191,7 @@ impl Retention<'_> {
         topic: Topic,
         rule: &KeepTopics,
         first_kept: EventId,
-    ) -> Result<Option<Trim>, event_log::Error> {
+    ) -> Result<Option<Trim>, db::Error> {
         let log = self.hub.log();
         let mut through = log.last_id_of(&topic, first_kept).await?;
         if let Some(events) = rule.events {

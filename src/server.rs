@@ -33,7 +33,7 @@ use self::{
 };
 use crate::{
     config::{LimitsConfig, ServeConfig},
-    event_log,
+    db,
     http::{self, Opening, Settings},
     hub::{Bounds, Hub, Queue, Writer},
     limits::{Limits, Place, Refusal},
@@ -79,7 +79,7 @@ pub struct Server {
 pub enum StartError {
     /// The file was not opened.
     #[error(transparent)]
-    Open(#[from] event_log::OpenError),
+    Open(#[from] db::OpenError),
     /// The address is not to be had.
     #[error("cannot listen on {address}")]
     Listen {
@@ -155,7 +155,7 @@ impl Server {
 
     /// Serves until `stop` is ready, then drains: takes no more connections and events, answers the publishers that wait,
     /// ends the streams, and lets go of the file.
-    pub async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), event_log::Error> {
+    pub async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), db::Error> {
         self.manager.ready(&self.status());
         tokio::select! {
             () = accept(&self.listener, &self.connections) => unreachable!("accepts for ever"),

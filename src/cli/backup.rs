@@ -1,10 +1,10 @@
 //! `segno backup`.
 
 use super::print;
-use crate::{config::BackupConfig, event_log};
+use crate::{config::BackupConfig, db};
 
 pub(super) async fn run(config: BackupConfig) -> anyhow::Result<()> {
-    let findings = event_log::backup(&config.log.db, &config.file).await?;
+    let findings = db::backup(&config.log.db, &config.file).await?;
     print(&format!(
         "{}: {} events, up to {}, of the log {}\n",
         config.file.display(),

@@ -3,11 +3,11 @@
 use anyhow::bail;
 
 use super::print;
-use crate::{config::CheckConfig, event_log};
+use crate::{config::CheckConfig, db};
 
 pub(super) async fn run(config: CheckConfig) -> anyhow::Result<()> {
     let db = &config.log.db;
-    let findings = event_log::check(db).await?;
+    let findings = db::check(db).await?;
     let faults: String = findings
         .faults
         .iter()

@@ -12,7 +12,7 @@ use clap::{
 
 use super::{Cli, print, serve::open_files};
 use crate::{
-    event_log::{self, Found},
+    db::{self, Found},
     server::{self, StartError},
 };
 
@@ -96,7 +96,7 @@ impl Report {
         let Some(db) = self.value::<PathBuf>(matches, "db") else {
             return false;
         };
-        match event_log::look(&db).await {
+        match db::look(&db).await {
             Ok(Found::Nothing) => self.notes.push(format!("{} will be made", db.display())),
             Ok(Found::Log { in_use: false }) => (),
             Ok(Found::Log { in_use: true }) => {

@@ -11,8 +11,8 @@ use anyhow::{Context, anyhow};
 use super::progress::Progress;
 use crate::{
     config::ExportConfig,
+    db::{self, Order, Range},
     event::{DATA_MAX_BYTES, Event, EventId},
-    event_log::{self, Order, Range},
     filter::Filter,
 };
 
@@ -61,7 +61,7 @@ async fn write_after(
     mut cursor: EventId,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let log = event_log::open_to_read(&config.log.db).await?;
+    let log = db::open_to_read(&config.log.db).await?;
     let last_id = log.last_id().await?;
     let mut progress = Progress::new(last_id.as_i64().unsigned_abs());
     let (mut events, mut bytes) = (0, Vec::new());

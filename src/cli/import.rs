@@ -12,8 +12,8 @@ use anyhow::{Context, bail};
 use super::{print, progress::Progress};
 use crate::{
     config::ImportConfig,
+    db::{self, Appender, EventLog, Order, Range},
     event::Event,
-    event_log::{self, Appender, EventLog, Order, Range},
     filter::Filter,
 };
 
@@ -36,7 +36,7 @@ pub(super) async fn run(config: ImportConfig) -> anyhow::Result<()> {
         }
         None => (Box::new(io::stdin().lock()), 0),
     };
-    let (log, appender) = event_log::open(&config.log.db).await?;
+    let (log, appender) = db::open(&config.log.db).await?;
     let mut import = Import {
         log,
         appender,

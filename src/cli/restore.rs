@@ -1,11 +1,11 @@
 //! `segno restore`.
 
 use super::print;
-use crate::{config::RestoreConfig, event_log};
+use crate::{config::RestoreConfig, db};
 
 pub(super) async fn run(config: RestoreConfig) -> anyhow::Result<()> {
     let db = &config.log.db;
-    let (findings, kept) = event_log::restore(&config.file, db, config.replace).await?;
+    let (findings, kept) = db::restore(&config.file, db, config.replace).await?;
     print(&format!(
         "{}: {} events, up to {}, of the log {}\n",
         db.display(),

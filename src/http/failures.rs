@@ -16,7 +16,7 @@ use poem::{
     http::{Method, Uri},
 };
 
-use super::{error::RefusedWith, request_id::RequestId};
+use super::{problem::RefusedWith, request_id::RequestId};
 
 /// What was told when.
 #[derive(Debug)]

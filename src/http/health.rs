@@ -7,7 +7,7 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::error::{Code, Refusals};
+use super::problem::{Code, Refusals};
 
 /// `{"status":"ok"}`.
 #[derive(Debug)]

@@ -13,10 +13,10 @@ use prometheus_client::{
     registry::{Registry as Exposition, Unit},
 };
 
-use super::error::{Code, Refusals};
+use super::problem::{Code, Refusals};
 use crate::{
+    db::{self, Room},
     event::Timestamp,
-    event_log::{self, Room},
     hub::Hub,
     limits::Limits,
 };
@@ -30,7 +30,7 @@ pub(super) struct Figures(String);
 
 impl Figures {
     /// Looks at the hub. Costs a few reads of the file that do not grow with the log.
-    pub(super) async fn of(hub: &Hub, limits: &Limits) -> Result<Self, event_log::Error> {
+    pub(super) async fn of(hub: &Hub, limits: &Limits) -> Result<Self, db::Error> {
         let mut exposition = Exposition::default();
         register_process(&mut exposition, hub);
         let segno = exposition.sub_registry_with_prefix("segno");
@@ -175,7 +175,7 @@ fn register_moment(segno: &mut Exposition, hub: &Hub) {
     );
 }
 
-async fn register_log(segno: &mut Exposition, hub: &Hub) -> Result<(), event_log::Error> {
+async fn register_log(segno: &mut Exposition, hub: &Hub) -> Result<(), db::Error> {
     let (size, bounds) = (hub.log().size().await, hub.bounds());
     let Room { free_bytes, .. } = hub.log().room().await?;
     let oldest = hub.event(bounds.first_id).await?;

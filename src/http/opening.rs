@@ -7,8 +7,8 @@ use tokio::sync::SetOnce;
 
 use super::{
     HubEndpoint,
-    error::{Code, Problem},
     health::Healthy,
+    problem::{Code, Problem},
     request_id::{self, RequestId},
 };
 

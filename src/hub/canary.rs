@@ -17,8 +17,8 @@ use std::{
 
 use super::{Delivery, Hub, Start, SubscribeError, writer::Publication};
 use crate::{
+    db,
     event::{Data, Event, EventId, EventType, Timestamp, Topic},
-    event_log,
     filter::Filter,
 };
 
@@ -42,7 +42,7 @@ pub enum CanaryError {
     Draining,
     /// The subscription failed.
     #[error("it could not be listened for")]
-    Log(#[from] event_log::Error),
+    Log(#[from] db::Error),
 }
 
 impl From<SubscribeError> for CanaryError {

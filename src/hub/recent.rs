@@ -7,8 +7,8 @@ use std::{
 
 use super::RecentOrLogPage;
 use crate::{
+    db::{self, EventLog, Order, Range},
     event::{Event, EventId, Topic},
-    event_log::{self, EventLog, Order, Range},
     filter::Filter,
 };
 
@@ -33,7 +33,7 @@ struct Window {
 
 impl Recent {
     /// Fills the window from the end of the file, whose newest id is `last_id`.
-    pub(super) async fn load(log: &EventLog, last_id: EventId) -> Result<Self, event_log::Error> {
+    pub(super) async fn load(log: &EventLog, last_id: EventId) -> Result<Self, db::Error> {
         let mut window = Window {
             after: last_id,
             events: VecDeque::new(),
@@ -54,7 +54,7 @@ impl Recent {
                 .await;
             let page = match page {
                 Ok(page) => page,
-                Err(event_log::Error::Corrupt(error)) => {
+                Err(db::Error::Corrupt(error)) => {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
                         before = range.before.as_i64(),

@@ -11,13 +11,13 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
 use super::{Batch, Bounds, Hub, feeds::Listener, subscribers::Place};
 use crate::{
+    db::{self, Order, Range},
     event::{EventId, Timestamp},
-    event_log::{self, Order, Range},
     filter::Filter,
     metrics::Metrics,
 };
 
-/// Events a subscription takes from the log at a time. With [64 KiB of data](event_log::EventLog::page) this bounds what
+/// Events a subscription takes from the log at a time. With [64 KiB of data](db::EventLog::page) this bounds what
 /// a replay holds in memory.
 const PAGE_MAX_EVENTS: usize = 512;
 
@@ -88,7 +88,7 @@ pub enum SubscribeError {
     Draining,
     /// The log could not tell where to begin.
     #[error("the start of the subscription was not found")]
-    Log(#[from] event_log::Error),
+    Log(#[from] db::Error),
 }
 
 /// Yields each event after its cursor that its filter wants, once, in id order.
@@ -148,7 +148,7 @@ impl Subscription {
         Ok(subscription)
     }
 
-    async fn find(&self, start: Start) -> Result<EventId, event_log::Error> {
+    async fn find(&self, start: Start) -> Result<EventId, db::Error> {
         let Bounds { first_id, last_id } = self.hub.bounds();
         Ok(match start {
             Start::Live => last_id,
@@ -164,11 +164,7 @@ impl Subscription {
     }
 
     /// The cursor that leaves the newest `events` that match up to `last_id` to be read.
-    async fn before_the_newest(
-        &self,
-        events: u64,
-        last_id: EventId,
-    ) -> Result<EventId, event_log::Error> {
+    async fn before_the_newest(&self, events: u64, last_id: EventId) -> Result<EventId, db::Error> {
         let mut left = events;
         let mut range = Range {
             after: EventId::ZERO,
@@ -250,7 +246,7 @@ impl Subscription {
     /// Waits for what comes next. `None`: the hub drains, and the subscriber may come back with its cursor.
     ///
     /// Dropping the future is safe: what it was about to yield is yielded by the next call.
-    pub async fn next(&mut self) -> Result<Option<Delivery>, event_log::Error> {
+    pub async fn next(&mut self) -> Result<Option<Delivery>, db::Error> {
         loop {
             if self.behind {
                 if self.listener.receiver.is_closed() {
@@ -317,7 +313,7 @@ impl Subscription {
     }
 
     /// Whether what lies after the cursor is gone; if so the cursor moves to where reading goes on.
-    async fn take_gap(&mut self) -> Result<Option<Gap>, event_log::Error> {
+    async fn take_gap(&mut self) -> Result<Option<Gap>, db::Error> {
         let bounds = self.hub.bounds();
         let requested = self.cursor;
         let reason = if requested > bounds.last_id {
@@ -368,7 +364,7 @@ impl Subscription {
     }
 
     /// Whether a topic that is wanted was trimmed to beyond the cursor, and the subscriber does not know yet.
-    async fn find_trimmed(&mut self) -> Result<bool, event_log::Error> {
+    async fn find_trimmed(&mut self) -> Result<bool, db::Error> {
         // Read before the marks: one that is committed later changes it again.
         let topic_trims = self.hub.shared.topic_trims.load(Acquire);
         if self.topic_trims == topic_trims {
@@ -382,7 +378,7 @@ impl Subscription {
     }
 
     /// The next page, if it has an event.
-    async fn replay(&mut self) -> Result<Option<Arc<Batch>>, event_log::Error> {
+    async fn replay(&mut self) -> Result<Option<Arc<Batch>>, db::Error> {
         // Read before the page: all up to here is in the log by now, and what comes later comes over the feed too.
         let committed = self.hub.shared.committed();
         let page = self

@@ -20,8 +20,8 @@ use super::{
     origin::{Origin, Origins},
 };
 use crate::{
+    db::{self, Appender, KeyConflict, Outcome, Stored, Trim},
     event::{Event, EventId, NewEvent, Topic},
-    event_log::{self, Appender, KeyConflict, Outcome, Stored, Trim},
 };
 
 /// Publications that go into one commit at most. Commits grow with the load by themselves: this bounds the wait of the
@@ -55,7 +55,7 @@ type Reply = (
 );
 
 /// Where somebody waits for the end of a chore.
-type ChoreReply<T> = oneshot::Sender<Result<T, event_log::Error>>;
+type ChoreReply<T> = oneshot::Sender<Result<T, db::Error>>;
 
 /// What the writer does beside publishing. Each is small: a publisher may have to wait for it.
 #[derive(Debug)]
@@ -101,7 +101,7 @@ pub enum ChoreError {
     Draining,
     /// The file refused.
     #[error("the file of the event log could not be changed")]
-    Log(#[from] event_log::Error),
+    Log(#[from] db::Error),
 }
 
 /// Why events were not taken. None of them is stored then.
@@ -118,7 +118,7 @@ pub enum PublishError {
     KeyConflict(#[from] KeyConflict),
     /// The commit failed.
     #[error("the events could not be committed")]
-    Log(#[source] Arc<event_log::Error>),
+    Log(#[source] Arc<db::Error>),
 }
 
 fn trace_commit(origins: &Origins, events: &[Arc<Event>], took: Duration) {
@@ -152,7 +152,7 @@ pub struct Writer {
     publications: mpsc::Receiver<Publication>,
     chores: mpsc::Receiver<Chore>,
     shared: Arc<Shared>,
-    failure: Option<Arc<event_log::Error>>,
+    failure: Option<Arc<db::Error>>,
 }
 
 impl Writer {
@@ -201,7 +201,7 @@ impl Writer {
     }
 
     /// Ends all reading, empties the WAL into the file and lets go of it.
-    pub async fn close(self) -> Result<(), event_log::Error> {
+    pub async fn close(self) -> Result<(), db::Error> {
         self.shared.log.close().await;
         let last_id = self.appender.last_id();
         self.appender.close().await?;
@@ -322,7 +322,7 @@ impl Writer {
         }
     }
 
-    async fn erase(&mut self, id: EventId) -> Result<Option<Arc<Event>>, event_log::Error> {
+    async fn erase(&mut self, id: EventId) -> Result<Option<Arc<Event>>, db::Error> {
         let Some(erased) = self.appender.erase(id).await? else {
             return Ok(None);
         };
@@ -337,21 +337,21 @@ impl Writer {
         topic: &Topic,
         through: EventId,
         events: u64,
-    ) -> Result<Arc<Event>, event_log::Error> {
+    ) -> Result<Arc<Event>, db::Error> {
         let notice = self.appender.append_notice(topic, through, events).await?;
         self.shared.wal_is_stale.store(true, Release);
         self.shared.announce(std::slice::from_ref(&notice));
         Ok(notice)
     }
 
-    async fn clean_wal(&mut self) -> Result<(), event_log::Error> {
+    async fn clean_wal(&mut self) -> Result<(), db::Error> {
         if self.appender.clean_wal().await? {
             self.shared.wal_is_stale.store(false, Release);
         }
         Ok(())
     }
 
-    async fn trim(&mut self, trim: &Trim) -> Result<Option<u64>, event_log::Error> {
+    async fn trim(&mut self, trim: &Trim) -> Result<Option<u64>, db::Error> {
         let Some(step) = self.appender.trim_step(trim).await? else {
             return Ok(None);
         };
@@ -385,11 +385,7 @@ impl Writer {
         self.shared.first_id.store(first_id.as_i64(), Release);
     }
 
-    async fn mark_trimmed(
-        &mut self,
-        topic: &Topic,
-        through: EventId,
-    ) -> Result<(), event_log::Error> {
+    async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), db::Error> {
         self.appender.mark_trimmed(topic, through).await?;
         self.shared.topic_trims.fetch_add(1, Release);
         Ok(())
@@ -418,7 +414,7 @@ impl Writer {
     }
 
     /// Traces the first of a row of failures: a full disk would else fill the trace as well.
-    fn failed(&mut self, error: event_log::Error) -> Arc<event_log::Error> {
+    fn failed(&mut self, error: db::Error) -> Arc<db::Error> {
         if self.failure.is_none() {
             tracing::error!(
                 error = &error as &dyn std::error::Error,

@@ -10,8 +10,8 @@ use std::{
 };
 
 use segno::{
+    db::{self, Order, Range},
     event::{Data, EventId, NewEvent, Topic},
-    event_log::{self, Order, Range},
     filter::Filter,
 };
 use tempfile::TempDir;
@@ -199,7 +199,7 @@ impl LastCommit {
             true => self.last_id,
             false => self.last_id - 2,
         };
-        let (log, mut appender) = event_log::open(&db).await.unwrap();
+        let (log, mut appender) = db::open(&db).await.unwrap();
         assert_eq!(log.lost(), [], "{what}: it was never announced");
         assert_eq!(
             appender.last_id().to_string(),
@@ -230,7 +230,7 @@ impl LastCommit {
         );
         log.close().await;
         appender.close().await.unwrap();
-        let findings = event_log::check(&db).await.unwrap();
+        let findings = db::check(&db).await.unwrap();
         assert_eq!(findings.faults, [""; 0], "{what}");
     }
 }

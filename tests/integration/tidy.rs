@@ -8,7 +8,7 @@ use std::{
 
 /// A word, the modules that may say it, and why no other may.
 const ARROWS: &[(&str, &[&str], &str)] = &[
-    ("sqlx", &["event_log"], "SQL is in the event log alone"),
+    ("sqlx", &["db"], "SQL is in the event log alone"),
     ("poem", &["http", "server"], "HTTP is at the edge"),
     (
         "crate::http",

@@ -8,10 +8,10 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::error::{Code, Problem};
+use crate::http::problem::{Code, Problem};
 use crate::{
+    db::Order,
     event::{EventId, EventType, InvalidName, Key, NAME_MAX_BYTES, Timestamp, Topic},
-    event_log::Order,
     filter::Pattern,
     hub::Start,
 };

@@ -16,10 +16,10 @@ use poem_openapi::{
 };
 use tokio::time::{Instant, Sleep};
 
-use super::{
-    error::{Code, Problem, Refusals},
-    parameter::{Cursor, Parameter},
-    sse_frame::{self, Format},
+use super::parameter::{Cursor, Parameter};
+use crate::http::{
+    frame::{self, Format},
+    problem::{Code, Problem, Refusals},
 };
 use crate::{
     event::EventId,
@@ -216,7 +216,7 @@ impl EventStream {
             Stage::Opening => {
                 self.stage = Stage::Following;
                 encode(framing, |out| {
-                    sse_frame::write_opening(spread(RETRY), self.told, out);
+                    frame::write_opening(spread(RETRY), self.told, out);
                 })
             }
             Stage::Following => self.follow(framing).await?,
@@ -234,7 +234,7 @@ impl EventStream {
                     Ok(Some(Delivery::Events(batch))) => Some(self.render(&batch, framing)),
                     Ok(Some(Delivery::Gap(gap))) => {
                         self.told = gap.cursor;
-                        Some(encode(framing, |out| sse_frame::write_gap(&gap, out)))
+                        Some(encode(framing, |out| frame::write_gap(&gap, out)))
                     }
                     Ok(None) => {
                         self.stage = Stage::Ended;
@@ -259,15 +259,13 @@ impl EventStream {
         let cursor = self.settle();
         let moved_to = (cursor > self.told).then_some(cursor);
         self.told = cursor;
-        encode(framing, |out| sse_frame::write_heartbeat(moved_to, out))
+        encode(framing, |out| frame::write_heartbeat(moved_to, out))
     }
 
     /// What lies behind an event that cannot be read is not sent: it would look as if there were nothing between.
     fn fail(&mut self, problem: &Problem, framing: Framing) -> Bytes {
         self.stage = Stage::Ended;
-        encode(framing, |out| {
-            sse_frame::write_error(&problem.to_json(), out)
-        })
+        encode(framing, |out| frame::write_error(&problem.to_json(), out))
     }
 
     fn render(&mut self, batch: &Batch, framing: Framing) -> Bytes {
@@ -280,7 +278,7 @@ impl EventStream {
 /// The end of a stream for one subscriber: when to come back, which is another time for each.
 pub(crate) fn farewell(framing: Framing) -> Bytes {
     let farewell = encode(framing, |out| {
-        sse_frame::write_farewell(spread(FAREWELL_RETRY), out);
+        frame::write_farewell(spread(FAREWELL_RETRY), out);
     });
     match framing {
         Framing::Plain => farewell,
@@ -333,7 +331,7 @@ fn render(batch: &Batch, format: Format, framing: Framing) -> Bytes {
             .sum();
         let mut out = Vec::with_capacity(bytes);
         for event in events {
-            sse_frame::write_event(event, format, &mut out);
+            frame::write_event(event, format, &mut out);
         }
         framed(framing, out)
     })

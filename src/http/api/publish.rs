@@ -18,14 +18,14 @@ use poem_openapi::{
 use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::{json, value::RawValue};
 
-use super::{
-    error::{Code, Problem, Refusals},
+use crate::http::{
     forwarded, place_of,
+    problem::{Code, Problem, Refusals},
 };
 use crate::{
     config::{self, LimitsConfig},
+    db::Stored,
     event::{Data, DataTooLarge, Event, EventId, EventType, Key, NewEvent, Topic},
-    event_log::Stored,
 };
 
 /// Bytes of a body that holds one event, beyond those of its data: room for white space, and for the fields around it.

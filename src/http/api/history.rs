@@ -15,13 +15,11 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use super::{
-    error::{Code, Problem, Refusals},
-    parameter::Parameter,
-};
+use super::parameter::Parameter;
+use crate::http::problem::{Code, Problem, Refusals};
 use crate::{
+    db::{self, Order, Page, Range, TopicSummary},
     event::{Event, EventId, Topic},
-    event_log::{self, Order, Page, Range, TopicSummary},
     filter::Filter,
     hub::{Bounds, Hub},
 };
@@ -182,7 +180,7 @@ fn is_trimmed(hub: &Hub, cursor: EventId) -> bool {
 }
 
 /// An error in the middle of a body can only break it off; the client sees that it did not end as it should.
-fn broken_off(error: event_log::Error) -> std::io::Error {
+fn broken_off(error: db::Error) -> std::io::Error {
     tracing::error!(
         error = &error as &dyn std::error::Error,
         "a history was broken off because the log failed"

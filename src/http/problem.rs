@@ -14,7 +14,7 @@ use poem_openapi::{
 use serde_json::json;
 
 use crate::{
-    event_log, hub,
+    db, hub,
     limits::{Limit, Refusal},
 };
 
@@ -449,46 +449,46 @@ impl ResponseError for Problem {
     }
 }
 
-impl From<&event_log::Error> for Problem {
-    fn from(error: &event_log::Error) -> Self {
+impl From<&db::Error> for Problem {
+    fn from(error: &db::Error) -> Self {
         match error {
-            event_log::Error::Full(_) => {
+            db::Error::Full(_) => {
                 Self::new(Code::DiskFull, "the disk is full; nothing was stored")
             }
-            event_log::Error::ReadOnly(_) => Self::new(
+            db::Error::ReadOnly(_) => Self::new(
                 Code::ReadOnly,
                 "the file may not be written; nothing was stored",
             ),
-            event_log::Error::Busy(_) => Self::new(
+            db::Error::Busy(_) => Self::new(
                 Code::LogBusy,
                 "another process holds the file; nothing was stored",
             ),
-            event_log::Error::Moved(_) => Self::new(
+            db::Error::Moved(_) => Self::new(
                 Code::LogMoved,
                 "the file was moved, deleted or replaced while the hub runs; nothing was stored. Put that very file back, or \
                  stop the hub, look what is there, and start it",
             ),
-            event_log::Error::Corrupt(_) => Self::new(
+            db::Error::Corrupt(_) => Self::new(
                 Code::LogCorrupt,
                 "the file is damaged, here at least: `segno check` says where, `segno restore` puts a backup in its place. \
                  Nothing was stored",
             )
             .because(error),
-            event_log::Error::Disk(_) => Self::new(
+            db::Error::Disk(_) => Self::new(
                 Code::DiskFailed,
                 "the disk did not read, write or sync. What was to be stored counts as refused, but a crash of the machine \
                  may bring it back: send it again with a key, and it is one event",
             )
             .because(error),
-            event_log::Error::Other(_) => {
+            db::Error::Other(_) => {
                 Self::new(Code::Internal, "internal error").because(error)
             }
         }
     }
 }
 
-impl From<event_log::Error> for Problem {
-    fn from(error: event_log::Error) -> Self {
+impl From<db::Error> for Problem {
+    fn from(error: db::Error) -> Self {
         Self::from(&error)
     }
 }
