@@ -12,7 +12,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("poem", &["http", "server"], "HTTP is at the edge"),
     (
         "crate::http",
-        &["server", "cli"],
+        &["http", "server", "cli"],
         "the hub does not know how it is spoken to",
     ),
     (
