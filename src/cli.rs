@@ -17,12 +17,11 @@ mod systemd_unit;
 mod tail;
 mod trace;
 
-use clap::{Parser, Subcommand};
+use std::path::PathBuf;
 
-use crate::config::{
-    BackupConfig, BenchConfig, CheckConfig, ExportConfig, ImportConfig, PublishConfig, ReadyConfig,
-    RestoreConfig, ServeConfig, TailConfig,
-};
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::ServeFlags;
 
 /// A persistent event hub: POST events, follow them over Server-Sent Events, resume where you were.
 ///
@@ -34,39 +33,60 @@ pub struct Cli {
     command: Option<Command>,
 
     #[command(flatten)]
-    serve: ServeConfig,
+    serve: ServeFlags,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the hub.
-    Serve(ServeConfig),
+    Serve(ServeFlags),
     /// Publish an event, or each line of standard input.
-    Publish(PublishConfig),
+    Publish(publish::PublishFlags),
     /// Follow events, across cuts and restarts.
-    Tail(TailConfig),
+    Tail(tail::TailFlags),
     /// Copy the log to a new file, as it is at one moment. The hub may run and publish meanwhile.
-    Backup(BackupConfig),
+    Backup(backup::BackupFlags),
     /// Put a backup where the log is. No hub may run on it.
-    Restore(RestoreConfig),
+    Restore(restore::RestoreFlags),
     /// Write all events, with their ids and times, one a line. The hub may run; run it again to go on.
-    Export(ExportConfig),
+    Export(export::ExportFlags),
     /// Read what `export` wrote into a log, ids and times as they were. No hub may run on it; run it again to go on.
-    Import(ImportConfig),
+    Import(import::ImportFlags),
     /// Look whether the log is sound, from end to end. The hub may run.
-    Check(CheckConfig),
+    Check(check::CheckFlags),
     /// Measure a hub that runs, and check that it loses nothing.
     ///
     /// What is published stays in the hub's log, on topics of the run's own: `bench.<run>.<number>`. Ends with 1 if an event
     /// was missing, came twice or out of order.
     #[command(subcommand)]
-    Bench(BenchConfig),
+    Bench(bench::Bench),
     /// Ask whether the hub would take an event now: exit code 0 if so, else 1 and the reason.
-    Ready(ReadyConfig),
+    Ready(ready::ReadyFlags),
     /// Print a unit for systemd that runs this program as a service.
     SystemdUnit,
     /// Print the OpenAPI document.
     Openapi,
+}
+
+/// Where a client finds the hub.
+#[derive(Debug, Clone, Args)]
+struct HubAddress {
+    /// The hub.
+    #[arg(
+        long,
+        env = "SEGNO_URL",
+        default_value = "http://127.0.0.1:8000",
+        value_name = "URL"
+    )]
+    url: String,
+}
+
+/// Which file a command works on.
+#[derive(Debug, Clone, Args)]
+struct LogFile {
+    /// The file that holds the events.
+    #[arg(long, env = "SEGNO_DB", default_value = "segno.db")]
+    db: PathBuf,
 }
 
 impl Cli {
@@ -83,16 +103,16 @@ impl Cli {
 
     async fn run(self) -> anyhow::Result<()> {
         match self.command.unwrap_or(Command::Serve(self.serve)) {
-            Command::Serve(config) => serve::run(config).await,
-            Command::Publish(config) => publish::run(config).await,
-            Command::Tail(config) => tail::run(config).await,
-            Command::Backup(config) => backup::run(config).await,
-            Command::Restore(config) => restore::run(config).await,
-            Command::Export(config) => export::run(config).await,
-            Command::Import(config) => import::run(config).await,
-            Command::Check(config) => check::run(config).await,
-            Command::Bench(config) => bench::run(config).await,
-            Command::Ready(config) => ready::run(config).await,
+            Command::Serve(flags) => serve::run(flags).await,
+            Command::Publish(flags) => publish::run(flags).await,
+            Command::Tail(flags) => tail::run(flags).await,
+            Command::Backup(flags) => backup::run(flags).await,
+            Command::Restore(flags) => restore::run(flags).await,
+            Command::Export(flags) => export::run(flags).await,
+            Command::Import(flags) => import::run(flags).await,
+            Command::Check(flags) => check::run(flags).await,
+            Command::Bench(flags) => bench::run(flags).await,
+            Command::Ready(flags) => ready::run(flags).await,
             Command::SystemdUnit => systemd_unit::run(),
             Command::Openapi => print(&crate::http::openapi_document()),
         }

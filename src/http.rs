@@ -37,9 +37,12 @@ use self::{
     problem::{Code, PROBLEM_JSON, Problem, RefusedWith},
     request_id::RequestId,
 };
-pub use self::{api::openapi_document, opening::Opening};
+pub use self::{
+    api::openapi_document,
+    cors::{CorsOrigin, InvalidOrigin},
+    opening::Opening,
+};
 use crate::{
-    config::CorsOrigin,
     hub::{self, Hub},
     limits::{Limits, Place, Refusal},
     metrics::Counters,

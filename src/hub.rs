@@ -48,7 +48,6 @@ pub use self::{
     writer::{ChoreError, PublishError, Writer},
 };
 use crate::{
-    config::WatchConfig,
     db::{self, EventLog, FileSize, Order, Page, Range, Stored, TopicSummary, Trim},
     event::{Event, EventId, NewEvent, Timestamp, Topic},
     filter::Filter,
@@ -63,8 +62,38 @@ const NOTE_HIGHEST_EVERY: Duration = Duration::from_secs(1);
 pub struct Queue {
     /// Publications. At 50,000 events a second, each in its own, 8,192 are a wait of about a sixth of a second.
     pub publications: usize,
-    /// Bytes of their events. Four batches of the largest size fit into 64 MiB.
+    /// Bytes of their events, at most [`QUEUE_MAX_BYTES`]. Four batches of the largest size fit into 64 MiB.
     pub bytes: usize,
+}
+
+/// Bytes that may wait for the writer at the most. Source: a semaphore counts them, and takes 32 bits at once.
+pub const QUEUE_MAX_BYTES: usize = 4 * 1024 * 1024 * 1024 - 1;
+
+/// What a hub is opened with.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How much may wait for the writer.
+    pub queue: Queue,
+    /// How often the canary is sent.
+    pub canary: Duration,
+    /// A commit that takes longer is logged.
+    pub slow_commit: Duration,
+    /// A subscriber that is behind for longer is logged.
+    pub slow_subscriber: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            queue: Queue {
+                publications: 8192,
+                bytes: 64 * 1024 * 1024,
+            },
+            canary: Duration::from_secs(5),
+            slow_commit: Duration::from_secs(1),
+            slow_subscriber: Duration::from_mins(1),
+        }
+    }
 }
 
 /// The handle of the hub. Cheap to clone.
@@ -78,7 +107,7 @@ struct Shared {
     log: EventLog,
     publications: mpsc::Sender<Publication>,
     chores: mpsc::Sender<Chore>,
-    queue: Queue,
+    settings: Settings,
     room: Arc<Semaphore>,
     feeds: Feeds,
     progress: Subscribers,
@@ -99,7 +128,6 @@ struct Shared {
     /// Events kept: counted once when the file is opened, and moved along by the writer.
     events: AtomicU64,
     metrics: Metrics,
-    watch: WatchConfig,
     canary: Canary,
     opened: Instant,
     draining: CancellationToken,
@@ -170,12 +198,11 @@ pub enum NotReady {
 }
 
 impl Hub {
-    /// Opens the file at `path`. `watch` says what is late and what is slow, and `metrics` is where it counts. The hub works as
+    /// Opens the file at `path`. `metrics` is where it counts. The hub works as
     /// soon as somebody runs the writer, and the file is let go when the writer has ended.
     pub async fn open(
         path: &Path,
-        queue: Queue,
-        watch: WatchConfig,
+        settings: Settings,
         metrics: Metrics,
     ) -> Result<(Self, Writer), db::OpenError> {
         let (log, appender) = db::open(path).await?;
@@ -198,15 +225,15 @@ impl Hub {
             .trimmed_after(&Filter::default(), EventId::ZERO)
             .await
             .map_err(failed)?;
-        let (publications, waiting_publications) = mpsc::channel(queue.publications);
+        let (publications, waiting_publications) = mpsc::channel(settings.queue.publications);
         let (chores, waiting_chores) = mpsc::channel(1);
         let opened = Instant::now();
         let shared = Arc::new(Shared {
             log,
             publications,
             chores,
-            queue,
-            room: Arc::new(Semaphore::new(queue.bytes)),
+            settings,
+            room: Arc::new(Semaphore::new(settings.queue.bytes)),
             feeds: Feeds::new(),
             progress: Subscribers::default(),
             recent,
@@ -219,7 +246,6 @@ impl Hub {
             subscribers: AtomicUsize::new(0),
             events: AtomicU64::new(events),
             metrics,
-            watch,
             canary: Canary::new(opened),
             opened,
             draining: CancellationToken::new(),
@@ -239,7 +265,7 @@ impl Hub {
     /// taken at all: what is taken is never parted from its announcement.
     pub async fn publish(&self, events: Vec<NewEvent>) -> Result<Vec<Stored>, PublishError> {
         let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
-        let busy = || PublishError::Busy(self.shared.queue);
+        let busy = || PublishError::Busy(self.shared.settings.queue);
         let permits = u32::try_from(bytes).map_err(|_| busy())?;
         let room = self
             .shared
@@ -433,14 +459,14 @@ impl Hub {
     /// Subscribers that have been behind for longer than they may, each once as long as it is. To be asked every few
     /// seconds. Looks at each.
     pub fn find_slow(&self) -> Vec<Slow> {
-        let slow_after = self.shared.watch.slow_subscriber;
+        let slow_after = self.shared.settings.slow_subscriber;
         let committed = self.shared.committed();
         self.shared.progress.find_slow(committed, slow_after)
     }
 
     /// What is late and what is slow.
-    pub fn watch(&self) -> &WatchConfig {
-        &self.shared.watch
+    pub fn settings(&self) -> &Settings {
+        &self.shared.settings
     }
 
     /// What is counted.
@@ -569,7 +595,7 @@ impl Shared {
     fn waiting(&self) -> Waiting {
         Waiting {
             publications: self.publications.max_capacity() - self.publications.capacity(),
-            bytes: self.queue.bytes - self.room.available_permits(),
+            bytes: self.settings.queue.bytes - self.room.available_permits(),
         }
     }
 

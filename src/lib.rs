@@ -6,8 +6,8 @@
 //! # Who knows whom: arrows point down only
 //!
 //! ```text
-//!  main ─ cli ─ config                client   knows: HTTP from outside, nothing of the hub's inside
-//!    │
+//!  main ─ cli ─ config   know: flags and variables           client   knows: HTTP from outside, nothing of the hub's inside
+//!    │                   (settings go down as plain structs)
 //!  server            knows: sockets, signals, the order of stopping
 //!    ├── retention   knows: the clock, what is old                 talks to the hub
 //!    ├── limits      knows: what each address has taken            asked by server and http; no I/O

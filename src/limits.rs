@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU32,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -16,13 +17,70 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::config::LimitsConfig;
+use ipnet::IpNet;
+
+use crate::event::DATA_MAX_BYTES;
+
+/// Bytes of the body of a batch. Source: the hub's HTTP contract.
+pub const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// Events of a batch. Source: the hub's HTTP contract.
+pub const BATCH_MAX_EVENTS: usize = 10_000;
+
+/// More events a second than this are no limit: a bucket counts in whole nanoseconds.
+pub const RATE_MAX_EVENTS: i64 = 1_000_000;
 
 /// When a client that found no place may try again: somebody else has to leave first.
 const PLACE_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Addresses from which on the table is looked through for those that are gone.
 const SWEEP_MIN_ADDRESSES: usize = 1024;
+
+/// How much is taken, and from whom. A request over a limit gets an answer that names it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Longest time a request's head may take to arrive, and a connection may idle between requests.
+    pub header_timeout: Duration,
+    /// Longest time a request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// Connections in all.
+    pub max_connections: NonZeroU32,
+    /// Connections of an address. For IPv6 an address is its /64 network, here and below.
+    pub max_connections_per_address: NonZeroU32,
+    /// Streams that an address may have open.
+    pub max_streams_per_address: NonZeroU32,
+    /// Events a second that an address may publish, at most [`RATE_MAX_EVENTS`]; `None` is no limit.
+    pub rate_per_address: Option<u32>,
+    /// Events that an address may publish at once before its rate counts; `None` is the events of ten seconds.
+    pub burst_per_address: Option<NonZeroU32>,
+    /// Bytes of an event's data, at most [`DATA_MAX_BYTES`].
+    pub max_event_bytes: usize,
+    /// Bytes of the body of a batch, at most [`BATCH_MAX_BYTES`].
+    pub max_batch_bytes: usize,
+    /// Events of a batch, at most [`BATCH_MAX_EVENTS`].
+    pub max_batch_events: usize,
+    /// Proxies whose `X-Forwarded-For` says who the client is.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let some = |n| NonZeroU32::new(n).expect("it is not zero");
+        Self {
+            header_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(30),
+            max_connections: some(50_000),
+            max_connections_per_address: some(10_000),
+            max_streams_per_address: some(10_000),
+            rate_per_address: None,
+            burst_per_address: None,
+            max_event_bytes: DATA_MAX_BYTES,
+            max_batch_bytes: BATCH_MAX_BYTES,
+            max_batch_events: BATCH_MAX_EVENTS,
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
 
 /// A limit that a client may hit and come back later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,7 +167,7 @@ impl Refused {
 #[derive(Debug)]
 pub struct Limits {
     /// The limits.
-    pub config: LimitsConfig,
+    pub settings: Settings,
     /// Who was refused.
     pub refused: Refused,
     rate: Option<Rate>,
@@ -123,15 +181,15 @@ pub struct Limits {
 
 impl Limits {
     /// Nothing is taken yet.
-    pub fn new(config: LimitsConfig) -> Self {
+    pub fn new(settings: Settings) -> Self {
         Self {
-            rate: Rate::of(&config),
+            rate: Rate::of(&settings),
             refused: Refused::default(),
             began: Instant::now(),
             connections: AtomicU32::new(0),
-            addresses: Mutex::new(Addresses::new(&config)),
+            addresses: Mutex::new(Addresses::new(&settings)),
             proxy_was_traced: AtomicBool::new(false),
-            config,
+            settings,
         }
     }
 
@@ -142,7 +200,7 @@ impl Limits {
 
     /// Gives a connection from `peer` its place, if there is one.
     pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Refusal> {
-        let max = self.config.max_connections.get();
+        let max = self.settings.max_connections.get();
         if !take_one(&self.connections, max) {
             return Err(self.refuse(Limit::Connections, max, PLACE_RETRY_AFTER));
         }
@@ -152,7 +210,7 @@ impl Limits {
             return Ok(Place { limits, peer });
         }
         let usage = self.usage(peer);
-        let max = self.config.max_connections_per_address.get();
+        let max = self.settings.max_connections_per_address.get();
         if !take_one(&usage.connections, max) {
             give_one_back(&self.connections);
             return Err(self.refuse(Limit::ConnectionsOfAddress, max, PLACE_RETRY_AFTER));
@@ -186,7 +244,7 @@ impl Limits {
 
     fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
-        self.config
+        self.settings
             .trusted_proxies
             .iter()
             .any(|proxies| proxies.contains(&address))
@@ -256,7 +314,7 @@ impl Place {
         forwarded: impl Fn() -> Option<String>,
     ) -> Result<OpenStream, Refusal> {
         let usage = self.client(&forwarded);
-        let max = self.limits.config.max_streams_per_address.get();
+        let max = self.limits.settings.max_streams_per_address.get();
         if !take_one(&usage.streams, max) {
             let refusal = self
                 .limits
@@ -361,8 +419,8 @@ struct Addresses {
 }
 
 impl Addresses {
-    fn new(config: &LimitsConfig) -> Self {
-        let connections = usize::try_from(config.max_connections.get()).unwrap_or(usize::MAX);
+    fn new(settings: &Settings) -> Self {
+        let connections = usize::try_from(settings.max_connections.get()).unwrap_or(usize::MAX);
         Self {
             usages: HashMap::new(),
             sweep_at: SWEEP_MIN_ADDRESSES,
@@ -406,9 +464,9 @@ struct Rate {
 }
 
 impl Rate {
-    fn of(config: &LimitsConfig) -> Option<Self> {
-        let events_per_second = config.rate_per_address?;
-        let burst = config
+    fn of(settings: &Settings) -> Option<Self> {
+        let events_per_second = settings.rate_per_address?;
+        let burst = settings
             .burst_per_address
             .map_or(u64::from(events_per_second) * BURST_SECONDS, |burst| {
                 u64::from(burst.get())
@@ -450,10 +508,10 @@ fn nanoseconds(time: Duration) -> u64 {
 mod tests {
     use super::*;
 
-    fn limits(change: impl FnOnce(&mut LimitsConfig)) -> Arc<Limits> {
-        let mut config = LimitsConfig::default();
-        change(&mut config);
-        Arc::new(Limits::new(config))
+    fn limits(change: impl FnOnce(&mut Settings)) -> Arc<Limits> {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        Arc::new(Limits::new(settings))
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -475,9 +533,9 @@ mod tests {
 
     #[test]
     fn the_client_is_the_last_hop_that_is_no_trusted_proxy() {
-        let limits = limits(|config| {
+        let limits = limits(|settings| {
             let trusted = ["10.0.0.0/8", "fd00::/8"];
-            config.trusted_proxies = trusted.map(|proxies| proxies.parse().unwrap()).into();
+            settings.trusted_proxies = trusted.map(|proxies| proxies.parse().unwrap()).into();
         });
         for (forwarded, client) in [
             ("192.0.2.7", "192.0.2.7"),
@@ -503,9 +561,9 @@ mod tests {
 
     #[test]
     fn a_place_is_free_again_when_it_is_dropped_and_no_sooner() {
-        let limits = limits(|config| {
-            config.max_connections = 3.try_into().unwrap();
-            config.max_connections_per_address = 2.try_into().unwrap();
+        let limits = limits(|settings| {
+            settings.max_connections = 3.try_into().unwrap();
+            settings.max_connections_per_address = 2.try_into().unwrap();
         });
         let refused = |address| limits.admit(ip(address)).unwrap_err().limit;
         let first = limits.admit(ip("192.0.2.7")).unwrap();
@@ -547,10 +605,10 @@ mod tests {
 
     #[test]
     fn addresses_that_are_gone_are_let_go_and_the_table_has_an_end() {
-        let limits = limits(|config| {
-            config.max_connections = 100.try_into().unwrap();
-            config.max_connections_per_address = 1.try_into().unwrap();
-            config.rate_per_address = Some(1);
+        let limits = limits(|settings| {
+            settings.max_connections = 100.try_into().unwrap();
+            settings.max_connections_per_address = 1.try_into().unwrap();
+            settings.rate_per_address = Some(1);
         });
         let address = |n: u32| IpAddr::from(n.to_be_bytes());
         let stays = limits.admit(address(0)).unwrap();

@@ -3,14 +3,16 @@
 //! It reads the clock and the log, and deletes nothing itself: the hub's writer does, in small steps between its commits.
 
 mod clock;
+mod keep;
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use self::clock::Clock;
+pub(crate) use self::keep::parse_age;
+pub use self::keep::{InvalidRule, Keep, KeepTopics};
 use crate::{
-    config::{KeepConfig, KeepTopics},
     db::{self, Room, Trim},
     event::{EventId, Timestamp, Topic},
     hub::{ChoreError, Hub},
@@ -34,7 +36,7 @@ const FREE_FRACTION: u64 = 8;
 const FREE_MIN_BYTES: u64 = 256 * 1024;
 
 /// Trims, for ever, what `keep` calls old. To be dropped when the hub drains.
-pub async fn run(hub: &Hub, keep: &KeepConfig) {
+pub async fn run(hub: &Hub, keep: &Keep) {
     let mut retention = Retention {
         hub,
         keep,
@@ -64,7 +66,7 @@ pub async fn run(hub: &Hub, keep: &KeepConfig) {
 
 struct Retention<'a> {
     hub: &'a Hub,
-    keep: &'a KeepConfig,
+    keep: &'a Keep,
     clock: Clock,
     begun: Instant,
     /// What the clock shows in this look; `None` while it is in doubt, and no event is old then.

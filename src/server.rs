@@ -11,6 +11,7 @@ use std::{
     io,
     net::SocketAddr,
     num::{NonZero, NonZeroU32},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -32,13 +33,12 @@ use self::{
     refusal::{Refuser, refusals_beside},
 };
 use crate::{
-    config::{LimitsConfig, ServeConfig},
     db,
-    http::{self, Opening, Settings},
-    hub::{Bounds, Hub, Queue, Writer},
-    limits::{Limits, Place, Refusal},
+    http::{self, CorsOrigin, Opening},
+    hub::{self, Bounds, Hub, Writer},
+    limits::{self, Limits, Place, Refusal},
     metrics::{Counters, Metrics},
-    retention,
+    retention::{self, Keep},
     service::Manager,
     watch,
 };
@@ -63,6 +63,42 @@ pub fn connections_within(open_files: u64) -> u32 {
     room.saturating_sub(refusals_beside(room))
 }
 
+/// What a server is started with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Address to listen on; port 0 has the system choose one.
+    pub listen: SocketAddr,
+    /// The file that holds the events; made if there is none.
+    pub db: PathBuf,
+    /// Silence after which a stream shows a sign of life.
+    pub heartbeat: Duration,
+    /// Whose pages may use the hub from a browser.
+    pub cors_origins: Vec<CorsOrigin>,
+    /// Longest wait for open requests and streams when the server stops.
+    pub drain_timeout: Duration,
+    /// How much is taken, and from whom.
+    pub limits: limits::Settings,
+    /// The queue of the hub, and what it logs as late or slow.
+    pub hub: hub::Settings,
+    /// What is kept.
+    pub keep: Keep,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            listen: ([127, 0, 0, 1], 8000).into(),
+            db: "segno.db".into(),
+            heartbeat: Duration::from_secs(15),
+            cors_origins: Vec::new(),
+            drain_timeout: Duration::from_secs(10),
+            limits: limits::Settings::default(),
+            hub: hub::Settings::default(),
+            keep: Keep::default(),
+        }
+    }
+}
+
 /// A hub that listens.
 #[derive(Debug)]
 pub struct Server {
@@ -70,7 +106,7 @@ pub struct Server {
     writer: JoinHandle<Writer>,
     listener: TcpListener,
     connections: Connections<Opening>,
-    config: ServeConfig,
+    settings: Settings,
     manager: Manager,
 }
 
@@ -96,38 +132,34 @@ pub enum StartError {
 impl Server {
     /// Listens, then opens the file, and starts the writer. Meanwhile it is [told](Opening) that the hub is starting; other
     /// requests wait for the end of it, and new connections until [`serve`](Self::serve).
-    pub async fn start(config: ServeConfig) -> Result<Self, StartError> {
-        let address = config.listen;
+    pub async fn start(settings: Settings) -> Result<Self, StartError> {
+        let address = settings.listen;
         let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
         let manager = Manager::from_env().map_err(StartError::Manager)?;
-        let queue = Queue {
-            publications: usize::try_from(config.limits.max_queue.get()).unwrap_or(usize::MAX),
-            bytes: config.limits.max_queue_bytes,
-        };
         let metrics = Metrics::default();
-        let limits = Arc::new(Limits::new(config.limits.clone()));
+        let limits = Arc::new(Limits::new(settings.limits.clone()));
         let refusals = metrics.refusals.clone();
         let connections = Connections::new(Opening::default(), limits.clone(), refusals);
         let (hub, writer) = tokio::select! {
-            opened = Hub::open(&config.db, queue, config.watch, metrics) => opened?,
+            opened = Hub::open(&settings.db, settings.hub, metrics) => opened?,
             () = accept(&listener, &connections) => unreachable!("accepts for ever"),
         };
-        let settings = Settings {
-            heartbeat: config.heartbeat,
-            cors_origins: config.cors_origins.clone(),
+        let http_settings = http::Settings {
+            heartbeat: settings.heartbeat,
+            cors_origins: settings.cors_origins.clone(),
             limits,
         };
         connections
             .refuser
-            .add(http::headers_of_all(&hub, &settings));
-        let endpoint = http::endpoint(hub.clone(), settings);
+            .add(http::headers_of_all(&hub, &http_settings));
+        let endpoint = http::endpoint(hub.clone(), http_settings);
         connections.terms.endpoint.end(endpoint);
         Ok(Self {
             hub,
             writer: tokio::spawn(writer.run()),
             listener,
             connections,
-            config,
+            settings,
             manager,
         })
     }
@@ -159,7 +191,7 @@ impl Server {
         self.manager.ready(&self.status());
         tokio::select! {
             () = accept(&self.listener, &self.connections) => unreachable!("accepts for ever"),
-            () = retention::run(&self.hub, &self.config.keep) => unreachable!("keeps looking"),
+            () = retention::run(&self.hub, &self.settings.keep) => unreachable!("keeps looking"),
             () = watch::run(&self.hub, || self.manager.alive()) => unreachable!("keeps watching"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
             () = stop => tracing::info!("draining"),
@@ -174,7 +206,7 @@ impl Server {
         let writer = self.writer.await.expect("the writer does not panic");
         self.connections.terms.ending.cancel();
         self.connections.tasks.close();
-        if tokio::time::timeout(self.config.drain_timeout, self.connections.tasks.wait())
+        if tokio::time::timeout(self.settings.drain_timeout, self.connections.tasks.wait())
             .await
             .is_err()
         {
@@ -208,10 +240,10 @@ pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
 ) -> io::Result<(SocketAddr, impl Future<Output = ()>)> {
     let listener = listen(address)?;
     let address = listener.local_addr()?;
-    let limits = Limits::new(LimitsConfig {
+    let limits = Limits::new(limits::Settings {
         max_connections: NonZeroU32::MAX,
         max_connections_per_address: NonZeroU32::MAX,
-        ..LimitsConfig::default()
+        ..limits::Settings::default()
     });
     let connections = Connections::new(endpoint, Arc::new(limits), Counters::default());
     let serving = async move { accept(&listener, &connections).await };

@@ -8,7 +8,7 @@ use crate::hub::Hub;
 
 /// Watches the hub, for ever, and calls `alive` after each round trip of the canary. To be dropped when the hub drains.
 pub async fn run(hub: &Hub, alive: impl Fn()) {
-    let every = hub.watch().canary;
+    let every = hub.settings().canary;
     let mut failing = false;
     loop {
         let begun = Instant::now();

@@ -1,13 +1,28 @@
 //! `segno backup`.
 
-use super::print;
-use crate::{config::BackupConfig, db};
+use std::path::PathBuf;
 
-pub(super) async fn run(config: BackupConfig) -> anyhow::Result<()> {
-    let findings = db::backup(&config.log.db, &config.file).await?;
+use clap::Args;
+
+use super::{LogFile, print};
+use crate::db;
+
+/// What `segno backup` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct BackupFlags {
+    /// The copy; there must be no file yet.
+    file: PathBuf,
+
+    /// The log.
+    #[command(flatten)]
+    log: LogFile,
+}
+
+pub(super) async fn run(flags: BackupFlags) -> anyhow::Result<()> {
+    let findings = db::backup(&flags.log.db, &flags.file).await?;
     print(&format!(
         "{}: {} events, up to {}, of the log {}\n",
-        config.file.display(),
+        flags.file.display(),
         findings.events,
         findings.last_id,
         findings.log_id

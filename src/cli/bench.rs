@@ -15,28 +15,39 @@ mod sequence;
 use std::sync::Arc;
 
 use anyhow::bail;
+use clap::Subcommand;
 
-use self::run::Run;
+use self::{follow::FollowFlags, publish::PublishFlags, replay::ReplayFlags, run::Run};
 use super::print;
-use crate::config::BenchConfig;
 
-pub(super) async fn run(config: BenchConfig) -> anyhow::Result<()> {
+/// What `segno bench` may be told.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum Bench {
+    /// Publish, as fast as the hub answers or at a rate, and check that all of it is in the log.
+    Publish(PublishFlags),
+    /// Follow with many connections what is published at a rate, and measure how long an event takes to each.
+    Follow(FollowFlags),
+    /// Publish events, then replay them over and over.
+    Replay(ReplayFlags),
+}
+
+pub(super) async fn run(bench: Bench) -> anyhow::Result<()> {
     // A subscriber is a file descriptor, and most systems allow 1,024 until they are asked for more.
     _ = rlimit::increase_nofile_limit(u64::MAX);
-    let (run, report) = match config {
-        BenchConfig::Publish(config) => {
-            let run = Arc::new(Run::new(config.run.clone()));
-            let report = run.show_progress_of(publish::run(&run, &config)).await?;
+    let (run, report) = match bench {
+        Bench::Publish(flags) => {
+            let run = Arc::new(Run::new(flags.run.clone()));
+            let report = run.show_progress_of(publish::run(&run, &flags)).await?;
             (run, report)
         }
-        BenchConfig::Follow(config) => {
-            let run = Arc::new(Run::new(config.run.clone()));
-            let report = run.show_progress_of(follow::run(&run, &config)).await?;
+        Bench::Follow(flags) => {
+            let run = Arc::new(Run::new(flags.run.clone()));
+            let report = run.show_progress_of(follow::run(&run, &flags)).await?;
             (run, report)
         }
-        BenchConfig::Replay(config) => {
-            let run = Arc::new(Run::new(config.run.clone()));
-            let report = run.show_progress_of(replay::run(&run, &config)).await?;
+        Bench::Replay(flags) => {
+            let run = Arc::new(Run::new(flags.run.clone()));
+            let report = run.show_progress_of(replay::run(&run, &flags)).await?;
             (run, report)
         }
     };

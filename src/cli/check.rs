@@ -1,12 +1,21 @@
 //! `segno check`.
 
 use anyhow::bail;
+use clap::Args;
 
-use super::print;
-use crate::{config::CheckConfig, db};
+use super::{LogFile, print};
+use crate::db;
 
-pub(super) async fn run(config: CheckConfig) -> anyhow::Result<()> {
-    let db = &config.log.db;
+/// What `segno check` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CheckFlags {
+    /// The log.
+    #[command(flatten)]
+    log: LogFile,
+}
+
+pub(super) async fn run(flags: CheckFlags) -> anyhow::Result<()> {
+    let db = &flags.log.db;
     let findings = db::check(db).await?;
     let faults: String = findings
         .faults

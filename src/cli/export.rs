@@ -3,14 +3,14 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, anyhow};
+use clap::Args;
 
-use super::progress::Progress;
+use super::{LogFile, progress::Progress};
 use crate::{
-    config::ExportConfig,
     db::{self, Order, Range},
     event::{DATA_MAX_BYTES, Event, EventId},
     filter::Filter,
@@ -22,8 +22,23 @@ const PAGE_EVENTS: usize = 1000;
 /// Bytes at the end of a file in which its last line is: an event is never longer.
 const LAST_LINE_MAX_BYTES: u64 = 2 * DATA_MAX_BYTES as u64;
 
-pub(super) async fn run(config: ExportConfig) -> anyhow::Result<()> {
-    match &config.file {
+/// What `segno export` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ExportFlags {
+    /// Where to write, one event a line; a file that is there already is continued. Standard output if not given.
+    file: Option<PathBuf>,
+
+    /// Begin after the event with this id.
+    #[arg(long, value_name = "ID", conflicts_with = "file")]
+    after: Option<u64>,
+
+    /// The log.
+    #[command(flatten)]
+    log: LogFile,
+}
+
+pub(super) async fn run(flags: ExportFlags) -> anyhow::Result<()> {
+    match &flags.file {
         Some(path) => {
             let failed = || format!("cannot write {}", path.display());
             let mut file = OpenOptions::new()
@@ -34,15 +49,15 @@ pub(super) async fn run(config: ExportConfig) -> anyhow::Result<()> {
                 .open(path)
                 .with_context(failed)?;
             let after = end_of(&mut file, path)?;
-            write_after(&config, after, &mut BufWriter::new(&file)).await?;
+            write_after(&flags, after, &mut BufWriter::new(&file)).await?;
             file.sync_all().with_context(failed)
         }
         None => {
-            let after = match config.after {
+            let after = match flags.after {
                 Some(id) => id.to_string().parse()?,
                 None => EventId::ZERO,
             };
-            match write_after(&config, after, &mut BufWriter::new(io::stdout())).await {
+            match write_after(&flags, after, &mut BufWriter::new(io::stdout())).await {
                 Err(error) if is_broken_pipe(&error) => Ok(()),
                 written => written,
             }
@@ -57,11 +72,11 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 async fn write_after(
-    config: &ExportConfig,
+    flags: &ExportFlags,
     mut cursor: EventId,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let log = db::open_to_read(&config.log.db).await?;
+    let log = db::open_to_read(&flags.log.db).await?;
     let last_id = log.last_id().await?;
     let mut progress = Progress::new(last_id.as_i64().unsigned_abs());
     let (mut events, mut bytes) = (0, Vec::new());

@@ -5,13 +5,14 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader},
     mem,
+    path::PathBuf,
 };
 
 use anyhow::{Context, bail};
+use clap::Args;
 
-use super::{print, progress::Progress};
+use super::{LogFile, print, progress::Progress};
 use crate::{
-    config::ImportConfig,
     db::{self, Appender, EventLog, Order, Range},
     event::Event,
     filter::Filter,
@@ -26,8 +27,19 @@ const COMMIT_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Events of the log that are compared at a time.
 const PAGE_EVENTS: usize = 1000;
 
-pub(super) async fn run(config: ImportConfig) -> anyhow::Result<()> {
-    let (input, bytes): (Box<dyn BufRead>, u64) = match &config.file {
+/// What `segno import` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ImportFlags {
+    /// What `segno export` wrote. Standard input if not given.
+    file: Option<PathBuf>,
+
+    /// The log; made if there is none.
+    #[command(flatten)]
+    log: LogFile,
+}
+
+pub(super) async fn run(flags: ImportFlags) -> anyhow::Result<()> {
+    let (input, bytes): (Box<dyn BufRead>, u64) = match &flags.file {
         Some(path) => {
             let file =
                 File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -36,7 +48,7 @@ pub(super) async fn run(config: ImportConfig) -> anyhow::Result<()> {
         }
         None => (Box::new(io::stdin().lock()), 0),
     };
-    let (log, appender) = db::open(&config.log.db).await?;
+    let (log, appender) = db::open(&flags.log.db).await?;
     let mut import = Import {
         log,
         appender,

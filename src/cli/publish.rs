@@ -1,13 +1,17 @@
 //! `segno publish`.
 
+use std::time::Duration;
+
 use anyhow::Context;
+use clap::Args;
+use humantime::parse_duration;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin, stdin};
 use uuid::Uuid;
 
-use super::print;
-use crate::{client::Client, config::PublishConfig};
+use super::{HubAddress, print};
+use crate::client::Client;
 
 /// Lines of standard input that go into one batch at most.
 const BATCH_MAX_LINES: usize = 1000;
@@ -25,10 +29,37 @@ struct EventLine<'a> {
     key: &'a str,
 }
 
-pub(super) async fn run(config: PublishConfig) -> anyhow::Result<()> {
-    let client = Client::new(&config.hub.url)?;
-    if let Some(data) = &config.data {
-        return send(&client, &config, std::slice::from_ref(data)).await;
+/// What `segno publish` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct PublishFlags {
+    /// The data: JSON is kept as JSON, anything else becomes a string. Without it, each line of standard input is an event.
+    data: Option<String>,
+
+    /// Topic to publish on.
+    #[arg(long, env = "SEGNO_TOPIC", default_value = "events")]
+    topic: String,
+
+    /// Type of the events.
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<String>,
+
+    /// Key of the event, instead of a generated one. Publishing it again on the topic is not a second event.
+    #[arg(long, requires = "data")]
+    key: Option<String>,
+
+    /// How long to try again while the hub is away.
+    #[arg(long, env = "SEGNO_RETRY_FOR", default_value = "1m", value_parser = parse_duration)]
+    retry_for: Duration,
+
+    /// Where the hub is.
+    #[command(flatten)]
+    hub: HubAddress,
+}
+
+pub(super) async fn run(flags: PublishFlags) -> anyhow::Result<()> {
+    let client = Client::new(&flags.hub.url)?;
+    if let Some(data) = &flags.data {
+        return send(&client, &flags, std::slice::from_ref(data)).await;
     }
     let mut lines = BufReader::new(stdin()).lines();
     loop {
@@ -36,7 +67,7 @@ pub(super) async fn run(config: PublishConfig) -> anyhow::Result<()> {
         if batch.is_empty() {
             return Ok(());
         }
-        send(&client, &config, &batch).await?;
+        send(&client, &flags, &batch).await?;
     }
 }
 
@@ -65,22 +96,22 @@ async fn next_batch(lines: &mut Lines<BufReader<Stdin>>) -> anyhow::Result<Vec<S
     Ok(batch)
 }
 
-async fn send(client: &Client, config: &PublishConfig, batch: &[String]) -> anyhow::Result<()> {
+async fn send(client: &Client, flags: &PublishFlags, batch: &[String]) -> anyhow::Result<()> {
     let mut ndjson = String::new();
     for data in batch {
-        let key = config
+        let key = flags
             .key
             .clone()
             .unwrap_or_else(|| Uuid::now_v7().to_string());
-        ndjson.push_str(&event_line(config, data, &key)?);
+        ndjson.push_str(&event_line(flags, data, &key)?);
         ndjson.push('\n');
     }
-    let ids = client.publish(&ndjson, config.retry_for).await?;
+    let ids = client.publish(&ndjson, flags.retry_for).await?;
     let ids: String = ids.iter().map(|id| format!("{id}\n")).collect();
     print(&ids)
 }
 
-fn event_line(config: &PublishConfig, data: &str, key: &str) -> anyhow::Result<String> {
+fn event_line(flags: &PublishFlags, data: &str, key: &str) -> anyhow::Result<String> {
     let json = match serde_json::from_str::<&RawValue>(data) {
         Ok(json) if !json.get().contains(['\n', '\r']) => json.to_owned(),
         // A line break would end the line of the batch; outside of strings it means nothing.
@@ -88,8 +119,8 @@ fn event_line(config: &PublishConfig, data: &str, key: &str) -> anyhow::Result<S
         Err(_) => serde_json::value::to_raw_value(data)?,
     };
     let line = EventLine {
-        topic: &config.topic,
-        event_type: config.event_type.as_deref(),
+        topic: &flags.topic,
+        event_type: flags.event_type.as_deref(),
         data: &json,
         key,
     };

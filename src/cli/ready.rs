@@ -1,8 +1,26 @@
 //! `segno ready`: what the health check of a container runs, where there is no curl.
 
-use crate::{client::Client, config::ReadyConfig};
+use std::time::Duration;
 
-pub(super) async fn run(config: ReadyConfig) -> anyhow::Result<()> {
-    Client::new(&config.hub.url)?.ready(config.wait).await?;
+use clap::Args;
+use humantime::parse_duration;
+
+use super::HubAddress;
+use crate::client::Client;
+
+/// What `segno ready` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ReadyFlags {
+    /// How long to ask again while the hub is not ready, such as `30s`. Asks once if not given.
+    #[arg(long, default_value = "0s", value_parser = parse_duration)]
+    wait: Duration,
+
+    /// Where the hub is.
+    #[command(flatten)]
+    hub: HubAddress,
+}
+
+pub(super) async fn run(flags: ReadyFlags) -> anyhow::Result<()> {
+    Client::new(&flags.hub.url)?.ready(flags.wait).await?;
     Ok(())
 }

@@ -8,17 +8,18 @@ use tokio_util::sync::CancellationToken;
 
 use super::{check_config, print, trace};
 use crate::{
-    config::{LogFormat, ServeConfig, refuse_small_queue},
-    server::{Server, connections_within},
+    config::{LogFormat, ServeFlags, refuse_small_queue},
+    server::{Server, Settings, connections_within},
 };
 
-pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
-    if config.check_config {
+pub(super) async fn run(flags: ServeFlags) -> anyhow::Result<()> {
+    if flags.check_config {
         return check_config::run().await;
     }
-    let exporter = trace::begin(&config)?;
-    let limits = &mut config.limits;
-    refuse_small_queue(limits.max_queue_bytes, limits.max_batch_bytes)
+    let exporter = trace::begin(&flags)?;
+    let mut settings = flags.settings();
+    let limits = &mut settings.limits;
+    refuse_small_queue(settings.hub.queue.bytes, limits.max_batch_bytes)
         .map_err(anyhow::Error::msg)?;
     let fitting = open_files(limits.max_connections)?;
     if fitting.connections < limits.max_connections {
@@ -26,8 +27,8 @@ pub(super) async fn run(mut config: ServeConfig) -> anyhow::Result<()> {
         limits.max_connections = fitting.connections;
     }
     let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let server = Server::start(config.clone()).await?;
-    greet(&server, &config)?;
+    let server = Server::start(settings.clone()).await?;
+    greet(&server, &settings, flags.log_format)?;
 
     let stop = CancellationToken::new();
     let second_signal = async {
@@ -103,7 +104,7 @@ impl Signals {
 }
 
 /// Tells a person where everything is.
-fn greet(server: &Server, config: &ServeConfig) -> anyhow::Result<()> {
+fn greet(server: &Server, settings: &Settings, log_format: LogFormat) -> anyhow::Result<()> {
     let address = server.address();
     let host = if address.ip().is_unspecified() {
         "localhost".into()
@@ -113,9 +114,9 @@ fn greet(server: &Server, config: &ServeConfig) -> anyhow::Result<()> {
     let base = format!("http://{host}:{}", address.port());
     let bounds = server.bounds();
     let version = env!("CARGO_PKG_VERSION");
-    if config.log_format == LogFormat::Json {
+    if log_format == LogFormat::Json {
         let (first_id, last_id) = (bounds.first_id.as_i64(), bounds.last_id.as_i64());
-        tracing::info!(version, url = base, db = %config.db.display(), first_id, last_id, keeps = %config.keep, "listening");
+        tracing::info!(version, url = base, db = %settings.db.display(), first_id, last_id, keeps = %settings.keep, "listening");
         return Ok(());
     }
     let kept = match bounds.first_id > bounds.last_id {
@@ -128,8 +129,8 @@ fn greet(server: &Server, config: &ServeConfig) -> anyhow::Result<()> {
          docs    {base}/docs\n  \
          file    {} ({kept})\n  \
          keeps   {}\n",
-        config.db.display(),
-        config.keep,
+        settings.db.display(),
+        settings.keep,
     ))
 }
 

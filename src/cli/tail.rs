@@ -3,15 +3,16 @@
 use std::{
     fs,
     io::{self, BufWriter, ErrorKind, Stdout, Write},
-    path::Path,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context, anyhow};
+use clap::Args;
+use humantime::parse_duration;
 
-use crate::{
-    client::{Client, FollowQuery, Followed},
-    config::TailConfig,
-};
+use super::HubAddress;
+use crate::client::{Client, FollowQuery, Followed};
 
 /// The type of the frame that tells of lost events. Source: the hub's HTTP contract.
 const GAP_TYPE: &str = "segno.gap";
@@ -19,19 +20,63 @@ const GAP_TYPE: &str = "segno.gap";
 /// The type of what tells that events were erased. Source: the hub's HTTP contract.
 const ERASED_TYPE: &str = "segno.erased";
 
-pub(super) async fn run(config: TailConfig) -> anyhow::Result<()> {
-    let client = Client::new(&config.hub.url)?;
-    let mut state = match &config.state {
+/// What `segno tail` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct TailFlags {
+    /// Topic to follow, or a pattern such as `orders.*`; may be repeated. All if not given.
+    #[arg(long, short)]
+    topic: Vec<String>,
+
+    /// Type to follow, or a pattern; may be repeated. All if not given.
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Vec<String>,
+
+    /// Print the whole event as JSON instead of its data.
+    #[arg(long)]
+    json: bool,
+
+    /// Begin with events of this time or later: `15m`, an RFC 3339 time, or `start`.
+    #[arg(long, group = "start")]
+    since: Option<String>,
+
+    /// Begin with the newest so many.
+    #[arg(long, group = "start", value_name = "EVENTS")]
+    last: Option<u64>,
+
+    /// Begin after the event with this id.
+    #[arg(long, group = "start", value_name = "ID")]
+    after: Option<u64>,
+
+    /// Remember the cursor in this file, and go on from it the next time. Written after the output was.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
+
+    /// End after so many events.
+    #[arg(long, value_name = "EVENTS")]
+    count: Option<u64>,
+
+    /// Reconnect when nothing came for so long, not even a sign of life.
+    #[arg(long, default_value = "60s", value_parser = parse_duration)]
+    idle_timeout: Duration,
+
+    /// Where the hub is.
+    #[command(flatten)]
+    hub: HubAddress,
+}
+
+pub(super) async fn run(flags: TailFlags) -> anyhow::Result<()> {
+    let client = Client::new(&flags.hub.url)?;
+    let mut state = match &flags.state {
         Some(file) => read_state(file)?,
         None => State::default(),
     };
-    let mut follow = client.follow(query(&config, state.cursor.take()));
+    let mut follow = client.follow(query(&flags, state.cursor.take()));
     let mut out = BufWriter::new(io::stdout());
-    let mut left = config.count;
+    let mut left = flags.count;
     while left != Some(0) {
         match follow.next().await? {
             Followed::Connected => {
-                if let (Some(file), Some(log_id)) = (&config.state, follow.log_id()) {
+                if let (Some(file), Some(log_id)) = (&flags.state, follow.log_id()) {
                     state.stay_in(log_id, file)?;
                 }
             }
@@ -45,7 +90,7 @@ pub(super) async fn run(config: TailConfig) -> anyhow::Result<()> {
                 complain(&format!("events were lost: {}", message.data));
             }
             // With `--json` its type tells it from the others; without, its data would be taken for theirs.
-            Followed::Message(message) if message.event_type == ERASED_TYPE && !config.json => {
+            Followed::Message(message) if message.event_type == ERASED_TYPE && !flags.json => {
                 complain(&format!("erased: {}", message.data));
             }
             Followed::Message(message) => {
@@ -59,7 +104,7 @@ pub(super) async fn run(config: TailConfig) -> anyhow::Result<()> {
             if flush(&mut out)? == Reader::Gone {
                 return Ok(());
             }
-            if let (Some(file), Some(cursor)) = (&config.state, follow.cursor()) {
+            if let (Some(file), Some(cursor)) = (&flags.state, follow.cursor()) {
                 write_state(file, cursor, state.log_id.as_deref())?;
             }
         }
@@ -67,30 +112,30 @@ pub(super) async fn run(config: TailConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn query(config: &TailConfig, cursor: Option<String>) -> FollowQuery {
+fn query(flags: &TailFlags, cursor: Option<String>) -> FollowQuery {
     let mut parameters = Vec::new();
-    parameters.extend(config.topic.iter().map(|topic| ("topic", topic.clone())));
+    parameters.extend(flags.topic.iter().map(|topic| ("topic", topic.clone())));
     parameters.extend(
-        config
+        flags
             .event_type
             .iter()
             .map(|event_type| ("type", event_type.clone())),
     );
-    if config.json {
+    if flags.json {
         parameters.push(("format", "event".into()));
     }
     // A remembered cursor is sent as the header, which wins over these.
-    parameters.extend(config.since.clone().map(|since| ("since", since)));
-    parameters.extend(config.last.map(|last| ("last", last.to_string())));
+    parameters.extend(flags.since.clone().map(|since| ("since", since)));
+    parameters.extend(flags.last.map(|last| ("last", last.to_string())));
     parameters.extend(
-        config
+        flags
             .after
             .map(|after| ("last_event_id", after.to_string())),
     );
     FollowQuery {
         parameters,
         cursor,
-        idle_timeout: config.idle_timeout,
+        idle_timeout: flags.idle_timeout,
     }
 }
 

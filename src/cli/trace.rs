@@ -11,17 +11,14 @@ use tracing_subscriber::{
 };
 
 use super::otlp::Exporter;
-use crate::config::{LogFormat, ServeConfig};
+use crate::config::{LogFormat, ServeFlags};
 
 /// Begins to trace. What is returned is to be [ended](Exporter::end) when the hub has stopped.
-pub(super) fn begin(config: &ServeConfig) -> anyhow::Result<Option<Exporter>> {
-    let endpoint = config.otlp_endpoint.as_deref();
+pub(super) fn begin(flags: &ServeFlags) -> anyhow::Result<Option<Exporter>> {
+    let endpoint = flags.otlp_endpoint.as_deref();
     let exporter = endpoint.map(Exporter::begin).transpose()?;
     let spans = exporter.as_ref().map(|exporter| exporter.layer().boxed());
-    let layers: Vec<_> = spans
-        .into_iter()
-        .chain([lines(config.log_format)])
-        .collect();
+    let layers: Vec<_> = spans.into_iter().chain([lines(flags.log_format)]).collect();
     tracing_subscriber::registry().with(layers).init();
     Ok(exporter)
 }

@@ -3,12 +3,12 @@
 //! Ours and not poem's: that one refuses every request that names another origin, and so the POSTs of the hub's own console, and it
 //! leaves its headers out of refusals, so that a page could not read why it was refused.
 
+use std::str::FromStr;
+
 use poem::{
     IntoResponse, Request, Response,
     http::{HeaderMap, HeaderValue, Method, StatusCode, header},
 };
-
-use crate::config::CorsOrigin;
 
 /// How long a browser may remember the answer to a preflight: as long as Chromium does at the most.
 const MAX_AGE_SECONDS: &str = "7200";
@@ -22,6 +22,48 @@ const REQUEST_HEADERS: &str = "accept, authorization, cache-control, content-typ
 
 /// Headers of an answer that a page may read.
 const EXPOSED_HEADERS: &str = "allow, link, location, retry-after, segno-log-id, x-request-id";
+
+/// Whose pages may use the hub from a browser.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CorsOrigin {
+    /// Everybody's.
+    Any,
+    /// Those of one origin, spelled as browsers do: scheme and host in lower case, no usual port, no path.
+    Exact(String),
+}
+
+/// Text that no browser would send as an origin.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "an origin looks like https://example.com or http://localhost:3000: in lower case, without a path or a usual port; or *"
+)]
+pub struct InvalidOrigin;
+
+impl FromStr for CorsOrigin {
+    type Err = InvalidOrigin;
+
+    fn from_str(text: &str) -> Result<Self, InvalidOrigin> {
+        if text == "*" {
+            return Ok(Self::Any);
+        }
+        let (scheme, host) = text.split_once("://").ok_or(InvalidOrigin)?;
+        let is_usual = match scheme {
+            "http" => host.ends_with(":80"),
+            "https" => host.ends_with(":443"),
+            _ => false,
+        };
+        let is_plain =
+            |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "-._~+:[]".contains(c);
+        match !is_usual
+            && !scheme.is_empty()
+            && !host.is_empty()
+            && text.replacen("://", "", 1).chars().all(is_plain)
+        {
+            true => Ok(Self::Exact(text.into())),
+            false => Err(InvalidOrigin),
+        }
+    }
+}
 
 /// The origins whose pages may use the hub.
 #[derive(Debug, Clone)]
@@ -94,6 +136,41 @@ impl Cors {
                     origins.contains(origin).then(|| origin.clone())
                 }
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_spelled_as_browsers_do() {
+        for good in [
+            "https://example.com",
+            "http://localhost:3000",
+            "http://[::1]:8080",
+            "chrome-extension://abcdefgh",
+            "https://xn--bcher-kva.example",
+        ] {
+            let exact = CorsOrigin::Exact(good.into());
+            assert_eq!(good.parse::<CorsOrigin>().unwrap(), exact);
+        }
+        assert_eq!("*".parse::<CorsOrigin>().unwrap(), CorsOrigin::Any);
+        for bad in [
+            "",
+            "null",
+            "example.com",
+            "https://",
+            "://example.com",
+            "https://example.com/",
+            "https://Example.com",
+            "https://example.com:443",
+            "http://example.com:80",
+            "https://*.example.com",
+            "https://bücher.example",
+        ] {
+            assert!(bad.parse::<CorsOrigin>().is_err(), "{bad:?}");
         }
     }
 }

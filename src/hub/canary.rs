@@ -107,7 +107,7 @@ pub(super) fn event() -> Arc<Event> {
 impl Hub {
     /// How long the canary may be away before it is late.
     pub(super) fn canary_late_after(&self) -> Duration {
-        self.shared.watch.canary * LATE_INTERVALS
+        self.shared.settings.canary * LATE_INTERVALS
     }
 
     /// How long ago the canary came back.
@@ -118,7 +118,7 @@ impl Hub {
     /// Whether the hub does not work any more, and only a restart will help: the canary has been away for so long.
     pub fn is_stuck(&self) -> bool {
         let draining = self.shared.draining.is_cancelled();
-        !draining && self.shared.canary.age() > self.shared.watch.canary * STUCK_INTERVALS
+        !draining && self.shared.canary.age() > self.shared.settings.canary * STUCK_INTERVALS
     }
 
     /// Publishes to itself and waits until it comes back.

@@ -285,7 +285,7 @@ impl Writer {
     }
 
     fn tell_if_slow(&self, took: Duration, events: usize) {
-        if took > self.shared.watch.slow_commit {
+        if took > self.shared.settings.slow_commit {
             let queue = self.shared.waiting();
             tracing::warn!(
                 duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),

@@ -97,7 +97,7 @@ pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(place.limits().config.header_timeout)
+        .header_read_timeout(place.limits().settings.header_timeout)
         .max_buf_size(BUFFER_MAX_BYTES)
         .serve_connection(TokioIo::new(socket), service);
 

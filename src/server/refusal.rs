@@ -56,7 +56,7 @@ pub(super) struct Refuser {
 
 impl Refuser {
     pub(super) fn new(limits: Arc<Limits>, refusals: Counters) -> Self {
-        let room = refusals_beside(limits.config.max_connections.get());
+        let room = refusals_beside(limits.settings.max_connections.get());
         Self {
             headers: Arc::default(),
             limits,

@@ -2,7 +2,7 @@
 
 use futures_util::future::join_all;
 use reqwest::{Method, RequestBuilder};
-use segno::config::CorsOrigin;
+use segno::http::CorsOrigin;
 use serde_json::{Value, json};
 
 use super::{

@@ -293,7 +293,7 @@ async fn events_and_batches_are_as_large_as_the_hub_is_set_to_take() {
 
 #[tokio::test]
 async fn more_requests_than_may_wait_for_the_writer_are_told_to_come_back() {
-    let hub = TestHub::start_with(|config| config.limits.max_queue = few(2)).await;
+    let hub = TestHub::start_with(|config| config.hub.queue.publications = 2).await;
     let held = HeldFile::hold(&hub.db());
     // One is in the writer's hands, two wait.
     let posts = join_all((0..10).map(|_| answer(hub.post("/topics/t").body("x"))));

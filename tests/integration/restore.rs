@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Stdio};
 
 use reqwest::StatusCode;
 use segno::{
-    hub::{Hub, Queue},
+    hub::{self, Hub, Queue},
     metrics::Metrics,
     server::Server,
 };
@@ -135,12 +135,14 @@ async fn a_note_that_cannot_be_read_stops_the_start() {
         "{refused}"
     );
     let other = folder.path().join("other.db");
-    let queue = Queue {
-        publications: 1,
-        bytes: 1,
+    let settings = hub::Settings {
+        queue: Queue {
+            publications: 1,
+            bytes: 1,
+        },
+        ..hub::Settings::default()
     };
-    let watch = config(folder.path()).watch;
-    let opened = Hub::open(&other, queue, watch, Metrics::default()).await;
+    let opened = Hub::open(&other, settings, Metrics::default()).await;
     assert!(opened.is_ok());
 }
 

@@ -8,23 +8,23 @@ use std::{
 };
 
 use reqwest::StatusCode;
-use segno::config::KeepConfig;
+use segno::retention::Keep;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::test_hub::{TestHub, TestStream, answer, free_port, segno, within};
 
-fn newest(events: u64) -> KeepConfig {
-    KeepConfig {
+fn newest(events: u64) -> Keep {
+    Keep {
         events: NonZeroU64::new(events),
-        ..KeepConfig::default()
+        ..Keep::default()
     }
 }
 
-fn of_topics(rule: &str) -> KeepConfig {
-    KeepConfig {
+fn of_topics(rule: &str) -> Keep {
+    Keep {
         topics: vec![rule.parse().unwrap()],
-        ..KeepConfig::default()
+        ..Keep::default()
     }
 }
 
@@ -123,9 +123,9 @@ async fn a_cursor_that_trimming_overtook_is_told_and_goes_on_from_the_first_even
 
 #[tokio::test]
 async fn ids_go_on_when_everything_was_trimmed() {
-    let keep = KeepConfig {
+    let keep = Keep {
         age: Some(Duration::from_secs(1)),
-        ..KeepConfig::default()
+        ..Keep::default()
     };
     let hub = TestHub::start_with(|config| config.keep = keep.clone()).await;
     assert_eq!(hub.publish("orders", ["a", "b", "c"]).await, [1, 2, 3]);

@@ -256,7 +256,7 @@ const OFTEN: Duration = Duration::from_millis(100);
 
 #[tokio::test]
 async fn a_held_writer_is_not_ready_then_not_live_and_recovers() {
-    let hub = TestHub::start_with(|config| config.watch.canary = OFTEN).await;
+    let hub = TestHub::start_with(|config| config.hub.canary = OFTEN).await;
     wait_for_canaries(&hub, 1.0).await;
     wait_for_health(&hub, "/health/ready", (200, "ok")).await;
     let held = HeldFile::hold(&hub.db());
@@ -285,7 +285,7 @@ async fn a_held_writer_is_not_ready_then_not_live_and_recovers() {
 
 #[tokio::test]
 async fn the_canary_is_seen_by_nobody_and_leaves_an_idle_disk_alone() {
-    let hub = TestHub::start_with(|config| config.watch.canary = OFTEN).await;
+    let hub = TestHub::start_with(|config| config.hub.canary = OFTEN).await;
     let mut streams = [hub.follow("").await, hub.follow("?topic=segno.*").await];
     hub.publish("t", ["a"]).await;
     streams[0].next().await;

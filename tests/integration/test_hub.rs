@@ -11,8 +11,7 @@ use std::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use segno::{
     client::{Message, SseParser},
-    config::ServeConfig,
-    server::Server,
+    server::{Server, Settings},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -53,23 +52,13 @@ pub(crate) struct TestHub {
     folder: Option<TempDir>,
 }
 
-#[derive(clap::Parser)]
-struct Flags {
-    #[command(flatten)]
-    serve: ServeConfig,
-}
-
-/// The configuration tests run with: as by default, but for the address and the file.
-pub(crate) fn config(folder: &Path) -> ServeConfig {
-    let db = folder.join("segno.db");
-    let flags = [
-        "segno",
-        "--listen",
-        "127.0.0.1:0",
-        "--db",
-        db.to_str().unwrap(),
-    ];
-    <Flags as clap::Parser>::parse_from(flags).serve
+/// The settings tests run with: as by default, but for the address and the file.
+pub(crate) fn config(folder: &Path) -> Settings {
+    Settings {
+        listen: ([127, 0, 0, 1], 0).into(),
+        db: folder.join("segno.db"),
+        ..Settings::default()
+    }
 }
 
 impl TestHub {
@@ -78,11 +67,11 @@ impl TestHub {
     }
 
     /// Starts a hub whose configuration is changed by `change`.
-    pub(crate) async fn start_with(change: impl FnOnce(&mut ServeConfig)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Settings)) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), change).await
     }
 
-    pub(crate) async fn start_in(folder: TempDir, change: impl FnOnce(&mut ServeConfig)) -> Self {
+    pub(crate) async fn start_in(folder: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let mut config = config(folder.path());
         change(&mut config);
         let server = Server::start(config).await.unwrap();

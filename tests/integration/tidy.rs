@@ -12,20 +12,30 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("poem", &["http", "server"], "HTTP is at the edge"),
     (
         "crate::http",
-        &["http", "server", "cli"],
+        &["http", "server", "config", "cli"],
         "the hub does not know how it is spoken to",
     ),
     (
         "crate::hub",
-        &["http", "server", "retention", "watch"],
+        &["http", "server", "config", "retention", "watch"],
         "nothing below the hub knows it",
     ),
     (
         "crate::limits",
-        &["http", "server"],
+        &["http", "server", "config"],
         "the hub does not know who speaks to it",
     ),
-    ("crate::server", &["cli"], "the server is at the top"),
+    (
+        "crate::server",
+        &["config", "cli"],
+        "the server is at the top",
+    ),
+    (
+        "clap",
+        &["config", "cli"],
+        "rooms below take plain settings, not flags",
+    ),
+    ("crate::config", &["cli"], "flags become settings up there"),
     (
         "crate::client",
         &["cli"],

@@ -2,36 +2,52 @@
 
 use std::sync::Arc;
 
+use clap::Args;
 use tokio::{sync::watch, task::JoinSet, time::Instant};
 
 use super::{
     publisher::{End, Pace, Sent, publish_all},
     reader::{Measure, Reader},
     report::Report,
-    run::Run,
+    run::{Run, RunFlags},
     sequence::Faults,
 };
-use crate::config::BenchReplayConfig;
 
 /// Events of a request that fills the log.
 const BATCH_EVENTS: u32 = 1000;
 
+/// What `segno bench replay` may be told.
+#[derive(Debug, Clone, Args)]
+pub(in crate::cli) struct ReplayFlags {
+    /// Connections that replay at once.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) connections: u32,
+
+    /// Events to publish first, and to replay.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) events: u32,
+
+    /// What every run may be told.
+    #[command(flatten)]
+    pub(super) run: RunFlags,
+}
+
 /// Publishes, then replays all of it on each connection, over and over until the time is up; each replay is whole.
-pub(super) async fn run(run: &Arc<Run>, config: &BenchReplayConfig) -> anyhow::Result<Report> {
+pub(super) async fn run(run: &Arc<Run>, flags: &ReplayFlags) -> anyhow::Result<Report> {
     let before = Reader::open(run, Measure::Nothing, None, None).await?;
     let cursor: Arc<str> = before.cursor().into();
     drop(before);
     let pace = Pace {
         publishers: 1,
-        batch: BATCH_EVENTS.min(config.events),
+        batch: BATCH_EVENTS.min(flags.events),
         rate: None,
-        end: End::AfterEvents(config.events),
+        end: End::AfterEvents(flags.events),
     };
     let (sent, _) = publish_all(run, pace).await?;
     let sent = Arc::new(sent);
     let start = Instant::now();
     let mut readers = JoinSet::new();
-    for _ in 0..config.connections {
+    for _ in 0..flags.connections {
         let end = start + run.duration();
         readers.spawn(replay_until(run.clone(), cursor.clone(), sent.clone(), end));
     }
@@ -42,7 +58,7 @@ pub(super) async fn run(run: &Arc<Run>, config: &BenchReplayConfig) -> anyhow::R
     Ok(Report::new(
         "replay",
         run,
-        config.connections,
+        flags.connections,
         start.elapsed(),
         faults,
     ))

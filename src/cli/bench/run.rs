@@ -11,13 +11,39 @@ use std::{
 };
 
 use anyhow::Context;
+use clap::Args;
 use hdrhistogram::Histogram;
+use humantime::parse_duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use uuid::Uuid;
 
 use super::report::Latency;
-use crate::{client::Wire, config::BenchRunConfig};
+use crate::{cli::HubAddress, client::Wire};
+
+/// What every `segno bench` may be told.
+#[derive(Debug, Clone, Args)]
+pub(in crate::cli) struct RunFlags {
+    /// How long to measure.
+    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    pub(super) duration: Duration,
+
+    /// Bytes of an event's data.
+    #[arg(long, default_value_t = 100)]
+    pub(super) bytes: usize,
+
+    /// Topics the events are spread over, named `bench.<run>.<number>`.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) topics: u32,
+
+    /// Print the report as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Where the hub is.
+    #[command(flatten)]
+    pub(super) hub: HubAddress,
+}
 
 /// How often the progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,7 +57,7 @@ const LATENCY_DIGITS: u8 = 3;
 /// A run, shared by all its connections.
 #[derive(Debug)]
 pub(super) struct Run {
-    config: BenchRunConfig,
+    flags: RunFlags,
     id: String,
     start: Instant,
     /// Events that were acknowledged.
@@ -56,9 +82,9 @@ pub(super) struct BenchData {
 }
 
 impl Run {
-    pub(super) fn new(config: BenchRunConfig) -> Self {
+    pub(super) fn new(flags: RunFlags) -> Self {
         Self {
-            config,
+            flags,
             id: Uuid::new_v4().simple().to_string()[..8].to_owned(),
             start: Instant::now(),
             published: AtomicU64::new(0),
@@ -70,19 +96,19 @@ impl Run {
     }
 
     pub(super) fn json(&self) -> bool {
-        self.config.json
+        self.flags.json
     }
 
     pub(super) fn duration(&self) -> Duration {
-        self.config.duration
+        self.flags.duration
     }
 
     pub(super) fn topics(&self) -> u32 {
-        self.config.topics
+        self.flags.topics
     }
 
     pub(super) async fn connect(&self) -> anyhow::Result<Wire> {
-        let url = &self.config.hub.url;
+        let url = &self.flags.hub.url;
         Wire::open(url)
             .await
             .with_context(|| format!("cannot reach {url}"))
@@ -94,7 +120,7 @@ impl Run {
 
     /// A pattern for all topics of the run, or the topic if there is one.
     pub(super) fn all_topics(&self) -> String {
-        match self.config.topics {
+        match self.flags.topics {
             1 => self.topic(0),
             _ => format!("bench.{}.*", self.id),
         }
@@ -111,7 +137,7 @@ impl Run {
         serde_json::to_writer(&mut *out, data).expect("numbers always serialize into memory");
         const FILLING: &[u8] = b",\"pad\":\"\"}";
         let bytes = out.len() - begin + FILLING.len() - 1;
-        if let Some(missing) = self.config.bytes.checked_sub(bytes) {
+        if let Some(missing) = self.flags.bytes.checked_sub(bytes) {
             out.pop();
             out.extend_from_slice(&FILLING[..FILLING.len() - 2]);
             out.resize(out.len() + missing, b'x');

@@ -23,9 +23,9 @@ use crate::http::{
     problem::{Code, Problem, Refusals},
 };
 use crate::{
-    config::{self, LimitsConfig},
     db::Stored,
     event::{Data, DataTooLarge, Event, EventId, EventType, Key, NewEvent, Topic},
+    limits,
 };
 
 /// Bytes of a body that holds one event, beyond those of its data: room for white space, and for the fields around it.
@@ -73,7 +73,7 @@ struct EventJson<'a> {
 }
 
 impl EventJson<'_> {
-    fn into_event(self, limits: &LimitsConfig) -> Result<NewEvent, Problem> {
+    fn into_event(self, limits: &limits::Settings) -> Result<NewEvent, Problem> {
         let topic = self.topic.as_deref().unwrap_or(DEFAULT_TOPIC);
         let data = Data::from_json(self.data)?;
         fit(data.as_str().len(), limits)?;
@@ -104,7 +104,7 @@ impl From<DataTooLarge> for Problem {
 }
 
 /// Whether data of so many bytes is no longer than the hub is set to take.
-fn fit(bytes: usize, limits: &LimitsConfig) -> Result<(), Problem> {
+fn fit(bytes: usize, limits: &limits::Settings) -> Result<(), Problem> {
     let max = limits.max_event_bytes;
     match bytes > max {
         true => Err(Problem::new(
@@ -141,11 +141,11 @@ fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
     }
 }
 
-fn parse_event(json: &[u8], limits: &LimitsConfig) -> Result<NewEvent, Problem> {
+fn parse_event(json: &[u8], limits: &limits::Settings) -> Result<NewEvent, Problem> {
     parse_object::<EventJson>(json)?.into_event(limits)
 }
 
-fn parse_json(body: &[u8], limits: &LimitsConfig) -> Result<EventsBody, Problem> {
+fn parse_json(body: &[u8], limits: &limits::Settings) -> Result<EventsBody, Problem> {
     if body.trim_ascii_start().first() != Some(&b'[') {
         return parse_event(body, limits).map(EventsBody::One);
     }
@@ -158,7 +158,7 @@ fn parse_json(body: &[u8], limits: &LimitsConfig) -> Result<EventsBody, Problem>
     batch(events, limits)
 }
 
-fn parse_ndjson(body: &[u8], limits: &LimitsConfig) -> Result<EventsBody, Problem> {
+fn parse_ndjson(body: &[u8], limits: &limits::Settings) -> Result<EventsBody, Problem> {
     let lines = body
         .split(|&byte| byte == b'\n')
         .enumerate()
@@ -172,7 +172,7 @@ fn parse_ndjson(body: &[u8], limits: &LimitsConfig) -> Result<EventsBody, Proble
 
 fn batch(
     events: impl Iterator<Item = Result<NewEvent, Problem>>,
-    limits: &LimitsConfig,
+    limits: &limits::Settings,
 ) -> Result<EventsBody, Problem> {
     let max = limits.max_batch_events;
     let events: Vec<_> = events.take(max + 1).collect::<Result<_, _>>()?;
@@ -231,8 +231,8 @@ async fn read_event(request: &Request, body: &mut RequestBody) -> Result<Bytes, 
     read_body(request, body, max_bytes, Code::EventTooLarge).await
 }
 
-fn limits_of(request: &Request) -> &LimitsConfig {
-    &place_of(request).limits().config
+fn limits_of(request: &Request) -> &limits::Settings {
+    &place_of(request).limits().settings
 }
 
 /// Has the client publish so many events, if its rate allows it.
@@ -328,7 +328,7 @@ impl<'a> ApiExtractor<'a> for EventsBody {
         let one = || MetaSchemaRef::Reference("NewEvent".into());
         let many = MetaSchema {
             items: Some(Box::new(one())),
-            max_items: Some(config::BATCH_MAX_EVENTS),
+            max_items: Some(limits::BATCH_MAX_EVENTS),
             ..MetaSchema::new("array")
         };
         let json = MetaSchema {
