@@ -29,18 +29,18 @@ use poem::{
 use tracing::Instrument;
 
 pub(crate) use self::api::{EventStream, Following, Framing, StreamKind, farewell, take_stream};
-use self::{
-    api::Api,
-    cors::Cors,
-    failures::Failures,
-    operations::Operations,
-    problem::{Code, PROBLEM_JSON, Problem, RefusedWith},
-    request_id::RequestId,
-};
 pub use self::{
     api::openapi_document,
     cors::{CorsOrigin, InvalidOrigin},
     opening::Opening,
+};
+use self::{
+    api::{Api, PublishApi},
+    cors::Cors,
+    failures::Failures,
+    operations::Operations,
+    problem::{Code, PROBLEM_JSON, Problem, ProblemCause},
+    request_id::RequestId,
 };
 use crate::{
     hub::{self, Hub},
@@ -70,12 +70,12 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let refusals = hub.metrics().refusals.clone();
     let cors = Cors::of(&settings.cors_origins);
     let api = Api { hub, settings };
-    let service = api::service(api.clone());
+    let service = api::service(api::Operations::of(&api));
     let operations = Operations::of(&service.spec());
     let docs = service.swagger_ui();
     let spec = service.spec_endpoint();
     HubEndpoint {
-        api,
+        publish: PublishApi(api),
         operations,
         refusals,
         failures: Failures::new(),
@@ -90,7 +90,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
 
 /// The routes, what is common to all answers, and a short way for the request that comes most often.
 pub struct HubEndpoint {
-    api: Api,
+    publish: PublishApi,
     operations: Operations,
     refusals: Counters,
     failures: Failures,
@@ -140,7 +140,7 @@ impl Endpoint for HubEndpoint {
 impl HubEndpoint {
     async fn answer(&self, request: Request) -> Response {
         if is_plain_publish(&request) {
-            return self.api.answer_publish(request).await;
+            return self.publish.answer_publish(request).await;
         }
         if let Some(response) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
             return response;
@@ -182,7 +182,7 @@ pub(crate) fn count(refusal: Refusal, refusals: &Counters) {
 }
 
 fn count_refusal(response: &Response, refusals: &Counters) {
-    if let Some(refused) = response.extensions().get::<RefusedWith>() {
+    if let Some(refused) = response.extensions().get::<ProblemCause>() {
         count_code(refused.code, refusals);
     }
 }

@@ -16,7 +16,7 @@ use poem::{
     http::{Method, Uri},
 };
 
-use super::{problem::RefusedWith, request_id::RequestId};
+use super::{problem::ProblemCause, request_id::RequestId};
 
 /// What was told when.
 #[derive(Debug)]
@@ -49,7 +49,7 @@ impl Failures {
             self.untold.fetch_add(1, Relaxed);
             return;
         }
-        let refusal = answer.extensions().get::<RefusedWith>();
+        let refusal = answer.extensions().get::<ProblemCause>();
         tracing::error!(
             request_id = request_id.as_str(),
             %method,

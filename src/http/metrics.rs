@@ -13,7 +13,7 @@ use prometheus_client::{
     registry::{Registry as Exposition, Unit},
 };
 
-use super::problem::{Code, Refusals};
+use super::problem::{Code, Codes};
 use crate::{
     db::{self, Room},
     event::Timestamp,
@@ -261,6 +261,6 @@ impl ApiResponse for Figures {
 #[derive(Debug)]
 pub(super) struct ReadMetrics;
 
-impl Refusals for ReadMetrics {
+impl Codes for ReadMetrics {
     const CODES: &'static [Code] = &[Code::Internal, Code::LogBusy];
 }

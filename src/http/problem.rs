@@ -333,7 +333,7 @@ impl Code {
 
 /// What an answer that refuses carries for the figures and the traces.
 #[derive(Debug, Clone)]
-pub(super) struct RefusedWith {
+pub(super) struct ProblemCause {
     pub(super) code: Code,
     /// What the client is not told.
     pub(super) cause: Option<String>,
@@ -426,7 +426,7 @@ impl ResponseError for Problem {
             .status(self.status())
             .content_type(PROBLEM_JSON)
             .body(self.to_json());
-        response.extensions_mut().insert(RefusedWith {
+        response.extensions_mut().insert(ProblemCause {
             code: self.code,
             cause: self.cause.clone(),
         });
@@ -571,18 +571,18 @@ const EVERYWHERE: [Code; 3] = [
 ];
 
 /// The codes an operation may refuse with, for its documentation, beside those of [`EVERYWHERE`].
-pub(crate) trait Refusals {
+pub(crate) trait Codes {
     const CODES: &'static [Code];
 }
 
 /// A [`Problem`] of the operation `O`.
 #[derive(Debug)]
-pub(crate) struct Refused<O> {
+pub(crate) struct ProblemOf<O> {
     problem: Problem,
     operation: PhantomData<fn() -> O>,
 }
 
-impl<O, E: Into<Problem>> From<E> for Refused<O> {
+impl<O, E: Into<Problem>> From<E> for ProblemOf<O> {
     fn from(error: E) -> Self {
         Self {
             problem: error.into(),
@@ -591,13 +591,13 @@ impl<O, E: Into<Problem>> From<E> for Refused<O> {
     }
 }
 
-impl<O> From<Refused<O>> for poem::Error {
-    fn from(refused: Refused<O>) -> Self {
+impl<O> From<ProblemOf<O>> for poem::Error {
+    fn from(refused: ProblemOf<O>) -> Self {
         refused.problem.into()
     }
 }
 
-impl<O: Refusals> ApiResponse for Refused<O> {
+impl<O: Codes> ApiResponse for ProblemOf<O> {
     fn meta() -> MetaResponses {
         let codes = [O::CODES, &EVERYWHERE].concat();
         let mut statuses: Vec<StatusCode> = codes.iter().map(|code| code.status()).collect();

@@ -9,17 +9,23 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use poem::{Body, IntoResponse, Response, http::header};
+use poem::{Body, IntoResponse, Request, Response, http::header};
 use poem_openapi::{
-    ApiResponse,
+    ApiResponse, OpenApi,
+    param::{Header, Query},
     registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
 };
 use tokio::time::{Instant, Sleep};
 
-use super::parameter::{Cursor, Parameter};
+use super::{
+    Api, Tag, filter,
+    parameter::{Checked, Cursor, Newest, Parameter, Since, TopicPattern, TypePattern, optional},
+};
 use crate::http::{
+    forwarded,
     frame::{self, Format},
-    problem::{Code, Problem, Refusals},
+    place_of,
+    problem::{Code, Codes, Problem, ProblemOf},
 };
 use crate::{
     event::EventId,
@@ -57,6 +63,78 @@ impl Parameter for Format {
                 format_args!("format '{text}': it is data or event"),
             )),
         }
+    }
+}
+
+/// The operation that follows.
+#[derive(Clone)]
+pub(in crate::http) struct FollowApi(pub(in crate::http) Api);
+
+#[OpenApi]
+impl FollowApi {
+    /// Follow events
+    ///
+    /// First everything after the start, then live, with no seam. A start is, in this order: the header `Last-Event-ID`, one
+    /// of the queries `last_event_id`, `since` and `last`, or none, which is live from now. A subscriber that comes back
+    /// with the id of the last event it has gets every later one that matches, once, in order.
+    #[oai(
+        path = "/sse",
+        method = "get",
+        tag = "Tag::Stream",
+        operation_id = "follow"
+    )]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a parameter of the request"
+    )]
+    async fn follow(
+        &self,
+        /// Topics to follow; all if not given. `*` stands for any characters but `.` and `/`, `**` for any at all.
+        topic: Query<Vec<Checked<TopicPattern>>>,
+        /// Types to follow; all if not given. Patterns as for topics.
+        #[oai(name = "type")]
+        event_type: Query<Vec<Checked<TypePattern>>>,
+        /// The id of the last event you have. Browsers send it by themselves when they reconnect. Wins over the queries.
+        #[oai(name = "Last-Event-ID")]
+        last_event_id_header: Header<Option<Checked<Cursor>>>,
+        /// The same for clients that cannot send headers; also spelled `lastEventId` and `Last-Event-ID`.
+        last_event_id: Query<Option<Checked<Cursor>>>,
+        #[oai(name = "lastEventId", deprecated)] last_event_id_camel: Query<
+            Option<Checked<Cursor>>,
+        >,
+        #[oai(name = "Last-Event-ID", deprecated)] last_event_id_kebab: Query<
+            Option<Checked<Cursor>>,
+        >,
+        /// Events of this time or later: `15m` ago, an RFC 3339 time, or `start` for all that is kept.
+        since: Query<Option<Checked<Since>>>,
+        /// The newest so many that match.
+        last: Query<Option<Checked<Newest>>>,
+        /// What stands in `data:`: the event's data, or the whole event, then without `event:` beside it.
+        format: Query<Option<Checked<Format>>>,
+        request: &Request,
+    ) -> Result<Following, ProblemOf<Subscribing>> {
+        let filter = filter(topic.0, event_type.0)?;
+        let format = optional(format.0)?.unwrap_or_default();
+        let starts = Starts {
+            header: optional(last_event_id_header.0)?,
+            cursors: [
+                optional(last_event_id.0)?,
+                optional(last_event_id_camel.0)?,
+                optional(last_event_id_kebab.0)?,
+            ],
+            since: optional(since.0)?.map(|since| since.0),
+            last: optional(last.0)?.map(|newest| Start::Last(newest.0)),
+        };
+        let start = starts.choose()?;
+        let open = place_of(request).open_stream(|| forwarded(request.headers()))?;
+        let address = request.remote_addr().as_socket_addr();
+        let address = *address.expect("connections are TCP");
+        let subscription = self.0.hub.subscribe(filter, start, address).await?;
+        Ok(Following {
+            stream: EventStream::new(subscription, format, self.0.settings.heartbeat),
+            subscriber: self.0.hub.count_subscriber(),
+            open,
+        })
     }
 }
 
@@ -413,7 +491,7 @@ impl ApiResponse for Following {
 #[derive(Debug)]
 pub(super) struct Subscribing;
 
-impl Refusals for Subscribing {
+impl Codes for Subscribing {
     const CODES: &'static [Code] = &[
         Code::InvalidTopic,
         Code::InvalidType,

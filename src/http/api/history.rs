@@ -8,20 +8,27 @@ use poem::{
     http::{Uri, header},
 };
 use poem_openapi::{
-    ApiResponse,
+    ApiResponse, OpenApi,
+    param::{Path, Query},
     registry::{
         MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
     },
 };
 use serde_json::json;
 
-use super::parameter::Parameter;
-use crate::http::problem::{Code, Problem, Refusals};
+use super::{
+    Api, Tag, filter,
+    parameter::{
+        Checked, Cursor, LIMIT_MAX_EVENTS, Moment, PageSize, Parameter, Since, TopicPattern,
+        TypePattern, optional,
+    },
+};
+use crate::http::problem::{Code, Codes, Problem, ProblemOf};
 use crate::{
     db::{self, Order, Page, Range, TopicSummary},
     event::{Event, EventId, Topic},
     filter::Filter,
-    hub::{Bounds, Hub},
+    hub::{Bounds, Hub, Start},
 };
 
 /// Events in an answer when no limit was asked for.
@@ -35,6 +42,131 @@ const ANSWER_MAX_PAGES: usize = 64;
 
 /// Events that NDJSON takes from the log at a time.
 const NDJSON_PAGE_EVENTS: usize = 512;
+
+/// The operations that look back.
+#[derive(Clone)]
+pub(in crate::http) struct HistoryApi(pub(in crate::http) Api);
+
+#[OpenApi]
+impl HistoryApi {
+    /// Look back
+    ///
+    /// A page of events, oldest first unless `order=desc`; follow `next`, or the `Link` header, for more. With
+    /// `Accept: application/x-ndjson` the whole range comes as a stream, one event a line.
+    #[oai(
+        path = "/events",
+        method = "get",
+        tag = "Tag::History",
+        operation_id = "history"
+    )]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a parameter of the request"
+    )]
+    async fn history(
+        &self,
+        /// Topics; all if not given. Patterns as for `/sse`.
+        topic: Query<Vec<Checked<TopicPattern>>>,
+        /// Types; all if not given. Patterns as for `/sse`.
+        #[oai(name = "type")]
+        event_type: Query<Vec<Checked<TypePattern>>>,
+        /// Only events above this id.
+        after: Query<Option<Checked<Cursor>>>,
+        /// Only events below this id.
+        before: Query<Option<Checked<Cursor>>>,
+        /// Only events of this time or later: `15m` ago or an RFC 3339 time.
+        since: Query<Option<Checked<Since>>>,
+        /// Only events before this time.
+        until: Query<Option<Checked<Moment>>>,
+        /// Oldest or newest first.
+        order: Query<Option<Checked<Order>>>,
+        /// How many; 100 if not given, or all with NDJSON.
+        limit: Query<Option<Checked<PageSize>>>,
+        /// `ndjson` does what the header `Accept: application/x-ndjson` does, for a link, which cannot have a header.
+        format: Query<Option<Checked<HistoryFormat>>>,
+        request: &Request,
+    ) -> Result<History, ProblemOf<ReadHistory>> {
+        let mut range = Range {
+            after: optional(after.0)?
+                .and_then(|cursor| cursor.0)
+                .unwrap_or(EventId::ZERO),
+            before: optional(before.0)?
+                .and_then(|cursor| cursor.0)
+                .unwrap_or(EventId::MAX),
+        };
+        if let Some(Since(Start::Since(time))) = optional(since.0)? {
+            range.after = range
+                .after
+                .max(self.0.hub.first_id_since(time).await?.previous());
+        }
+        if let Some(Moment(time)) = optional(until.0)? {
+            range.before = range.before.min(self.0.hub.first_id_since(time).await?);
+        }
+        let query = HistoryQuery {
+            filter: filter(topic.0, event_type.0)?,
+            range,
+            order: optional(order.0)?.unwrap_or_default(),
+            limit: optional(limit.0)?.map(|limit| limit.0),
+        };
+        let format = optional(format.0)?.unwrap_or_else(|| HistoryFormat::accepted_by(request));
+        if format == HistoryFormat::Ndjson {
+            return Ok(History::Lines(HistoryLines::new(self.0.hub.clone(), query)));
+        }
+        Ok(read_page(&self.0.hub, query, request.uri()).await?)
+    }
+
+    /// One event
+    #[oai(
+        path = "/events/:id",
+        method = "get",
+        tag = "Tag::History",
+        operation_id = "event"
+    )]
+    async fn event(
+        &self,
+        /// Its id.
+        id: Path<Checked<EventId>>,
+    ) -> Result<OneEvent, ProblemOf<ReadEvent>> {
+        let id = id.0.get()?;
+        match self.0.hub.event(id).await? {
+            Some(event) => Ok(OneEvent(event.into())),
+            None => Err(unknown_event(id).into()),
+        }
+    }
+
+    /// Topics
+    ///
+    /// Each topic that has events, in the order of the names.
+    #[oai(
+        path = "/topics",
+        method = "get",
+        tag = "Tag::History",
+        operation_id = "topics"
+    )]
+    async fn topics(
+        &self,
+        /// Only topics whose name comes after this one.
+        after: Query<Option<String>>,
+        /// How many; 1000 if not given.
+        limit: Query<Option<Checked<PageSize>>>,
+    ) -> Result<TopicList, ProblemOf<ReadTopics>> {
+        let limit = optional(limit.0)?.map_or(LIMIT_MAX_EVENTS, |limit| limit.0);
+        let after = after.0.unwrap_or_default();
+        let topics = self
+            .0
+            .hub
+            .topics_after(&after, u32::try_from(limit).expect("a limit is small"))
+            .await?;
+        Ok(TopicList::new(topics, limit))
+    }
+}
+
+pub(super) fn unknown_event(id: EventId) -> Problem {
+    Problem::new(
+        Code::UnknownEvent,
+        format_args!("there is no event {id}, or no longer"),
+    )
+}
 
 /// What a request for history asks for.
 #[derive(Debug)]
@@ -518,7 +650,7 @@ impl ApiResponse for TopicList {
 #[derive(Debug)]
 pub(super) struct ReadHistory;
 
-impl Refusals for ReadHistory {
+impl Codes for ReadHistory {
     const CODES: &'static [Code] = &[
         Code::InvalidTopic,
         Code::InvalidType,
@@ -538,7 +670,7 @@ impl Refusals for ReadHistory {
 #[derive(Debug)]
 pub(super) struct ReadEvent;
 
-impl Refusals for ReadEvent {
+impl Codes for ReadEvent {
     const CODES: &'static [Code] = &[
         Code::InvalidId,
         Code::UnknownEvent,
@@ -546,44 +678,6 @@ impl Refusals for ReadEvent {
         Code::LogBusy,
         Code::LogCorrupt,
         Code::DiskFailed,
-    ];
-}
-
-/// The refusals of `DELETE /events/{id}`.
-#[derive(Debug)]
-pub(super) struct EraseEvent;
-
-impl Refusals for EraseEvent {
-    const CODES: &'static [Code] = &[
-        Code::InvalidId,
-        Code::UnknownEvent,
-        Code::Internal,
-        Code::Draining,
-        Code::LogBusy,
-        Code::LogMoved,
-        Code::LogCorrupt,
-        Code::DiskFailed,
-        Code::DiskFull,
-        Code::ReadOnly,
-    ];
-}
-
-/// The refusals of `DELETE /topics/{topic}`.
-#[derive(Debug)]
-pub(super) struct EraseTopic;
-
-impl Refusals for EraseTopic {
-    const CODES: &'static [Code] = &[
-        Code::InvalidTopic,
-        Code::UnknownTopic,
-        Code::Internal,
-        Code::Draining,
-        Code::LogBusy,
-        Code::LogMoved,
-        Code::LogCorrupt,
-        Code::DiskFailed,
-        Code::DiskFull,
-        Code::ReadOnly,
     ];
 }
 
@@ -591,7 +685,7 @@ impl Refusals for EraseTopic {
 #[derive(Debug)]
 pub(super) struct ReadTopics;
 
-impl Refusals for ReadTopics {
+impl Codes for ReadTopics {
     const CODES: &'static [Code] = &[
         Code::InvalidLimit,
         Code::Internal,

@@ -282,9 +282,9 @@ impl Parameter for Moment {
 
 /// How many events an answer may have.
 #[derive(Debug)]
-pub(super) struct Limit(pub(super) usize);
+pub(super) struct PageSize(pub(super) usize);
 
-impl Parameter for Limit {
+impl Parameter for PageSize {
     fn schema() -> MetaSchema {
         MetaSchema {
             minimum: Some(1.0),

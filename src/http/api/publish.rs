@@ -1,44 +1,115 @@
-//! The five ways to publish: an event, a batch, a raw body, and the two of the tutorial the hub grew out of.
+//! Publishing: an event, a batch, a raw body.
 
 use std::{borrow::Cow, sync::Arc};
 
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
 use poem::{
-    Body, IntoResponse, Request, RequestBody, Response,
-    http::{HeaderMap, StatusCode, header},
+    IntoResponse, Request, RequestBody, Response,
+    http::{StatusCode, header},
 };
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, OpenApi,
+    param::{Header, Path, Query},
     registry::{
         MetaHeader, MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchema,
         MetaSchemaRef, Registry,
     },
 };
-use serde::{Deserialize, Serialize, de::IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
 
-use crate::http::{
-    forwarded, place_of,
-    problem::{Code, Problem, Refusals},
+use super::{
+    Api, Tag,
+    body::{
+        count, fit, is_json, json_problem, limits_of, media_type, parse_object, read_batch,
+        read_event, unsupported,
+    },
+    parameter::{Checked, optional},
 };
+use crate::http::problem::{Code, Codes, Problem, ProblemOf};
 use crate::{
     db::Stored,
-    event::{Data, DataTooLarge, Event, EventId, EventType, Key, NewEvent, Topic},
+    event::{Data, Event, EventId, EventType, Key, NewEvent, Topic},
     limits,
 };
-
-/// Bytes of a body that holds one event, beyond those of its data: room for white space, and for the fields around it.
-const AROUND_DATA_MAX_BYTES: usize = 64 * 1024;
-
-/// Bytes of a body too large that are read and thrown away, so that the client is still listening when it is told.
-const DISCARD_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Topic of an event that was published without one.
 const DEFAULT_TOPIC: &str = "events";
 
-/// Topic of what comes in over `/messages` and `/send_rest`.
-const MESSAGES_TOPIC: &str = "messages";
+/// The operations that publish.
+#[derive(Clone)]
+pub(in crate::http) struct PublishApi(pub(in crate::http) Api);
+
+#[OpenApi]
+impl PublishApi {
+    /// Publish an event or a batch
+    ///
+    /// A batch is stored whole or not at all, and its events follow each other in the log. An event with a `key` that was
+    /// published on the topic before is not stored again: the answer is 200 with the first one's id.
+    #[oai(
+        path = "/events",
+        method = "post",
+        tag = "Tag::Publish",
+        operation_id = "publish"
+    )]
+    async fn publish(&self, body: EventsBody) -> Result<PublishedAny, ProblemOf<PublishEvents>> {
+        Ok(PublishedAny(self.publish_events(body).await?))
+    }
+
+    /// Publish a body as it is
+    ///
+    /// `curl -d hello localhost:8000/topics/greetings` publishes `"hello"`. A topic may have slashes in it.
+    #[oai(
+        path = "/topics/:topic",
+        method = "post",
+        tag = "Tag::Publish",
+        operation_id = "publish_raw"
+    )]
+    async fn publish_raw(
+        &self,
+        /// The topic.
+        topic: Path<Checked<Topic>>,
+        /// What happened; `message` if not given.
+        #[oai(name = "type")]
+        event_type: Query<Option<Checked<EventType>>>,
+        /// Your own name for the event. The same key again on the same topic is not a second event.
+        #[oai(name = "Idempotency-Key")]
+        key: Header<Option<Checked<Key>>>,
+        body: RawData,
+    ) -> Result<Published, ProblemOf<PublishRaw>> {
+        let event = NewEvent {
+            topic: topic.0.get()?,
+            event_type: optional(event_type.0)?.unwrap_or_default(),
+            data: body.0,
+            key: optional(key.0)?,
+        };
+        Ok(Published::one(self.0.hub.publish(vec![event]).await?))
+    }
+}
+
+impl PublishApi {
+    /// `POST /events` as the routes answer it, without the layers between: each copies the request and puts what it does into
+    /// a box of its own, which together took as long as all the hub does for an event.
+    pub(in crate::http) async fn answer_publish(&self, request: Request) -> Response {
+        let (request, mut body) = request.split();
+        let published = async move {
+            let events = EventsBody::read(&request, &mut body).await?;
+            // Before the wait for the commit: they hold the buffer that the next request is read into.
+            drop((request, body));
+            self.publish_events(events).await
+        };
+        match published.await {
+            Ok(published) => published.into_response(),
+            Err(problem) => problem.into_response(),
+        }
+    }
+
+    async fn publish_events(&self, events: EventsBody) -> Result<Published, Problem> {
+        Ok(match events {
+            EventsBody::One(event) => Published::one(self.0.hub.publish(vec![event]).await?),
+            EventsBody::Batch(events) => Published::Batch(self.0.hub.publish(events).await?),
+        })
+    }
+}
 
 /// The body of `POST /events`.
 #[derive(Debug)]
@@ -97,50 +168,6 @@ impl EventJson<'_> {
     }
 }
 
-impl From<DataTooLarge> for Problem {
-    fn from(error: DataTooLarge) -> Self {
-        Self::new(Code::EventTooLarge, error)
-    }
-}
-
-/// Whether data of so many bytes is no longer than the hub is set to take.
-fn fit(bytes: usize, limits: &limits::Settings) -> Result<(), Problem> {
-    let max = limits.max_event_bytes;
-    match bytes > max {
-        true => Err(Problem::new(
-            Code::EventTooLarge,
-            format_args!("the data of one event is at most {max} bytes of JSON; this is {bytes}"),
-        )),
-        false => Ok(()),
-    }
-}
-
-/// Tells apart what serde found: not JSON, or not an event.
-fn json_problem(error: &serde_json::Error) -> Problem {
-    let message = error.to_string();
-    let code = if !error.is_data() {
-        Code::InvalidJson
-    } else if message.starts_with("missing field") {
-        Code::MissingField
-    } else if message.starts_with("unknown field") {
-        Code::UnknownField
-    } else {
-        Code::InvalidField
-    };
-    Problem::new(code, error)
-}
-
-/// Reads a JSON object. serde would take an array for a struct as well.
-fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
-    if json.trim_ascii_start().first() == Some(&b'{') {
-        return serde_json::from_slice(json).map_err(|error| json_problem(&error));
-    }
-    match serde_json::from_slice::<IgnoredAny>(json) {
-        Ok(_) => Err(Problem::new(Code::InvalidField, "it is not a JSON object")),
-        Err(error) => Err(json_problem(&error)),
-    }
-}
-
 fn parse_event(json: &[u8], limits: &limits::Settings) -> Result<NewEvent, Problem> {
     parse_object::<EventJson>(json)?.into_event(limits)
 }
@@ -189,130 +216,6 @@ fn batch(
         ));
     }
     Ok(EventsBody::Batch(events))
-}
-
-/// Reads the whole body, if it is no longer than `max_bytes` and comes in time.
-async fn read_body(
-    request: &Request,
-    body: &mut RequestBody,
-    max_bytes: usize,
-    too_large: Code,
-) -> Result<Bytes, Problem> {
-    let timeout = limits_of(request).body_timeout;
-    let body = body
-        .take()
-        .map_err(|error| Problem::new(Code::InvalidParameter, error))?;
-    let length = content_length(request.headers());
-    let reading = collect(body, length, max_bytes, too_large);
-    tokio::time::timeout(timeout, reading)
-        .await
-        .unwrap_or_else(|_| {
-            Err(Problem::new(
-                Code::RequestTimeout,
-                format_args!(
-                    "the body did not arrive within {}",
-                    humantime::format_duration(timeout)
-                ),
-            ))
-        })
-}
-
-/// The body of `POST /events`, which may be a batch.
-async fn read_batch(request: &Request, body: &mut RequestBody) -> Result<Bytes, Problem> {
-    let limits = limits_of(request);
-    let event_bytes = limits.max_event_bytes + AROUND_DATA_MAX_BYTES;
-    let max_bytes = limits.max_batch_bytes.max(event_bytes);
-    read_body(request, body, max_bytes, Code::BatchTooLarge).await
-}
-
-/// A body that holds one event.
-async fn read_event(request: &Request, body: &mut RequestBody) -> Result<Bytes, Problem> {
-    let max_bytes = limits_of(request).max_event_bytes + AROUND_DATA_MAX_BYTES;
-    read_body(request, body, max_bytes, Code::EventTooLarge).await
-}
-
-fn limits_of(request: &Request) -> &limits::Settings {
-    &place_of(request).limits().settings
-}
-
-/// Has the client publish so many events, if its rate allows it.
-fn count(request: &Request, events: usize) -> Result<(), Problem> {
-    let headers = request.headers();
-    Ok(place_of(request).publish(events, || forwarded(headers))?)
-}
-
-fn content_length(headers: &HeaderMap) -> Option<usize> {
-    headers
-        .get(header::CONTENT_LENGTH)?
-        .to_str()
-        .ok()?
-        .parse()
-        .ok()
-}
-
-async fn collect(
-    body: Body,
-    length: Option<usize>,
-    max_bytes: usize,
-    too_large: Code,
-) -> Result<Bytes, Problem> {
-    let mut chunks = body.into_bytes_stream();
-    let mut first = Bytes::new();
-    let mut all = BytesMut::new();
-    let mut bytes = 0;
-    let mut is_too_large = length.is_some_and(|length| length > max_bytes);
-    while let Some(chunk) = chunks.next().await {
-        // The client went away in the middle: nobody will read this.
-        let chunk =
-            chunk.map_err(|_| Problem::new(Code::InvalidJson, "the body ended too soon"))?;
-        bytes += chunk.len();
-        is_too_large |= bytes > max_bytes;
-        if is_too_large {
-            if bytes.max(length.unwrap_or(0)) > DISCARD_MAX_BYTES {
-                break;
-            }
-        } else if bytes == chunk.len() {
-            first = chunk;
-        } else {
-            if all.is_empty() {
-                all.reserve(length.unwrap_or(2 * bytes));
-                all.extend_from_slice(&first);
-            }
-            all.extend_from_slice(&chunk);
-        }
-    }
-    if is_too_large {
-        return Err(Problem::new(
-            too_large,
-            format_args!("the body is longer than {max_bytes} bytes"),
-        ));
-    }
-    Ok(if all.is_empty() { first } else { all.freeze() })
-}
-
-/// The media type of the body without its parameters, in lower case.
-fn media_type(request: &Request) -> Option<String> {
-    let value = request.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(
-        value
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase(),
-    )
-}
-
-fn is_json(media_type: &str) -> bool {
-    media_type == "application/json"
-        || (media_type.starts_with("application/") && media_type.ends_with("+json"))
-}
-
-fn unsupported(found: &str, expected: &str) -> Problem {
-    Problem::new(
-        Code::UnsupportedContentType,
-        format_args!("the body is '{found}'; send it with `content-type: {expected}`"),
-    )
 }
 
 impl<'a> ApiExtractor<'a> for EventsBody {
@@ -489,150 +392,7 @@ impl<'a> ApiExtractor<'a> for RawData {
     }
 }
 
-/// The body of `POST /messages` and `POST /send_rest`: the JSON of its `message`.
-#[derive(Debug)]
-pub(super) struct MessageBody(pub(super) Box<RawValue>);
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct MessageJson {
-    message: Box<RawValue>,
-}
-
-impl<'a> ApiExtractor<'a> for MessageBody {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        registry.create_schema::<MessageBody, _>("NewMessage".into(), |_| {
-            let message = MetaSchema {
-                description: Some("Any JSON."),
-                example: Some(json!("hello")),
-                ..MetaSchema::ANY
-            };
-            MetaSchema {
-                description: Some("A message to publish on the topic `messages`."),
-                required: vec!["message"],
-                properties: vec![("message", MetaSchemaRef::Inline(Box::new(message)))],
-                example: Some(json!({"message": "hello"})),
-                ..MetaSchema::new("object")
-            }
-        });
-    }
-
-    fn request_meta() -> Option<MetaRequest> {
-        Some(MetaRequest {
-            description: None,
-            content: vec![MetaMediaType {
-                content_type: "application/json",
-                schema: MetaSchemaRef::Reference("NewMessage".into()),
-            }],
-            required: true,
-        })
-    }
-
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        _: ExtractParamOptions<()>,
-    ) -> poem::Result<Self> {
-        if let Some(other) = media_type(request).filter(|media_type| !is_json(media_type)) {
-            return Err(unsupported(&other, "application/json").into());
-        }
-        let body = read_event(request, body).await?;
-        let message = parse_object::<MessageJson>(&body)?.message;
-        fit(message.get().len(), limits_of(request))?;
-        count(request, 1)?;
-        Ok(Self(message))
-    }
-}
-
-/// How a message came, in the words of the tutorial.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum MessageStatus {
-    /// Over `/messages`.
-    Received,
-    /// Over `/send_rest`.
-    ReceivedViaRest,
-}
-
-impl MessageStatus {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Received => "Received",
-            Self::ReceivedViaRest => "Received via REST",
-        }
-    }
-}
-
-/// The data of a message, and the answer but for its id.
-#[derive(Serialize)]
-struct MessageData<'a> {
-    status: &'static str,
-    message: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<EventId>,
-}
-
-impl MessageBody {
-    fn with_status(&self, status: MessageStatus, id: Option<EventId>) -> Box<RawValue> {
-        serde_json::value::to_raw_value(&MessageData {
-            status: status.as_str(),
-            message: &self.0,
-            id,
-        })
-        .expect("JSON always serializes into memory")
-    }
-
-    /// The event that a message is stored as.
-    pub(super) fn to_event(&self, status: MessageStatus) -> Result<NewEvent, Problem> {
-        Ok(NewEvent {
-            topic: Topic::new(MESSAGES_TOPIC).expect("a topic in rule"),
-            event_type: EventType::default(),
-            data: Data::from_json(&self.with_status(status, None))?,
-            key: None,
-        })
-    }
-
-    /// The answer to who sent it.
-    pub(super) fn answer(&self, status: MessageStatus, id: EventId) -> MessageAnswer {
-        MessageAnswer(self.with_status(status, Some(id)).get().to_owned())
-    }
-}
-
-/// `{"status":"Received","message":…,"id":1}`.
-#[derive(Debug)]
-pub(super) struct MessageAnswer(String);
-
-impl IntoResponse for MessageAnswer {
-    fn into_response(self) -> Response {
-        Response::builder()
-            .content_type("application/json")
-            .body(self.0)
-    }
-}
-
-impl ApiResponse for MessageAnswer {
-    fn meta() -> MetaResponses {
-        let schema = MetaSchema {
-            example: Some(json!({"status": "Received", "message": "hello", "id": 1})),
-            ..MetaSchema::new("object")
-        };
-        MetaResponses {
-            responses: vec![json_response(
-                200,
-                "Stored; its id is the event's.",
-                schema,
-                vec![],
-            )],
-        }
-    }
-
-    fn register(_: &mut Registry) {}
-}
-
-fn json_response(
+pub(super) fn json_response(
     status: u16,
     description: &'static str,
     schema: MetaSchema,
@@ -887,7 +647,7 @@ macro_rules! publish_codes {
 #[derive(Debug)]
 pub(super) struct PublishEvents;
 
-impl Refusals for PublishEvents {
+impl Codes for PublishEvents {
     const CODES: &'static [Code] = publish_codes![
         MissingField,
         UnknownField,
@@ -906,7 +666,7 @@ impl Refusals for PublishEvents {
 #[derive(Debug)]
 pub(super) struct PublishRaw;
 
-impl Refusals for PublishRaw {
+impl Codes for PublishRaw {
     const CODES: &'static [Code] = publish_codes![
         InvalidText,
         InvalidTopic,
@@ -916,15 +676,4 @@ impl Refusals for PublishRaw {
     ];
 }
 
-/// The refusals of `POST /messages` and `POST /send_rest`.
-#[derive(Debug)]
-pub(super) struct PublishMessage;
-
-impl Refusals for PublishMessage {
-    const CODES: &'static [Code] = publish_codes![
-        MissingField,
-        UnknownField,
-        InvalidField,
-        UnsupportedContentType
-    ];
-}
+pub(super) use publish_codes;

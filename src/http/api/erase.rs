@@ -1,0 +1,109 @@
+//! Erasing: an event or a topic is taken back for good, and everybody is told.
+
+use poem_openapi::{OpenApi, param::Path};
+
+use super::{
+    Api, Tag,
+    history::{OneEvent, unknown_event},
+    parameter::{Checked, KeptTopic},
+};
+use crate::event::EventId;
+use crate::http::problem::{Code, Codes, Problem, ProblemOf};
+
+/// The operations that erase.
+#[derive(Clone)]
+pub(in crate::http) struct EraseApi(pub(in crate::http) Api);
+
+#[OpenApi]
+impl EraseApi {
+    /// Erase an event
+    ///
+    /// Its data, type and key are gone for good; its id, topic and time stay. In its place stands an event of the type
+    /// `segno.erased` with the data `{"id":…}`, which is the answer, and an event of the same type and data is announced on
+    /// its topic, whatever types a subscriber asked for. Erasing it again changes nothing.
+    #[oai(
+        path = "/events/:id",
+        method = "delete",
+        tag = "Tag::Erase",
+        operation_id = "erase_event"
+    )]
+    async fn erase_event(
+        &self,
+        /// Its id.
+        id: Path<Checked<EventId>>,
+    ) -> Result<OneEvent, ProblemOf<EraseEvent>> {
+        let id = id.0.get()?;
+        match self.0.hub.erase(id).await? {
+            Some(event) => Ok(OneEvent(event)),
+            None => Err(unknown_event(id).into()),
+        }
+    }
+
+    /// Erase a topic
+    ///
+    /// All its events are gone for good. The answer is the event that tells of it: of the type `segno.erased`, on the topic,
+    /// with the data `{"topic":…,"through":…,"events":…}`. A subscriber who comes back with an older cursor is told by
+    /// `segno.gap`.
+    #[oai(
+        path = "/topics/:topic",
+        method = "delete",
+        tag = "Tag::Erase",
+        operation_id = "erase_topic"
+    )]
+    async fn erase_topic(
+        &self,
+        /// The topic; it may have slashes in it.
+        topic: Path<Checked<KeptTopic>>,
+    ) -> Result<OneEvent, ProblemOf<EraseTopic>> {
+        let KeptTopic(topic) = topic.0.get()?;
+        match self.0.hub.erase_topic(topic.clone()).await? {
+            Some(notice) => Ok(OneEvent(notice)),
+            None => Err(Problem::new(
+                Code::UnknownTopic,
+                format_args!(
+                    "there is no event on the topic '{}', or no longer",
+                    topic.as_str()
+                ),
+            )
+            .into()),
+        }
+    }
+}
+
+/// The refusals of `DELETE /events/{id}`.
+#[derive(Debug)]
+pub(super) struct EraseEvent;
+
+impl Codes for EraseEvent {
+    const CODES: &'static [Code] = &[
+        Code::InvalidId,
+        Code::UnknownEvent,
+        Code::Internal,
+        Code::Draining,
+        Code::LogBusy,
+        Code::LogMoved,
+        Code::LogCorrupt,
+        Code::DiskFailed,
+        Code::DiskFull,
+        Code::ReadOnly,
+    ];
+}
+
+/// The refusals of `DELETE /topics/{topic}`.
+#[derive(Debug)]
+pub(super) struct EraseTopic;
+
+impl Codes for EraseTopic {
+    const CODES: &'static [Code] = &[
+        Code::InvalidTopic,
+        Code::UnknownTopic,
+        Code::Internal,
+        Code::Draining,
+        Code::LogBusy,
+        Code::LogMoved,
+        Code::LogCorrupt,
+        Code::DiskFailed,
+        Code::DiskFull,
+        Code::ReadOnly,
+    ];
+}
