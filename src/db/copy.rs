@@ -8,7 +8,10 @@ use std::{
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{BUSY_TIMEOUT, MIGRATIONS, OpenError, beside, lock, open_error, refuse_foreign};
+use super::{
+    BUSY_TIMEOUT, OpenError, beside, lock, open_error,
+    schema::{MIGRATIONS, refuse_foreign},
+};
 use crate::event::EventId;
 
 /// Faults of one kind that are told one by one.

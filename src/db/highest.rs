@@ -9,12 +9,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{OpenError, beside};
-use crate::event::EventId;
+use std::sync::Arc;
+
+use sqlx::{Connection, SqliteConnection};
+
+use super::{EventLog, OpenError, beside, newest};
+use crate::event::{EventId, Timestamp};
 
 /// Ids that may have been announced since the note was written, at most: it is written once a second, and the log takes
 /// 460,000 events a second at its best.
-pub(super) const UNNOTED_MAX_IDS: i64 = 1_000_000;
+const UNNOTED_MAX_IDS: i64 = 1_000_000;
 
 /// The note of one log.
 #[derive(Debug)]
@@ -52,4 +56,77 @@ impl Highest {
         file.sync_all()?;
         fs::rename(&new, &self.path)
     }
+}
+
+/// Ids that were announced, and whose events are gone because an older copy of the file was put in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The newest event that the copy had.
+    pub after: EventId,
+    /// The newest id that may have been announced. None of them is given again.
+    pub through: EventId,
+}
+
+const INSERT_LOST: &str = "insert into lost (after_id, through_id, found_at) values (?1, ?2, ?3)";
+
+const INSERT_SEQUENCE: &str = "
+insert into sqlite_sequence (name, seq)
+select 'events', 0 where not exists (select 1 from sqlite_sequence where name = 'events')";
+
+const RAISE_SEQUENCE: &str = "update sqlite_sequence set seq = ?1 where name = 'events'";
+
+impl EventLog {
+    /// Notes beside the file that all ids up to `id` may have been announced. To be called once a second at least while
+    /// events are announced.
+    pub async fn note_highest(&self, id: EventId) -> std::io::Result<()> {
+        let highest = Highest::of(&self.path);
+        let written = tokio::task::spawn_blocking(move || highest.write(id));
+        written.await.expect("writing a small file does not panic")
+    }
+}
+
+/// Where the log is older than the note of the highest id, lets ids go on above all that may have been announced.
+pub(super) async fn skip_lost(
+    connection: &mut SqliteConnection,
+    highest: EventId,
+) -> Result<(), sqlx::Error> {
+    let (after, _) = newest(connection).await?;
+    if highest <= after {
+        return Ok(());
+    }
+    let through = EventId::from_row(highest.as_i64().saturating_add(UNNOTED_MAX_IDS));
+    let mut tx = connection.begin().await?;
+    sqlx::query(INSERT_LOST)
+        .bind(after.as_i64())
+        .bind(through.as_i64())
+        .bind(Timestamp::now().as_millis())
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query(INSERT_SEQUENCE).execute(&mut *tx).await?;
+    sqlx::query(RAISE_SEQUENCE)
+        .bind(through.as_i64())
+        .execute(&mut *tx)
+        .await?;
+    tx.commit().await?;
+    tracing::error!(
+        last_id = after.as_i64(),
+        highest_id = highest.as_i64(),
+        next_id = through.next().as_i64(),
+        "the file is older than what was announced: the events in between are lost, and their ids are not used again"
+    );
+    Ok(())
+}
+
+pub(super) async fn all_lost(
+    connection: &mut SqliteConnection,
+) -> Result<Arc<[Lost]>, sqlx::Error> {
+    let rows: Vec<(i64, i64)> =
+        sqlx::query_as("select after_id, through_id from lost order by after_id")
+            .fetch_all(connection)
+            .await?;
+    let lost = rows.into_iter().map(|(after, through)| Lost {
+        after: EventId::from_row(after),
+        through: EventId::from_row(through),
+    });
+    Ok(lost.collect())
 }

@@ -1,0 +1,327 @@
+//! Events in the order of their ids, a page at a time.
+
+use futures_util::TryStreamExt;
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+
+use super::{Error, EventLog};
+use crate::{
+    event::{Data, Event, EventId, EventType, Key, Timestamp, Topic},
+    filter::{Filter, Topics},
+};
+
+/// Bytes of data after which a page ends, however few events it has.
+///
+/// This, times the subscribers that replay at once, is the memory that replay takes.
+const PAGE_MAX_BYTES: usize = 64 * 1024;
+
+/// Rows one statement looks at for a filter that no index serves.
+const SCAN_MAX_ROWS: i64 = 4096;
+
+/// Names of topics that are held against patterns to find the few that match. A leap to the next name costs 2 µs, about as
+/// much as a row of a scan: a look in vain takes no longer than the scan before it.
+const FEW_OF_MAX_TOPICS: i64 = 4096;
+
+/// Topics that are few: so many pages are read from the index and put together.
+const FEW_TOPICS: usize = 64;
+
+/// A stretch of the log, both ends left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    /// Only events above this id.
+    pub after: EventId,
+    /// Only events below this id.
+    pub before: EventId,
+}
+
+impl Range {
+    /// Everything after `cursor`.
+    pub const fn after(cursor: EventId) -> Self {
+        Self {
+            after: cursor,
+            before: EventId::MAX,
+        }
+    }
+}
+
+/// Which end of a stretch is read first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// Oldest first.
+    #[default]
+    Ascending,
+    /// Newest first.
+    Descending,
+}
+
+/// Some events of a stretch.
+#[derive(Debug)]
+pub struct Page {
+    /// Those that match, in the order that was asked for. May be none though there is more to read.
+    pub events: Vec<Event>,
+    /// The last id that was looked at; reading goes on behind it. `None`: the stretch is read to its end.
+    pub read_on: Option<EventId>,
+}
+
+const PAGE_ASCENDING: &str = "
+select id, topic, type, data, created_at, key from events
+where id > ?1 and id < ?2 order by id limit ?3";
+
+const PAGE_DESCENDING: &str = "
+select id, topic, type, data, created_at, key from events
+where id > ?1 and id < ?2 order by id desc limit ?3";
+
+/// Takes each topic's page from the index, then the first of them all. Linear in topics times page, never in the log.
+const PAGE_OF_TOPICS_ASCENDING: &str = "
+select events.id, events.topic, events.type, events.data, events.created_at, events.key
+from json_each(?4) as asked cross join events
+where events.id in (
+    select id from events where topic = asked.value and id > ?1 and id < ?2 order by id limit ?3
+)
+order by events.id limit ?3";
+
+const PAGE_OF_TOPICS_DESCENDING: &str = "
+select events.id, events.topic, events.type, events.data, events.created_at, events.key
+from json_each(?4) as asked cross join events
+where events.id in (
+    select id from events where topic = asked.value and id > ?1 and id < ?2 order by id desc limit ?3
+)
+order by events.id desc limit ?3";
+
+pub(super) const EVENT: &str =
+    "select id, topic, type, data, created_at, key from events where id = ?1";
+
+const COUNT: &str = "select count(*) from events";
+
+const COUNT_ROWS: &str = "select count(*) from events not indexed";
+
+const FIRST_ID: &str = "select min(id) from events";
+
+pub(super) const LAST_ID: &str =
+    "select coalesce((select seq from sqlite_sequence where name = 'events'), 0)";
+
+const NTH_ID: &str = "
+select coalesce(
+    (select id from events order by id limit 1 offset ?1),
+    (select seq + 1 from sqlite_sequence where name = 'events'),
+    1
+)";
+
+/// Halves the log until one id is left. It may, because times never go backwards along the ids.
+const FIRST_ID_SINCE: &str = "
+with recursive search(low, high) as (
+    select coalesce(min(id), 1), coalesce(max(id), 0) + 1 from events
+    union all
+    select iif(created_at < ?1, id + 1, low), iif(created_at < ?1, high, (low + high) / 2)
+    from search
+    cross join events on events.id = (select min(id) from events where id >= (low + high) / 2)
+    where low < high
+)
+select low from search where low >= high";
+
+const TOPIC_NAMES_FROM: &str = "
+with recursive names(topic) as (
+    select min(topic) from events where topic >= ?1
+    union all
+    select (select min(topic) from events where topic > names.topic) from names where names.topic is not null
+    limit ?2
+)
+select topic from names where topic is not null";
+
+impl EventLog {
+    /// The matching events of `range`, at most `limit` of them and about 64 KiB of data, one event at the least.
+    ///
+    /// What one call looks at is bounded whatever the filter, so a page may be empty while [`Page::read_on`] says that
+    /// there is more. Dropping the future is safe.
+    pub async fn page(
+        &self,
+        filter: &Filter,
+        range: Range,
+        order: Order,
+        limit: usize,
+    ) -> Result<Page, Error> {
+        let limit = limit.max(1);
+        let topics = match filter.topics() {
+            Topics::Exact(topics) => Some(to_json(&topics)),
+            Topics::All | Topics::Matching(_) => None,
+        };
+        let mut connection = self.pool.acquire().await?;
+        let page = read_page(&mut connection, filter, topics, range, order, limit).await?;
+        let found_nothing_yet = page.events.is_empty() && page.read_on.is_some();
+        match filter.topics() {
+            Topics::Matching(prefix) if found_nothing_yet => {
+                drop(connection);
+                let found = self
+                    .page_of_few_topics(filter, prefix, range, order, limit)
+                    .await?;
+                Ok(found.unwrap_or(page))
+            }
+            Topics::All | Topics::Exact(_) | Topics::Matching(_) => Ok(page),
+        }
+    }
+
+    /// The same page by the index, if few topics begin with `prefix` and match. Where a scan meets none of their events, this
+    /// finds the next of them however far it is.
+    async fn page_of_few_topics(
+        &self,
+        filter: &Filter,
+        prefix: &str,
+        range: Range,
+        order: Order,
+        limit: usize,
+    ) -> Result<Option<Page>, Error> {
+        // One moment for the names and for the page. A topic that is new between the two could have an event before the last
+        // one of the page, and reading would go on behind it. In one moment there is none: what is committed later has ids
+        // above all that the page can have, and the next page looks at the names anew.
+        let mut tx = self.pool.begin().await?;
+        let Some(topics) = few_topics(&mut tx, filter, prefix).await? else {
+            return Ok(None);
+        };
+        let page = read_page(&mut tx, filter, Some(to_json(&topics)), range, order, limit);
+        page.await.map(Some)
+    }
+
+    /// The event with this id, if it is kept.
+    pub async fn event(&self, id: EventId) -> Result<Option<Event>, Error> {
+        let row = sqlx::query(EVENT)
+            .bind(id.as_i64())
+            .fetch_optional(&self.pool)
+            .await?;
+        Ok(row.as_ref().map(event_from_row).transpose()?)
+    }
+
+    /// The id of the oldest event kept; `None` if there is none.
+    pub async fn first_id(&self) -> Result<Option<EventId>, Error> {
+        let first: Option<i64> = sqlx::query_scalar(FIRST_ID).fetch_one(&self.pool).await?;
+        Ok(first.map(EventId::from_row))
+    }
+
+    /// How many events are kept. Reads an index from end to end; the rows, where that is damaged.
+    pub async fn count(&self) -> Result<u64, Error> {
+        let counted = sqlx::query_scalar(COUNT).fetch_one(&self.pool).await;
+        let events: i64 = match counted.map_err(Error::from) {
+            Err(Error::Corrupt(_)) => sqlx::query_scalar(COUNT_ROWS).fetch_one(&self.pool).await?,
+            counted => counted?,
+        };
+        Ok(events.unsigned_abs())
+    }
+
+    /// The id of the event that has `events` older ones; above the last id, if there is none. Reads as many.
+    pub async fn nth_id(&self, events: u64) -> Result<EventId, Error> {
+        let id: i64 = sqlx::query_scalar(NTH_ID)
+            .bind(i64::try_from(events).unwrap_or(i64::MAX))
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(EventId::from_row(id))
+    }
+
+    /// The lowest id that an event of this time or later can have. Above the last id, if there is none yet.
+    pub async fn first_id_since(&self, time: Timestamp) -> Result<EventId, Error> {
+        let low = sqlx::query_scalar(FIRST_ID_SINCE)
+            .bind(time.as_millis())
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(EventId::from_row(low))
+    }
+}
+
+/// The topics that match, if they are few and there are not too many that begin with `prefix`.
+async fn few_topics(
+    connection: &mut SqliteConnection,
+    filter: &Filter,
+    prefix: &str,
+) -> Result<Option<Vec<String>>, Error> {
+    let mut names = sqlx::query_scalar(TOPIC_NAMES_FROM)
+        .bind(prefix)
+        .bind(FEW_OF_MAX_TOPICS)
+        .fetch(connection);
+    let (mut names_seen, mut topics) = (0, Vec::new());
+    while let Some(name) = names.try_next().await? {
+        let name: String = name;
+        names_seen += 1;
+        if !name.starts_with(prefix) {
+            return Ok(Some(topics));
+        }
+        if filter.wants_topic(&name) {
+            topics.push(name);
+        }
+        if topics.len() > FEW_TOPICS {
+            return Ok(None);
+        }
+    }
+    Ok((names_seen < FEW_OF_MAX_TOPICS).then_some(topics))
+}
+
+/// Reads a page: of the topics whose names `topics` lists as JSON, or of all.
+async fn read_page(
+    connection: &mut SqliteConnection,
+    filter: &Filter,
+    topics: Option<String>,
+    range: Range,
+    order: Order,
+    limit: usize,
+) -> Result<Page, Error> {
+    let every_row_matches =
+        filter.is_served_by_index() || topics.is_some() && filter.wants_any_type();
+    let max_rows = match every_row_matches {
+        true => i64::try_from(limit).unwrap_or(i64::MAX),
+        false => SCAN_MAX_ROWS,
+    };
+    let sql = match (&topics, order) {
+        (None, Order::Ascending) => PAGE_ASCENDING,
+        (None, Order::Descending) => PAGE_DESCENDING,
+        (Some(_), Order::Ascending) => PAGE_OF_TOPICS_ASCENDING,
+        (Some(_), Order::Descending) => PAGE_OF_TOPICS_DESCENDING,
+    };
+    let mut query = sqlx::query(sql)
+        .bind(range.after.as_i64())
+        .bind(range.before.as_i64())
+        .bind(max_rows);
+    if let Some(topics) = topics {
+        query = query.bind(topics);
+    }
+    let mut rows = query.fetch(connection);
+    let mut page = Page {
+        events: Vec::new(),
+        read_on: None,
+    };
+    let (mut rows_seen, mut data_bytes) = (0, 0);
+    loop {
+        let row = match rows.try_next().await {
+            Ok(Some(row)) => row,
+            Ok(None) => break,
+            // What was read before a broken page is good; the next page begins with the broken one.
+            Err(_) if page.read_on.is_some() => return Ok(page),
+            Err(error) => return Err(error.into()),
+        };
+        rows_seen += 1;
+        page.read_on = Some(EventId::from_row(row.try_get(0)?));
+        if !filter.matches_names(row.try_get(1)?, row.try_get(2)?) {
+            continue;
+        }
+        let event = event_from_row(&row)?;
+        data_bytes += event.data.as_str().len();
+        page.events.push(event);
+        if page.events.len() == limit || data_bytes >= PAGE_MAX_BYTES {
+            return Ok(page);
+        }
+    }
+    if rows_seen < max_rows {
+        page.read_on = None;
+    }
+    Ok(page)
+}
+
+pub(super) fn to_json<T: serde::Serialize>(names: &[T]) -> String {
+    serde_json::to_string(names).expect("strings always serialize into memory")
+}
+
+pub(super) fn event_from_row(row: &SqliteRow) -> Result<Event, sqlx::Error> {
+    Ok(Event {
+        id: EventId::from_row(row.try_get(0)?),
+        topic: Topic::from_row(row.try_get(1)?),
+        event_type: EventType::from_row(row.try_get(2)?),
+        data: Data::from_row(row.try_get(3)?),
+        created_at: Timestamp::from_millis(row.try_get(4)?),
+        key: row.try_get::<Option<&str>, _>(5)?.map(Key::from_row),
+    })
+}

@@ -1,0 +1,161 @@
+//! Rows that go: the oldest of the log or of a topic, in small steps, and the marks that tell of a topic's.
+
+use futures_util::TryStreamExt;
+use sqlx::Row;
+
+use super::{Appender, Error, EventLog};
+use crate::{
+    event::{EventId, Topic},
+    filter::{Filter, Topics},
+};
+
+/// Events that one step of trimming takes at most, so that a commit never waits long for one.
+///
+/// Source: such a step took 2 to 4 ms on a disk where an fsync takes 1 ms; `tests/integration/retention.rs` measures what
+/// publishers see of it.
+const TRIM_STEP_MAX_EVENTS: i64 = 512;
+
+/// Bytes of data after which a step of trimming ends, one event at the least.
+const TRIM_STEP_MAX_BYTES: i64 = 256 * 1024;
+
+/// Events that are to go: the oldest of the log, or of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trim {
+    /// Only this topic's events; `None`: all.
+    pub topic: Option<Topic>,
+    /// The newest event that is to go.
+    pub through: EventId,
+}
+
+/// A part of a [`Trim`] that is small enough to be done between two commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrimStep {
+    /// The newest event that goes with it.
+    pub through: EventId,
+    /// The oldest event that is left when the oldest up to `through` are gone; `None` if nothing is.
+    pub next_id: Option<EventId>,
+}
+
+/// The first so many rows of the log, or as many as have so many bytes.
+const TRIM_STEP: &str = "
+with
+    oldest as (
+        select id, octet_length(data) as bytes from events where id <= ?1 order by id limit ?2
+    ),
+    step as (
+        select max(id) as through
+        from (select id, sum(bytes) over (order by id) - bytes as bytes_before from oldest)
+        where bytes_before < ?3
+    )
+select through, (select min(id) from events where id > through) as next_id
+from step where through is not null";
+
+const TRIM_STEP_OF_TOPIC: &str = "
+with
+    oldest as (
+        select id, octet_length(data) as bytes from events where topic = ?4 and id <= ?1 order by id limit ?2
+    ),
+    step as (
+        select max(id) as through
+        from (select id, sum(bytes) over (order by id) - bytes as bytes_before from oldest)
+        where bytes_before < ?3
+    )
+select through, null as next_id
+from step where through is not null";
+
+const TRIM: &str = "delete from events where id <= ?1";
+
+const TRIM_TOPIC: &str = "delete from events where topic = ?2 and id <= ?1";
+
+const MARK_TRIMMED: &str = "
+insert into trimmed (topic, last_id) values (?1, ?2)
+on conflict (topic) do update set last_id = max(last_id, excluded.last_id)";
+
+/// Below the oldest event kept, the lack of events is told without a mark.
+const FORGET_MARKS: &str =
+    "delete from trimmed where last_id < (select coalesce(min(id), 0) from events)";
+
+const TRIMMED_OF_TOPICS: &str = "
+select max(last_id) from trimmed where last_id > ?1 and topic in (select value from json_each(?2))";
+
+const TRIMMED: &str = "select topic, last_id from trimmed where last_id > ?1";
+
+impl Appender {
+    /// What the next step of `trim` takes; `None` when there is nothing left of it.
+    pub async fn trim_step(&mut self, trim: &Trim) -> Result<Option<TrimStep>, Error> {
+        let sql = match trim.topic {
+            None => TRIM_STEP,
+            Some(_) => TRIM_STEP_OF_TOPIC,
+        };
+        let mut query = sqlx::query_as(sql)
+            .bind(trim.through.as_i64())
+            .bind(TRIM_STEP_MAX_EVENTS)
+            .bind(TRIM_STEP_MAX_BYTES);
+        if let Some(topic) = &trim.topic {
+            query = query.bind(topic.as_str());
+        }
+        let step: Option<(i64, Option<i64>)> = query.fetch_optional(&mut self.connection).await?;
+        Ok(step.map(|(through, next_id)| TrimStep {
+            through: EventId::from_row(through),
+            next_id: next_id.map(EventId::from_row),
+        }))
+    }
+
+    /// Takes a step of a [`Trim`]: its topic's events up to `through` are gone for good. Returns how many there were.
+    pub async fn trim(&mut self, topic: Option<&Topic>, through: EventId) -> Result<u64, Error> {
+        self.look_in_place().await?;
+        let query = match topic {
+            None => sqlx::query(TRIM).bind(through.as_i64()),
+            Some(topic) => sqlx::query(TRIM_TOPIC)
+                .bind(through.as_i64())
+                .bind(topic.as_str()),
+        };
+        Ok(query.execute(&mut self.connection).await?.rows_affected())
+    }
+
+    /// Notes that events of `topic` up to `through` will be gone. To be committed before the first of them goes, so that
+    /// nobody who finds them gone fails to find the note.
+    pub async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), Error> {
+        self.look_in_place().await?;
+        sqlx::query(MARK_TRIMMED)
+            .bind(topic.as_str())
+            .bind(through.as_i64())
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Drops the notes of trimmed topics that say no more than that the oldest events are gone.
+    pub async fn forget_marks(&mut self) -> Result<(), Error> {
+        sqlx::query(FORGET_MARKS)
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+}
+
+impl EventLog {
+    /// The highest id, above `cursor`, up to which events of a topic that `filter` wants were trimmed out of the middle.
+    pub async fn trimmed_after(
+        &self,
+        filter: &Filter,
+        cursor: EventId,
+    ) -> Result<Option<EventId>, Error> {
+        if let Topics::Exact(topics) = filter.topics() {
+            let id: Option<i64> = sqlx::query_scalar(TRIMMED_OF_TOPICS)
+                .bind(cursor.as_i64())
+                .bind(serde_json::to_string(&topics).expect("strings always serialize into memory"))
+                .fetch_one(&self.pool)
+                .await?;
+            return Ok(id.map(EventId::from_row));
+        }
+        let mut rows = sqlx::query(TRIMMED).bind(cursor.as_i64()).fetch(&self.pool);
+        let mut highest = None;
+        while let Some(row) = rows.try_next().await? {
+            if filter.wants_topic(row.try_get(0)?) {
+                highest = highest.max(Some(EventId::from_row(row.try_get(1)?)));
+            }
+        }
+        Ok(highest)
+    }
+}

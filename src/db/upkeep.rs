@@ -1,0 +1,119 @@
+//! The file's own business: room, the WAL, and whether commits work.
+
+use std::path::Path;
+
+use super::{Appender, Error, EventLog, beside};
+
+/// Free pages that one step of shrinking gives back to the system: 64, which took 0.3 ms.
+const SHRINK_STEP: &str = "pragma incremental_vacuum(64)";
+
+/// The room that the file takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes of pages that hold something.
+    pub used_bytes: u64,
+    /// Bytes of pages that are free: new events go there, or they are given back to the system.
+    pub free_bytes: u64,
+}
+
+/// What the event log takes on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileSize {
+    /// The file.
+    pub file_bytes: u64,
+    /// The newest commits, which stand beside the file until they are copied into it.
+    pub wal_bytes: u64,
+}
+
+const ROOM: &str = "
+select (page_count - freelist_count) * page_size as used_bytes, freelist_count * page_size as free_bytes
+from pragma_page_count, pragma_freelist_count, pragma_page_size";
+
+const PROBE: &[&str] = &[
+    "insert into events (id, topic, type, data, created_at) values (?1 + 1, 'segno.probe', 'segno.probe', 'null', 0)",
+    "delete from events where id = ?1 + 1",
+    "update sqlite_sequence set seq = ?1 where name = 'events'",
+];
+
+impl Appender {
+    /// Gives a few free pages back to the system. The file itself gets shorter with the next checkpoint.
+    pub async fn shrink(&mut self) -> Result<(), Error> {
+        sqlx::query(SHRINK_STEP)
+            .execute(&mut self.connection)
+            .await?;
+        Ok(())
+    }
+
+    /// Copies the WAL into the file and empties it, if no reader is in the way; true if that was done.
+    ///
+    /// What was erased, or given back to the system, is gone from the disk with this and not before.
+    pub async fn clean_wal(&mut self) -> Result<bool, Error> {
+        sqlx::query("pragma busy_timeout = 5")
+            .execute(&mut self.connection)
+            .await?;
+        let (busy,): (i64,) = sqlx::query_as("pragma wal_checkpoint(truncate)")
+            .fetch_one(&mut self.connection)
+            .await?;
+        sqlx::query("pragma busy_timeout = 5000")
+            .execute(&mut self.connection)
+            .await?;
+        Ok(busy == 0)
+    }
+
+    /// Looks whether the files are still where they were opened; an error if one is not.
+    ///
+    /// Where the WAL alone is gone, what stands in it is put into the file: a kill would else lose it.
+    pub async fn look_in_place(&mut self) -> Result<(), Error> {
+        let Some(moved) = self.place.find_moved() else {
+            return Ok(());
+        };
+        let moved = Error::Moved(moved.to_owned());
+        // Where this fails nothing is worse than before, and a stop tries it again.
+        _ = sqlx::query("pragma wal_checkpoint(full)")
+            .execute(&mut self.connection)
+            .await;
+        Err(moved)
+    }
+
+    /// Tries whether an event could be committed, by one that is taken back in the same transaction.
+    ///
+    /// It writes the same pages as an event does: on a disk that is nearly full, less might fit where an event does not.
+    pub async fn probe(&mut self) -> Result<(), Error> {
+        self.begin().await?;
+        let probed = self.probe_inside().await;
+        self.end(probed).await
+    }
+
+    async fn probe_inside(&mut self) -> Result<(), Error> {
+        for sql in PROBE {
+            sqlx::query(*sql)
+                .bind(self.last_id.as_i64())
+                .execute(&mut self.connection)
+                .await?;
+        }
+        Ok(())
+    }
+}
+
+impl EventLog {
+    /// What the event log takes on the disk. What cannot be looked at counts as nothing.
+    pub async fn size(&self) -> FileSize {
+        let bytes = async |path: &Path| {
+            let metadata = tokio::fs::metadata(path).await;
+            metadata.map_or(0, |metadata| metadata.len())
+        };
+        FileSize {
+            file_bytes: bytes(&self.path).await,
+            wal_bytes: bytes(&beside(&self.path, "-wal")).await,
+        }
+    }
+
+    /// The room that the file takes.
+    pub async fn room(&self) -> Result<Room, Error> {
+        let (used, free): (i64, i64) = sqlx::query_as(ROOM).fetch_one(&self.pool).await?;
+        Ok(Room {
+            used_bytes: used.unsigned_abs(),
+            free_bytes: free.unsigned_abs(),
+        })
+    }
+}
