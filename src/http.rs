@@ -1,9 +1,11 @@
-//! The hub over HTTP: routes, the OpenAPI document, and one shape for every refusal.
+//! The hub over HTTP: what is common to all answers, and which way a request goes.
 //!
 //! Handlers turn a request into words of the hub, ask the hub, and turn what it says into an answer. No SQL, and no rule
 //! about events: those are in [`event`](crate::event).
 
+mod answer;
 mod api;
+mod caller;
 mod console;
 mod cors;
 mod failures;
@@ -28,23 +30,28 @@ use poem::{
 };
 use tracing::Instrument;
 
-pub(crate) use self::api::{EventStream, Following, Framing, StreamKind, farewell, take_stream};
 pub use self::{
-    api::openapi_document,
+    answer::Answer,
+    api::{Following, openapi_document},
     cors::{CorsOrigin, InvalidOrigin},
     opening::Opening,
 };
 use self::{
-    api::{Api, PublishApi},
+    api::{Api, FollowApi, PublishApi},
+    caller::Caller,
     cors::Cors,
     failures::Failures,
     operations::Operations,
     problem::{Code, PROBLEM_JSON, Problem, ProblemCause},
     request_id::RequestId,
 };
+pub(crate) use self::{
+    api::{EventStream, StreamKind},
+    caller::is_forwarded,
+};
 use crate::{
     hub::{self, Hub},
-    limits::{Limits, Place, Refusal},
+    limits::{LimitHit, Limits},
     metrics::Counters,
 };
 
@@ -52,6 +59,8 @@ use crate::{
 const LOG_ID_HEADER: HeaderName = HeaderName::from_static("segno-log-id");
 
 const EVENTS_PATH: &str = "/events";
+
+const STREAM_PATH: &str = "/sse";
 
 /// What the HTTP side may be told.
 #[derive(Debug, Clone)]
@@ -64,7 +73,7 @@ pub struct Settings {
     pub limits: Arc<Limits>,
 }
 
-/// All that the hub answers to. Each request carries the [`Place`] of its connection.
+/// All that the hub answers to. Each request carries the [`ConnectionPermit`](crate::limits::ConnectionPermit) of its connection.
 pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let log_id = log_id_of(&hub);
     let refusals = hub.metrics().refusals.clone();
@@ -75,7 +84,8 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let docs = service.swagger_ui();
     let spec = service.spec_endpoint();
     HubEndpoint {
-        publish: PublishApi(api),
+        publish: PublishApi(api.clone()),
+        follow: FollowApi(api),
         operations,
         refusals,
         failures: Failures::new(),
@@ -88,9 +98,10 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     }
 }
 
-/// The routes, what is common to all answers, and a short way for the request that comes most often.
+/// The routes, what is common to all answers, and the short ways: of the request that comes most often, and of streams.
 pub struct HubEndpoint {
     publish: PublishApi,
+    follow: FollowApi,
     operations: Operations,
     refusals: Counters,
     failures: Failures,
@@ -106,9 +117,10 @@ impl fmt::Debug for HubEndpoint {
 }
 
 impl Endpoint for HubEndpoint {
-    type Output = Response;
+    type Output = Answer;
 
-    async fn call(&self, request: Request) -> poem::Result<Response> {
+    async fn call(&self, mut request: Request) -> poem::Result<Answer> {
+        Caller::find(&mut request);
         let request_id = RequestId::of(&request);
         let method = request.method().clone();
         // What is the request's own holds the buffer that the next one is read into.
@@ -118,35 +130,44 @@ impl Endpoint for HubEndpoint {
         };
         let cors = self.cors.as_ref();
         let cors_headers = cors.map(|cors| cors.headers(request.headers()));
-        let mut response = match hub::is_traced() {
+        let mut answer = match hub::is_traced() {
             // In a box: a future is moved about whole, with what it would need if it were traced.
             true => Box::pin(traced(&request_id, &method, &uri, self.answer(request))).await,
             false => self.answer(request).await,
         };
-        count_refusal(&response, &self.refusals);
-        if response.status().is_server_error() {
-            self.failures.tell(&request_id, &method, &uri, &response);
+        count_refusal(answer.head(), &self.refusals);
+        if answer.status().is_server_error() {
+            self.failures
+                .tell(&request_id, &method, &uri, answer.head());
         }
-        let headers = response.headers_mut();
+        let headers = answer.headers_mut();
         headers.insert(request_id::HEADER, request_id.into_header());
         headers.insert(LOG_ID_HEADER, self.log_id.clone());
         if let Some(cors_headers) = cors_headers {
             headers.extend(cors_headers);
         }
-        Ok(response)
+        Ok(answer)
     }
 }
 
 impl HubEndpoint {
-    async fn answer(&self, request: Request) -> Response {
+    async fn answer(&self, mut request: Request) -> Answer {
         if is_plain_publish(&request) {
-            return self.publish.answer_publish(request).await;
+            return self.publish.answer_publish(request).await.into();
         }
         if let Some(response) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
-            return response;
+            return response.into();
+        }
+        join_topic(&mut request);
+        if let Some(problem) = self.operations.find_unknown_parameter(&request) {
+            return problem.into_response().into();
+        }
+        if is_follow(&request) {
+            return Box::pin(self.follow.answer_follow(request)).await;
         }
         // In a box: what the routes need would else be moved about with every event.
-        Box::pin(answer(&self.routes, request, &self.operations)).await
+        let answered = Box::pin(answer(&self.routes, request, &self.operations));
+        answered.await.into()
     }
 }
 
@@ -154,6 +175,11 @@ impl HubEndpoint {
 fn is_plain_publish(request: &Request) -> bool {
     let uri = request.uri();
     request.method() == Method::POST && uri.path() == EVENTS_PATH && uri.query().is_none()
+}
+
+/// Whether it is a `GET /sse`, whose answer is no response: poem passes only those.
+fn is_follow(request: &Request) -> bool {
+    request.method() == Method::GET && request.uri().path() == STREAM_PATH
 }
 
 fn log_id_of(hub: &Hub) -> HeaderValue {
@@ -171,14 +197,14 @@ pub(crate) fn headers_of_all(hub: &Hub, settings: &Settings) -> HeaderMap {
     headers
 }
 
-/// What a connection without a place is told.
-pub(crate) fn refusal(refusal: Refusal) -> Response {
-    Problem::from(refusal).into_response()
+/// What a connection is told that is not served.
+pub(crate) fn refusal(hit: LimitHit) -> Response {
+    Problem::from(hit).into_response()
 }
 
-/// Counts a connection that has no place, whether it is told or not.
-pub(crate) fn count(refusal: Refusal, refusals: &Counters) {
-    count_code(Code::of(refusal.limit), refusals);
+/// Counts a connection that is not served, whether it is told or not.
+pub(crate) fn count(hit: LimitHit, refusals: &Counters) {
+    count_code(Code::of(hit.limit), refusals);
 }
 
 fn count_refusal(response: &Response, refusals: &Counters) {
@@ -197,8 +223,8 @@ async fn traced(
     request_id: &RequestId,
     method: &Method,
     uri: &Uri,
-    answer: impl Future<Output = Response>,
-) -> Response {
+    answer: impl Future<Output = Answer>,
+) -> Answer {
     let begun = Instant::now();
     let (id, path) = (request_id.as_str(), uri.path());
     let span = tracing::debug_span!(
@@ -211,12 +237,12 @@ async fn traced(
         http.response.status_code = tracing::field::Empty,
     );
     let answer = hub::for_request(request_id.to_shared(), answer).instrument(span.clone());
-    let response = answer.await;
-    let status = response.status().as_u16();
+    let answer = answer.await;
+    let status = answer.status().as_u16();
     span.record("http.response.status_code", status);
     let duration_ms = begun.elapsed().as_secs_f64() * 1000.0;
     tracing::debug!(request_id = id, %method, path, status, duration_ms, "request");
-    response
+    answer
 }
 
 /// Asks the routes, and tells what poem itself refused in our shape.
@@ -227,10 +253,6 @@ async fn answer<E: Endpoint>(
 ) -> Response {
     if request.uri().path() == "/" {
         *request.uri_mut() = Uri::from_static(console::PAGE);
-    }
-    join_topic(&mut request);
-    if let Some(problem) = operations.find_unknown_parameter(&request) {
-        return problem.into_response();
     }
     let uri = request.uri().clone();
     let response = match endpoint.call(request).await {
@@ -270,25 +292,4 @@ fn join_topic(request: &mut Request) {
     if let Ok(uri) = path_and_query.parse() {
         *request.uri_mut() = uri;
     }
-}
-
-/// The place of the connection that a request came by.
-fn place_of(request: &Request) -> &Place {
-    request
-        .data::<Arc<Place>>()
-        .expect("the server puts it into every request")
-}
-
-/// All that a request's `X-Forwarded-For` says, if it has one. Where the header is there more than once, the last is the newest.
-fn forwarded(headers: &HeaderMap) -> Option<String> {
-    let values = headers.get_all("x-forwarded-for").iter();
-    let hops: Vec<_> = values.map(|value| value.to_str().unwrap_or("?")).collect();
-    (!hops.is_empty()).then(|| hops.join(","))
-}
-
-/// Whether a head, which nobody has parsed, has an `X-Forwarded-For`.
-pub(crate) fn is_forwarded(head: &[u8]) -> bool {
-    let name = b"\nx-forwarded-for:";
-    head.windows(name.len())
-        .any(|bytes| bytes.eq_ignore_ascii_case(name))
 }

@@ -17,7 +17,7 @@ use std::{
     sync::{
         Arc,
         atomic::{
-            AtomicBool, AtomicI64, AtomicU64, AtomicUsize,
+            AtomicBool, AtomicI64, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
         },
     },
@@ -123,8 +123,6 @@ struct Shared {
     committed: AtomicI64,
     /// The newest id announced. Raised after: every feed has been handed what lies up to here.
     announced: AtomicI64,
-    /// Subscribers there are.
-    subscribers: AtomicUsize,
     /// Events kept: counted once when the file is opened, and moved along by the writer.
     events: AtomicU64,
     metrics: Metrics,
@@ -147,8 +145,6 @@ pub struct Bounds {
 pub struct Stats {
     /// The log's own id.
     pub log_id: Box<str>,
-    /// Streams that are open.
-    pub subscribers: usize,
     /// Events kept.
     pub events: u64,
     /// The oldest and the newest of them.
@@ -168,16 +164,6 @@ pub struct Waiting {
     pub publications: usize,
     /// Bytes of their events.
     pub bytes: usize,
-}
-
-/// One who subscribes, counted until this is dropped. Subscribers may share a [`Subscription`].
-#[derive(Debug)]
-pub struct Subscriber(Arc<Shared>);
-
-impl Drop for Subscriber {
-    fn drop(&mut self) {
-        self.0.subscribers.fetch_sub(1, Relaxed);
-    }
 }
 
 /// Why the hub would refuse an event now.
@@ -243,7 +229,6 @@ impl Hub {
             wal_is_stale: AtomicBool::new(true),
             committed: AtomicI64::new(last_id.as_i64()),
             announced: AtomicI64::new(last_id.as_i64()),
-            subscribers: AtomicUsize::new(0),
             events: AtomicU64::new(events),
             metrics,
             canary: Canary::new(opened),
@@ -303,12 +288,6 @@ impl Hub {
         Subscription::begin(self.clone(), filter, start, address).await
     }
 
-    /// Counts one subscriber more, as long as what is returned lives.
-    pub fn count_subscriber(&self) -> Subscriber {
-        self.shared.subscribers.fetch_add(1, Relaxed);
-        Subscriber(self.shared.clone())
-    }
-
     /// The events of a stretch, a page at a time; see [`EventLog::page`].
     pub async fn page(
         &self,
@@ -351,7 +330,6 @@ impl Hub {
     pub async fn stats(&self) -> Stats {
         Stats {
             log_id: self.shared.log.id().into(),
-            subscribers: self.subscribers(),
             events: self.shared.events.load(Relaxed),
             bounds: self.bounds(),
             size: self.shared.log.size().await,
@@ -444,11 +422,6 @@ impl Hub {
     /// What waits for the writer.
     pub fn waiting(&self) -> Waiting {
         self.shared.waiting()
-    }
-
-    /// How many streams are open.
-    pub fn subscribers(&self) -> usize {
-        self.shared.subscribers.load(Relaxed)
     }
 
     /// How far those subscribers are behind who are. Looks at each.

@@ -2,6 +2,7 @@
 //!
 //! A connection looks its address up once, and its requests share what it found: a limit then costs an atomic. Only behind a
 //! trusted proxy, where each request may be another client's, a stream looks up again, and a publish if there is a rate.
+//! Who was refused is counted where the refusal is answered, by its code.
 //! Counts and buckets of addresses that are gone are let go: the table has at most two addresses for each connection that is
 //! allowed, and a few more.
 
@@ -30,8 +31,8 @@ pub const BATCH_MAX_EVENTS: usize = 10_000;
 /// More events a second than this are no limit: a bucket counts in whole nanoseconds.
 pub const RATE_MAX_EVENTS: i64 = 1_000_000;
 
-/// When a client that found no place may try again: somebody else has to leave first.
-const PLACE_RETRY_AFTER: Duration = Duration::from_secs(5);
+/// When a client may try again that found all connections or streams taken: somebody else must leave first.
+const ONE_LESS_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Addresses from which on the table is looked through for those that are gone.
 const SWEEP_MIN_ADDRESSES: usize = 1024;
@@ -95,9 +96,9 @@ pub enum Limit {
     EventsOfAddress,
 }
 
-/// Why a client is refused for now.
+/// A limit that a client has hit: it is refused for now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct LimitHit {
     /// What was hit.
     pub limit: Limit,
     /// Its value.
@@ -108,7 +109,18 @@ pub struct Refusal {
     pub is_forwarded: bool,
 }
 
-impl fmt::Display for Refusal {
+impl LimitHit {
+    fn new(limit: Limit, max: u32, retry_after: Duration) -> Self {
+        Self {
+            limit,
+            max,
+            retry_after,
+            is_forwarded: false,
+        }
+    }
+}
+
+impl fmt::Display for LimitHit {
     /// Names the flag, which is what whoever runs the hub looks for.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (who_has_what, flag) = match self.limit {
@@ -137,43 +149,16 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// How often clients were refused, by limit.
-#[derive(Debug, Default)]
-pub struct Refused {
-    /// Connections over the limit in all.
-    pub connections: AtomicU64,
-    /// Connections over the limit of their address.
-    pub connections_of_address: AtomicU64,
-    /// Streams over the limit of their address.
-    pub streams_of_address: AtomicU64,
-    /// Publishing requests over the rate of their address.
-    pub events_of_address: AtomicU64,
-    /// Connections that ended because no head of a request came in time, those that were idle too.
-    pub late_heads: AtomicU64,
-}
-
-impl Refused {
-    fn of(&self, limit: Limit) -> &AtomicU64 {
-        match limit {
-            Limit::Connections => &self.connections,
-            Limit::ConnectionsOfAddress => &self.connections_of_address,
-            Limit::StreamsOfAddress => &self.streams_of_address,
-            Limit::EventsOfAddress => &self.events_of_address,
-        }
-    }
-}
-
 /// What is taken now, and how much may be.
 #[derive(Debug)]
 pub struct Limits {
     /// The limits.
     pub settings: Settings,
-    /// Who was refused.
-    pub refused: Refused,
     rate: Option<Rate>,
     /// The time that buckets count from.
     began: Instant,
     connections: AtomicU32,
+    streams: AtomicU32,
     addresses: Mutex<Addresses>,
     /// Whether it was traced that a proxy should perhaps be trusted.
     proxy_was_traced: AtomicBool,
@@ -184,9 +169,9 @@ impl Limits {
     pub fn new(settings: Settings) -> Self {
         Self {
             rate: Rate::of(&settings),
-            refused: Refused::default(),
             began: Instant::now(),
             connections: AtomicU32::new(0),
+            streams: AtomicU32::new(0),
             addresses: Mutex::new(Addresses::new(&settings)),
             proxy_was_traced: AtomicBool::new(false),
             settings,
@@ -198,26 +183,35 @@ impl Limits {
         self.connections.load(Relaxed)
     }
 
-    /// Gives a connection from `peer` its place, if there is one.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<Place, Refusal> {
+    /// Streams that are open.
+    pub fn streams(&self) -> u32 {
+        self.streams.load(Relaxed)
+    }
+
+    /// Permits a connection from `peer`, if one more may be open.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, LimitHit> {
         let max = self.settings.max_connections.get();
         if !take_one(&self.connections, max) {
-            return Err(self.refuse(Limit::Connections, max, PLACE_RETRY_AFTER));
+            return Err(LimitHit::new(Limit::Connections, max, ONE_LESS_RETRY_AFTER));
         }
         if self.trusts(peer) {
             let limits = self.clone();
             let peer = Peer::Proxy(peer);
-            return Ok(Place { limits, peer });
+            return Ok(ConnectionPermit { limits, peer });
         }
         let usage = self.usage(peer);
         let max = self.settings.max_connections_per_address.get();
         if !take_one(&usage.connections, max) {
             give_one_back(&self.connections);
-            return Err(self.refuse(Limit::ConnectionsOfAddress, max, PLACE_RETRY_AFTER));
+            return Err(LimitHit::new(
+                Limit::ConnectionsOfAddress,
+                max,
+                ONE_LESS_RETRY_AFTER,
+            ));
         }
         let limits = self.clone();
         let peer = Peer::Client(peer, usage);
-        Ok(Place { limits, peer })
+        Ok(ConnectionPermit { limits, peer })
     }
 
     /// Notes that a request of `peer`, which hit a limit of its address, came through a proxy that nobody trusts.
@@ -229,16 +223,6 @@ impl Limits {
                 address = %peer,
                 "an address that looks like a proxy hit a limit; if it is yours, start with --trusted-proxy {peer}"
             );
-        }
-    }
-
-    fn refuse(&self, limit: Limit, max: u32, retry_after: Duration) -> Refusal {
-        self.refused.of(limit).fetch_add(1, Relaxed);
-        Refusal {
-            limit,
-            max,
-            retry_after,
-            is_forwarded: false,
         }
     }
 
@@ -289,9 +273,9 @@ fn give_one_back(count: &AtomicU32) {
     assert!(before > 0, "nobody gives back what was not taken");
 }
 
-/// The place of a connection among those that are served; free again when dropped.
+/// Permits one connection. The next may take its place when this is dropped.
 #[derive(Debug)]
-pub struct Place {
+pub struct ConnectionPermit {
     limits: Arc<Limits>,
     peer: Peer,
 }
@@ -302,73 +286,69 @@ enum Peer {
     Proxy(IpAddr),
 }
 
-impl Place {
+impl ConnectionPermit {
     /// The limits that hold for it.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
 
-    /// Has the client open one more stream. `forwarded` reads what the request's `X-Forwarded-For` says, if it has one.
+    /// Permits one more stream of the client. `forwarded` is what the request's `X-Forwarded-For` says, if it has one.
     pub fn open_stream(
-        &self,
-        forwarded: impl Fn() -> Option<String>,
-    ) -> Result<OpenStream, Refusal> {
-        let usage = self.client(&forwarded);
+        self: &Arc<Self>,
+        forwarded: Option<&str>,
+    ) -> Result<StreamPermit, LimitHit> {
+        let usage = self.client(forwarded);
         let max = self.limits.settings.max_streams_per_address.get();
         if !take_one(&usage.streams, max) {
-            let refusal = self
-                .limits
-                .refuse(Limit::StreamsOfAddress, max, PLACE_RETRY_AFTER);
-            return Err(self.explain(refusal, forwarded));
+            let hit = LimitHit::new(Limit::StreamsOfAddress, max, ONE_LESS_RETRY_AFTER);
+            return Err(self.explain(hit, forwarded));
         }
-        Ok(OpenStream(usage))
-    }
-
-    /// Has the client publish so many events. Costs nothing where there is no rate.
-    pub fn publish(
-        &self,
-        events: usize,
-        forwarded: impl Fn() -> Option<String>,
-    ) -> Result<(), Refusal> {
-        let Some(rate) = &self.limits.rate else {
-            return Ok(());
-        };
-        let usage = self.client(&forwarded);
-        let now_ns = nanoseconds(self.limits.began.elapsed());
-        let taken = rate.take(&usage.full_at_ns, now_ns, events);
-        taken.map_err(|wait| {
-            let refusal = self
-                .limits
-                .refuse(Limit::EventsOfAddress, rate.events_per_second, wait);
-            self.explain(refusal, forwarded)
+        self.limits.streams.fetch_add(1, Relaxed);
+        Ok(StreamPermit {
+            connection: self.clone(),
+            usage,
         })
     }
 
-    fn client(&self, forwarded: impl Fn() -> Option<String>) -> Arc<Usage> {
+    /// Takes `events` events out of what the client may publish. Costs nothing where there is no rate.
+    pub fn publish(&self, events: usize, forwarded: Option<&str>) -> Result<(), LimitHit> {
+        let Some(rate) = &self.limits.rate else {
+            return Ok(());
+        };
+        let usage = self.client(forwarded);
+        let now_ns = nanoseconds(self.limits.began.elapsed());
+        let taken = rate.take(&usage.full_at_ns, now_ns, events);
+        taken.map_err(|wait| {
+            let hit = LimitHit::new(Limit::EventsOfAddress, rate.events_per_second, wait);
+            self.explain(hit, forwarded)
+        })
+    }
+
+    fn client(&self, forwarded: Option<&str>) -> Arc<Usage> {
         match &self.peer {
             Peer::Client(_, usage) => usage.clone(),
             Peer::Proxy(proxy) => {
-                let forwarded = forwarded().unwrap_or_default();
-                self.limits.usage(self.limits.client(*proxy, &forwarded))
+                let client = self.limits.client(*proxy, forwarded.unwrap_or_default());
+                self.limits.usage(client)
             }
         }
     }
 
-    fn explain(&self, refusal: Refusal, forwarded: impl Fn() -> Option<String>) -> Refusal {
+    fn explain(&self, hit: LimitHit, forwarded: Option<&str>) -> LimitHit {
         match self.peer {
-            Peer::Client(address, _) if forwarded().is_some() => {
+            Peer::Client(address, _) if forwarded.is_some() => {
                 self.limits.note_proxy(address);
-                Refusal {
+                LimitHit {
                     is_forwarded: true,
-                    ..refusal
+                    ..hit
                 }
             }
-            Peer::Client(..) | Peer::Proxy(_) => refusal,
+            Peer::Client(..) | Peer::Proxy(_) => hit,
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         give_one_back(&self.limits.connections);
         if let Peer::Client(_, usage) = &self.peer {
@@ -377,13 +357,17 @@ impl Drop for Place {
     }
 }
 
-/// A stream that counts for its client until it is dropped.
+/// Permits one stream, and the connection it is sent by: while this lives, both are open and count.
 #[derive(Debug)]
-pub struct OpenStream(Arc<Usage>);
+pub struct StreamPermit {
+    connection: Arc<ConnectionPermit>,
+    usage: Arc<Usage>,
+}
 
-impl Drop for OpenStream {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
-        give_one_back(&self.0.streams);
+        give_one_back(&self.connection.limits.streams);
+        give_one_back(&self.usage.streams);
     }
 }
 
@@ -612,7 +596,7 @@ mod tests {
         });
         let address = |n: u32| IpAddr::from(n.to_be_bytes());
         let stays = limits.admit(address(0)).unwrap();
-        stays.publish(10, || None).unwrap();
+        stays.publish(10, None).unwrap();
         for n in 1..5000 {
             limits.admit(address(n)).unwrap();
         }
@@ -622,11 +606,11 @@ mod tests {
         // Now each leaves a bucket that is not full, which is worth to be remembered, but not without end.
         for n in 1..20_000 {
             let place = limits.admit(address(n)).unwrap();
-            place.publish(10, || None).unwrap();
+            place.publish(10, None).unwrap();
         }
         assert!(addresses(&limits) <= 2 * 100 + 2 * SWEEP_MIN_ADDRESSES);
         let back = limits.admit(address(19_999)).unwrap();
-        assert!(back.publish(1, || None).is_err(), "it is remembered");
+        assert!(back.publish(1, None).is_err(), "it is remembered");
         assert!(limits.admit(address(0)).is_err(), "it is remembered");
     }
 }

@@ -28,6 +28,8 @@ pub struct Metrics {
     pub published_events: Counter,
     /// Answers that refused, by their code.
     pub refusals: Counters,
+    /// Connections that ended because no head of a request came in time, those that were idle too.
+    pub late_heads: Counter,
     /// Commits that failed, each with all its events.
     pub failed_commits: Counter,
     /// Events of a commit.
@@ -59,6 +61,7 @@ impl Default for Metrics {
             published_requests: Counter::default(),
             published_events: Counter::default(),
             refusals: Counters::default(),
+            late_heads: Counter::default(),
             failed_commits: Counter::default(),
             // 1 to 16,384: a batch is at most 10,000.
             commit_events: Histogram::new(exponential_buckets(1.0, 4.0, 8)),

@@ -5,6 +5,7 @@
 
 mod audience;
 mod connection;
+mod framing;
 mod refusal;
 
 use std::{
@@ -17,7 +18,7 @@ use std::{
 };
 
 use poem::{
-    Endpoint, Response,
+    Endpoint,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -34,10 +35,10 @@ use self::{
 };
 use crate::{
     db,
-    http::{self, CorsOrigin, Opening},
+    http::{self, Answer, CorsOrigin, Opening},
     hub::{self, Bounds, Hub, Writer},
-    limits::{self, Limits, Place, Refusal},
-    metrics::{Counters, Metrics},
+    limits::{self, ConnectionPermit, LimitHit, Limits},
+    metrics::Metrics,
     retention::{self, Keep},
     service::Manager,
     watch,
@@ -138,8 +139,7 @@ impl Server {
         let manager = Manager::from_env().map_err(StartError::Manager)?;
         let metrics = Metrics::default();
         let limits = Arc::new(Limits::new(settings.limits.clone()));
-        let refusals = metrics.refusals.clone();
-        let connections = Connections::new(Opening::default(), limits.clone(), refusals);
+        let connections = Connections::new(Opening::default(), limits.clone(), metrics.clone());
         let (hub, writer) = tokio::select! {
             opened = Hub::open(&settings.db, settings.hub, metrics) => opened?,
             () = accept(&listener, &connections) => unreachable!("accepts for ever"),
@@ -234,7 +234,7 @@ pub fn runtime() -> io::Result<Runtime> {
 /// Serves `endpoint` for ever the way the hub is served, and tells where.
 ///
 /// For `benches/`: an endpoint that does nothing is the floor the hub is held against.
-pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
+pub fn serve_endpoint<E: Endpoint<Output: Into<Answer>> + 'static>(
     address: SocketAddr,
     endpoint: E,
 ) -> io::Result<(SocketAddr, impl Future<Output = ()>)> {
@@ -245,7 +245,7 @@ pub fn serve_endpoint<E: Endpoint<Output = Response> + 'static>(
         max_connections_per_address: NonZeroU32::MAX,
         ..limits::Settings::default()
     });
-    let connections = Connections::new(endpoint, Arc::new(limits), Counters::default());
+    let connections = Connections::new(endpoint, Arc::new(limits), Metrics::default());
     let serving = async move { accept(&listener, &connections).await };
     Ok((address, serving))
 }
@@ -283,7 +283,7 @@ struct Connections<E> {
     audiences: Arc<Audiences>,
 }
 
-async fn accept<E: Endpoint<Output = Response> + 'static>(
+async fn accept<E: Endpoint<Output: Into<Answer>> + 'static>(
     listener: &TcpListener,
     connections: &Connections<E>,
 ) {
@@ -293,8 +293,8 @@ async fn accept<E: Endpoint<Output = Response> + 'static>(
             Ok((stream, remote)) => {
                 failing = false;
                 match connections.limits.admit(remote.ip()) {
-                    Ok(place) => connections.spawn(stream, remote, place),
-                    Err(refusal) => connections.refuse(stream, remote, refusal),
+                    Ok(permit) => connections.spawn(stream, remote, permit),
+                    Err(hit) => connections.refuse(stream, remote, hit),
                 }
             }
             Err(error) if is_of_one_connection(&error) => (),
@@ -319,40 +319,41 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-impl<E: Endpoint<Output = Response> + 'static> Connections<E> {
-    fn new(endpoint: E, limits: Arc<Limits>, refusals: Counters) -> Self {
+impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
+    fn new(endpoint: E, limits: Arc<Limits>, metrics: Metrics) -> Self {
+        let refuser = Refuser::new(limits.clone(), metrics.refusals.clone());
         let terms = Terms {
             endpoint,
+            metrics,
             ending: CancellationToken::new(),
         };
         let tasks = TaskTracker::new();
         Self {
             terms: Arc::new(terms),
-            refuser: Refuser::new(limits.clone(), refusals),
+            refuser,
             limits,
             audiences: Audiences::new(tasks.clone()),
             tasks,
         }
     }
 
-    fn spawn(&self, socket: TcpStream, remote: SocketAddr, place: Place) {
+    fn spawn(&self, socket: TcpStream, remote: SocketAddr, permit: ConnectionPermit) {
         // An event should not wait for the acknowledgement of the one before. Where it cannot be set, it is only slower.
         _ = socket.set_nodelay(true);
         let local = LocalAddr(socket.local_addr().unwrap_or(remote).into());
         let remote = RemoteAddr(remote.into());
-        let place = Arc::new(place);
-        let served = connection::serve(socket, local, remote, place.clone(), self.terms.clone());
+        let served = connection::serve(socket, local, remote, permit, self.terms.clone());
         let audiences = self.audiences.clone();
         self.tasks.spawn(async move {
             if let Some(stream) = served.await {
                 // In another task, because that of a connection is as large as all that hyper needs.
-                audiences.serve(stream, place);
+                audiences.serve(stream);
             }
         });
     }
 
-    fn refuse(&self, socket: TcpStream, remote: SocketAddr, refusal: Refusal) {
-        if let Some(refused) = self.refuser.refuse(socket, remote.ip(), refusal) {
+    fn refuse(&self, socket: TcpStream, remote: SocketAddr, hit: LimitHit) {
+        if let Some(refused) = self.refuser.refuse(socket, remote.ip(), hit) {
             self.tasks.spawn(refused);
         }
     }

@@ -16,15 +16,15 @@ use poem_openapi::{
     registry::{MetaApi, MetaPath, Registry},
 };
 
-pub(crate) use self::follow::{EventStream, Following, Framing, StreamKind, farewell, take_stream};
-pub(super) use self::publish::PublishApi;
+pub use self::follow::Following;
+pub(crate) use self::follow::{EventStream, StreamKind};
 use self::{
     erase::EraseApi,
-    follow::FollowApi,
     history::HistoryApi,
     parameter::{Checked, TopicPattern, TypePattern, all},
     tutorial::TutorialApi,
 };
+pub(super) use self::{follow::FollowApi, publish::PublishApi};
 use super::{Settings, health::HealthApi, problem::Problem};
 use crate::{filter::Filter, hub::Hub};
 

@@ -64,6 +64,7 @@ impl HealthApi {
     async fn stats(&self) -> Result<HubStats, ProblemOf<Looking>> {
         Ok(HubStats {
             hub: self.0.hub.stats().await,
+            metrics: self.0.hub.metrics().clone(),
             limits: self.0.settings.limits.clone(),
         })
     }

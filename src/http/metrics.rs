@@ -40,7 +40,7 @@ impl Figures {
             "Connections that are open, streams included",
             ConstGauge::new(limits.connections()),
         );
-        register_moment(segno, hub);
+        register_moment(segno, hub, limits);
         register_log(segno, hub).await?;
         let mut text = String::new();
         prometheus_text::encode(&mut text, &exposition).expect("memory takes every byte");
@@ -75,6 +75,11 @@ fn register_counters(segno: &mut Exposition, hub: &Hub) {
         "refusals",
         "Requests that were refused, by the code of the answer",
         metrics.refusals,
+    );
+    segno.register(
+        "late_heads",
+        "Connections that ended because no head of a request came in time, those that were idle too",
+        metrics.late_heads,
     );
     segno.register(
         "failed_commits",
@@ -136,7 +141,7 @@ fn register_counters(segno: &mut Exposition, hub: &Hub) {
     );
 }
 
-fn register_moment(segno: &mut Exposition, hub: &Hub) {
+fn register_moment(segno: &mut Exposition, hub: &Hub, limits: &Limits) {
     let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
     segno.register("build", "The version of the hub", version);
     let queue = hub.waiting();
@@ -161,7 +166,7 @@ fn register_moment(segno: &mut Exposition, hub: &Hub) {
     segno.register(
         "subscribers",
         "Streams that are open",
-        ConstGauge::new(hub.subscribers()),
+        ConstGauge::new(limits.streams()),
     );
     segno.register(
         "subscribers_behind",

@@ -6,7 +6,7 @@ use poem::{Endpoint, IntoResponse, Request, Response, Result};
 use tokio::sync::SetOnce;
 
 use super::{
-    HubEndpoint,
+    Answer, HubEndpoint,
     health::Healthy,
     problem::{Code, Problem},
     request_id::{self, RequestId},
@@ -26,15 +26,15 @@ impl Opening {
 }
 
 impl Endpoint for Opening {
-    type Output = Response;
+    type Output = Answer;
 
-    async fn call(&self, request: Request) -> Result<Response> {
+    async fn call(&self, request: Request) -> Result<Answer> {
         let hub = match (self.hub.get(), request.uri().path()) {
             (Some(hub), _) => hub,
-            (None, "/health/live") => return Ok(early(&request, Healthy)),
+            (None, "/health/live") => return Ok(early(&request, Healthy).into()),
             (None, "/health/ready") => {
                 let problem = Problem::new(Code::Starting, "the file is being opened");
-                return Ok(early(&request, problem));
+                return Ok(early(&request, problem).into());
             }
             (None, _) => self.hub.wait().await,
         };

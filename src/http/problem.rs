@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::{
     db, hub,
-    limits::{Limit, Refusal},
+    limits::{Limit, LimitHit},
 };
 
 /// Content type of a [`Problem`]. Source: RFC 9457.
@@ -507,12 +507,12 @@ impl From<hub::PublishError> for Problem {
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
+impl From<LimitHit> for Problem {
+    fn from(hit: LimitHit) -> Self {
         Self {
-            limit: Some(refusal.max),
-            retry_after: Some(refusal.retry_after),
-            ..Self::new(Code::of(refusal.limit), refusal)
+            limit: Some(hit.max),
+            retry_after: Some(hit.retry_after),
+            ..Self::new(Code::of(hit.limit), hit)
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The hub in figures, for whoever runs it.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::sync::Arc;
 
 use poem::{IntoResponse, Response, http::header};
 use poem_openapi::{
@@ -9,7 +9,12 @@ use poem_openapi::{
 };
 use serde_json::{Value, json};
 
-use crate::{hub::Stats, limits::Limits};
+use super::problem::Code;
+use crate::{
+    hub::Stats,
+    limits::{Limit, Limits},
+    metrics::Metrics,
+};
 
 /// The answer of `GET /stats`.
 ///
@@ -19,17 +24,22 @@ use crate::{hub::Stats, limits::Limits};
 #[derive(Debug)]
 pub(super) struct HubStats {
     pub(super) hub: Stats,
+    pub(super) metrics: Metrics,
     pub(super) limits: Arc<Limits>,
 }
 
 impl IntoResponse for HubStats {
     fn into_response(self) -> Response {
-        let (stats, refused) = (self.hub, &self.limits.refused);
+        let stats = self.hub;
+        let refused = |limit| {
+            let label = [("code", Code::of(limit).as_str())];
+            self.metrics.refusals.get_or_create(&label).get()
+        };
         let body = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "log_id": &*stats.log_id,
             "uptime_seconds": stats.uptime.as_secs(),
-            "subscribers": stats.subscribers,
+            "subscribers": self.limits.streams(),
             "events": stats.events,
             "first_id": stats.bounds.first_id,
             "last_id": stats.bounds.last_id,
@@ -38,11 +48,11 @@ impl IntoResponse for HubStats {
             "canary_ms": stats.canary.as_secs_f64() * 1000.0,
             "connections": self.limits.connections(),
             "refused": {
-                "connections": refused.connections.load(Relaxed),
-                "connections_of_address": refused.connections_of_address.load(Relaxed),
-                "streams_of_address": refused.streams_of_address.load(Relaxed),
-                "events_of_address": refused.events_of_address.load(Relaxed),
-                "late_heads": refused.late_heads.load(Relaxed),
+                "connections": refused(Limit::Connections),
+                "connections_of_address": refused(Limit::ConnectionsOfAddress),
+                "streams_of_address": refused(Limit::StreamsOfAddress),
+                "events_of_address": refused(Limit::EventsOfAddress),
+                "late_heads": self.metrics.late_heads.get(),
             },
         });
         Response::builder()

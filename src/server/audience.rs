@@ -20,11 +20,10 @@ use bytes::{Buf, Bytes};
 use tokio::{net::TcpStream, sync::mpsc};
 use tokio_util::task::TaskTracker;
 
-use super::connection::StreamSocket;
+use super::{connection::StreamSocket, framing::Framing};
 use crate::{
-    http::{EventStream, Framing, StreamKind, farewell},
-    hub::Subscriber,
-    limits::{OpenStream, Place},
+    http::{EventStream, StreamKind},
+    limits::StreamPermit,
 };
 
 /// Members of one audience. More are another audience, which another thread may serve.
@@ -73,16 +72,14 @@ pub(super) struct Audience {
 #[derive(Debug)]
 struct Member {
     socket: TcpStream,
-    _subscriber: Subscriber,
-    /// Its share of the streams and the connections that there may be.
-    _open: OpenStream,
-    _place: Arc<Place>,
+    /// While it is held, the stream counts.
+    _permit: StreamPermit,
 }
 
 /// What an audience waits for.
 enum Happening {
-    /// The next bytes for all; `None` at the end of the stream.
-    Bytes(Option<Bytes>),
+    /// The next blocks for all; `None` at the end of the stream.
+    Blocks(Option<Bytes>),
     /// Another stream wants to join.
     Guest(Box<Audience>),
     /// The member at this place has gone.
@@ -99,12 +96,10 @@ impl Audiences {
     }
 
     /// Sends a stream to its end or until the client has gone, in a task of its own.
-    pub(super) fn serve(self: &Arc<Self>, stream: StreamSocket, place: Arc<Place>) {
+    pub(super) fn serve(self: &Arc<Self>, stream: StreamSocket) {
         let member = Member {
             socket: stream.socket,
-            _subscriber: stream.following.subscriber,
-            _open: stream.following.open,
-            _place: place,
+            _permit: stream.following.permit,
         };
         let (head, stream, framing) = (stream.head.into(), stream.following.stream, stream.framing);
         self.spawn(Audience::of_one(member, head, stream, framing));
@@ -204,12 +199,12 @@ impl Audience {
             return self.send_pending().await.ok();
         }
         match self.next().await {
-            Happening::Bytes(Some(bytes)) => {
+            Happening::Blocks(Some(bytes)) => {
                 self.waits = false;
-                let bytes = self.with_waiting(bytes);
-                self.send(&bytes, audiences);
+                let blocks = self.with_waiting(bytes);
+                self.send(blocks, audiences);
             }
-            Happening::Bytes(None) => {
+            Happening::Blocks(None) => {
                 self.end(audiences);
                 return None;
             }
@@ -222,14 +217,13 @@ impl Audience {
     async fn next(&mut self) -> Happening {
         let Self {
             stream,
-            framing,
             members,
             door,
             ..
         } = self;
         // In any order: under constant load the first would never let the others have their turn.
         tokio::select! {
-            bytes = stream.next(*framing) => Happening::Bytes(bytes),
+            blocks = stream.next() => Happening::Blocks(blocks),
             Some(guest) = receive(door) => Happening::Guest(guest),
             place = poll_fn(|context| poll_left(members, context)) => Happening::Left(place),
         }
@@ -243,26 +237,27 @@ impl Audience {
         member.write_all(std::mem::take(&mut self.pending)).await
     }
 
-    /// `bytes` and what was announced since then, to be written together.
-    fn with_waiting(&mut self, bytes: Bytes) -> Bytes {
-        let Some(more) = self.stream.next_waiting(self.framing) else {
-            return bytes;
+    /// `blocks` and what was announced since then, to be written together.
+    fn with_waiting(&mut self, blocks: Bytes) -> Bytes {
+        let Some(more) = self.stream.next_waiting() else {
+            return blocks;
         };
-        let mut all = [bytes, more].concat();
+        let mut all = [blocks, more].concat();
         while all.len() < WRITE_MAX_BYTES
-            && let Some(more) = self.stream.next_waiting(self.framing)
+            && let Some(more) = self.stream.next_waiting()
         {
             all.extend_from_slice(&more);
         }
         all.into()
     }
 
-    /// Sends `bytes` to each. Who does not take them all at once goes on alone; who has gone is a member no more.
-    fn send(&mut self, bytes: &Bytes, audiences: &Arc<Audiences>) {
+    /// Sends `blocks` to each. Who does not take them all at once goes on alone; who has gone is a member no more.
+    fn send(&mut self, blocks: Bytes, audiences: &Arc<Audiences>) {
+        let bytes = self.framing.frame(blocks);
         self.stream.count_delivery(bytes.len(), self.members.len());
         let mut place = 0;
         while let Some(member) = self.members.get(place) {
-            match member.write(bytes) {
+            match member.write(&bytes) {
                 Ok(written) if written == bytes.len() => place += 1,
                 Ok(written) => {
                     let rest = bytes.slice(written..);
@@ -318,16 +313,16 @@ impl Audience {
     /// Sends what has been announced and waits to be taken.
     fn send_waiting(&mut self, audiences: &Arc<Audiences>) {
         while self.pending.is_empty()
-            && let Some(bytes) = self.stream.next_waiting(self.framing)
+            && let Some(blocks) = self.stream.next_waiting()
         {
-            self.send(&bytes, audiences);
+            self.send(blocks, audiences);
         }
     }
 
     /// Takes leave of each.
     fn end(&mut self, audiences: &Arc<Audiences>) {
         for member in self.members.drain(..) {
-            let farewell = farewell(self.framing);
+            let farewell = self.framing.frame_last(self.stream.farewell());
             match member.write(&farewell) {
                 Ok(written) if written < farewell.len() => {
                     let rest = farewell.slice(written..);

@@ -8,24 +8,26 @@ use std::{
     convert::Infallible,
     future::{pending, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex, atomic::Ordering::Relaxed},
+    sync::{Arc, Mutex},
     task::Poll,
     time::SystemTime,
 };
 
-use hyper::{Version, body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use poem::{
-    Endpoint, Request, Response,
-    http::{Method, uri::Scheme},
+    Endpoint, IntoResponse, Request, Response,
+    http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use super::framing::Framing;
 use crate::{
-    http::{Following, Framing, take_stream},
-    limits::Place,
+    http::{Answer, Following},
+    limits::ConnectionPermit,
+    metrics::Metrics,
 };
 
 /// Bytes of a connection that hyper holds, read or to be written. Bounds what a slow reader costs, and the head of a
@@ -36,6 +38,7 @@ const BUFFER_MAX_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Terms<E> {
     pub(super) endpoint: E,
+    pub(super) metrics: Metrics,
     /// Cancelled when the connection should end after the request it is at.
     pub(super) ending: CancellationToken,
 }
@@ -59,45 +62,44 @@ enum Handover {
 }
 
 /// Serves the requests of a connection. Gives the socket back if it is a stream's from now on; else it is closed.
-pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
+pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
     socket: TcpStream,
     local: LocalAddr,
     remote: RemoteAddr,
-    place: Arc<Place>,
+    permit: ConnectionPermit,
     terms: Arc<Terms<E>>,
 ) -> Option<StreamSocket> {
+    let permit = Arc::new(permit);
+    let header_timeout = permit.limits().settings.header_timeout;
     let handover = Arc::new(Mutex::new(Handover::FirstRequest));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (terms, handover) = (terms.clone(), handover.clone());
-        let (version, method) = (request.version(), request.method().clone());
+        let version = request.version();
         let mut request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
-        request.set_data(place.clone());
+        request.set_data(permit.clone());
         async move {
             let first = matches!(set(&handover, Handover::Never), Handover::FirstRequest);
-            let mut response = terms.endpoint.get_response(request).await;
-            match take_stream(&mut response) {
-                Some(stream) if first && method == Method::GET => {
-                    let framing = if version == Version::HTTP_11 {
-                        Framing::Chunked
-                    } else {
-                        Framing::Plain
-                    };
-                    let head = answer_head(&response, framing);
-                    set(
-                        &handover,
-                        Handover::Stream(Box::new((head, stream, framing))),
-                    );
+            let answer = match terms.endpoint.call(request).await {
+                Ok(answer) => answer.into(),
+                Err(error) => error.into_response().into(),
+            };
+            let response = match answer {
+                Answer::Response(response) => response,
+                Answer::Stream(head, following) if first => {
+                    let framing = Framing::of(version);
+                    let head = answer_head(&head, framing);
+                    let stream = (head, *following, framing);
+                    set(&handover, Handover::Stream(Box::new(stream)));
                     return pending().await; // Dropped with hyper's side of the connection.
                 }
-                Some(stream) if method == Method::GET => response.set_body(stream.into_body()),
-                _ => (),
-            }
+                stream @ Answer::Stream(..) => stream.into_response(),
+            };
             Ok::<hyper::Response<_>, Infallible>(response.into())
         }
     });
     let mut connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(place.limits().settings.header_timeout)
+        .header_read_timeout(header_timeout)
         .max_buf_size(BUFFER_MAX_BYTES)
         .serve_connection(TokioIo::new(socket), service);
 
@@ -110,7 +112,7 @@ pub(super) async fn serve<E: Endpoint<Output = Response> + 'static>(
                 served.map(|ended| {
                     // How else a connection ends matters to nobody: the client has gone.
                     if ended.is_err_and(|error| error.is_timeout()) {
-                        place.limits().refused.late_heads.fetch_add(1, Relaxed);
+                        terms.metrics.late_heads.inc();
                     }
                     None
                 })

@@ -20,10 +20,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::connection::answer_head;
+use super::{connection::answer_head, framing::Framing};
 use crate::{
-    http::{self, Framing},
-    limits::{Limit, Limits, Refusal},
+    http,
+    limits::{Limit, LimitHit, Limits},
     metrics::Counters,
 };
 
@@ -75,14 +75,14 @@ impl Refuser {
         &self,
         socket: TcpStream,
         peer: IpAddr,
-        refusal: Refusal,
+        hit: LimitHit,
     ) -> Option<impl Future<Output = ()> + use<>> {
-        http::count(refusal, &self.refusals);
+        http::count(hit, &self.refusals);
         let room = self.room.clone().try_acquire_owned().ok()?;
         let (limits, headers) = (self.limits.clone(), self.headers.clone());
         Some(async move {
             // That the client has gone meanwhile matters to nobody.
-            _ = tell(socket, peer, refusal, &limits, headers.get()).await;
+            _ = tell(socket, peer, hit, &limits, headers.get()).await;
             drop(room);
         })
     }
@@ -91,7 +91,7 @@ impl Refuser {
 async fn tell(
     mut socket: TcpStream,
     peer: IpAddr,
-    mut refusal: Refusal,
+    mut hit: LimitHit,
     limits: &Limits,
     headers: Option<&HeaderMap>,
 ) -> io::Result<()> {
@@ -100,12 +100,12 @@ async fn tell(
     if let Ok(read) = timeout(PATIENCE, read_head(&mut socket, &mut head)).await {
         read?;
     }
-    if refusal.limit == Limit::ConnectionsOfAddress && http::is_forwarded(&head) {
+    if hit.limit == Limit::ConnectionsOfAddress && http::is_forwarded(&head) {
         limits.note_proxy(peer);
-        refusal.is_forwarded = true;
+        hit.is_forwarded = true;
     }
     let telling = async {
-        socket.write_all(&answer(refusal, headers).await).await?;
+        socket.write_all(&answer(hit, headers).await).await?;
         socket.shutdown().await?;
         let mut rest = socket.take(DISCARD_MAX_BYTES);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
@@ -125,8 +125,8 @@ async fn read_head(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()>
     Ok(())
 }
 
-async fn answer(refusal: Refusal, headers: Option<&HeaderMap>) -> Vec<u8> {
-    let mut response = http::refusal(refusal);
+async fn answer(hit: LimitHit, headers: Option<&HeaderMap>) -> Vec<u8> {
+    let mut response = http::refusal(hit);
     response
         .headers_mut()
         .extend(headers.cloned().unwrap_or_default());

@@ -9,7 +9,7 @@ use poem::{
 use serde::{Deserialize, de::IgnoredAny};
 
 use crate::http::{
-    forwarded, place_of,
+    caller::Caller,
     problem::{Code, Problem},
 };
 use crate::{event::DataTooLarge, limits};
@@ -67,13 +67,12 @@ pub(super) async fn read_event(
 }
 
 pub(super) fn limits_of(request: &Request) -> &limits::Settings {
-    &place_of(request).limits().settings
+    &Caller::of(request).limits().settings
 }
 
 /// Has the client publish so many events, if its rate allows it.
 pub(super) fn count(request: &Request, events: usize) -> Result<(), Problem> {
-    let headers = request.headers();
-    Ok(place_of(request).publish(events, || forwarded(headers))?)
+    Ok(Caller::of(request).publish(events)?)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<usize> {

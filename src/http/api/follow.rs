@@ -1,11 +1,6 @@
 //! `GET /sse`: replay, then live, as a stream of server-sent events.
 
-use std::{
-    net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -22,16 +17,16 @@ use super::{
     parameter::{Checked, Cursor, Newest, Parameter, Since, TopicPattern, TypePattern, optional},
 };
 use crate::http::{
-    forwarded,
+    answer::Answer,
+    caller::Caller,
     frame::{self, Format},
-    place_of,
     problem::{Code, Codes, Problem, ProblemOf},
 };
 use crate::{
     event::EventId,
     filter::Filter,
-    hub::{Batch, Delivery, Start, Subscriber, Subscription},
-    limits::OpenStream,
+    hub::{Batch, Delivery, Start, Subscription},
+    limits::StreamPermit,
 };
 
 /// How soon a client comes back after a cut: about 2 s, spread so that they do not come together.
@@ -113,28 +108,114 @@ impl FollowApi {
         format: Query<Option<Checked<Format>>>,
         request: &Request,
     ) -> Result<Following, ProblemOf<Subscribing>> {
-        let filter = filter(topic.0, event_type.0)?;
-        let format = optional(format.0)?.unwrap_or_default();
-        let starts = Starts {
-            header: optional(last_event_id_header.0)?,
-            cursors: [
-                optional(last_event_id.0)?,
-                optional(last_event_id_camel.0)?,
-                optional(last_event_id_kebab.0)?,
+        let query = FollowQuery {
+            topics: topic.0,
+            types: event_type.0,
+            last_event_id_header: last_event_id_header.0,
+            last_event_ids: [
+                last_event_id.0,
+                last_event_id_camel.0,
+                last_event_id_kebab.0,
             ],
-            since: optional(since.0)?.map(|since| since.0),
-            last: optional(last.0)?.map(|newest| Start::Last(newest.0)),
+            since: since.0,
+            last: last.0,
+            format: format.0,
+        };
+        Ok(self.begin(query, Caller::of(request)).await?)
+    }
+}
+
+impl FollowApi {
+    /// `GET /sse` as the routes answer it, without the layers between, and with the stream still a stream.
+    pub(in crate::http) async fn answer_follow(&self, request: Request) -> Answer {
+        let caller = Caller::of(&request).clone();
+        let query = FollowQuery::of(&request);
+        // It holds the buffer that the connection reads into; a stream lasts for hours.
+        drop(request);
+        let following = match query {
+            Ok(query) => self.begin(query, &caller).await,
+            Err(problem) => Err(problem),
+        };
+        match following {
+            Ok(following) => following.into(),
+            Err(problem) => problem.into_response().into(),
+        }
+    }
+
+    /// Begins the stream that `query` asks for.
+    async fn begin(&self, query: FollowQuery, caller: &Caller) -> Result<Following, Problem> {
+        let filter = filter(query.topics, query.types)?;
+        let format = optional(query.format)?.unwrap_or_default();
+        let [last_event_id, camel, kebab] = query.last_event_ids;
+        let starts = Starts {
+            header: optional(query.last_event_id_header)?,
+            cursors: [optional(last_event_id)?, optional(camel)?, optional(kebab)?],
+            since: optional(query.since)?.map(|since| since.0),
+            last: optional(query.last)?.map(|newest| Start::Last(newest.0)),
         };
         let start = starts.choose()?;
-        let open = place_of(request).open_stream(|| forwarded(request.headers()))?;
-        let address = request.remote_addr().as_socket_addr();
-        let address = *address.expect("connections are TCP");
+        let permit = caller.open_stream()?;
+        let address = caller.address;
         let subscription = self.0.hub.subscribe(filter, start, address).await?;
         Ok(Following {
             stream: EventStream::new(subscription, format, self.0.settings.heartbeat),
-            subscriber: self.0.hub.count_subscriber(),
-            open,
+            permit,
         })
+    }
+}
+
+/// The parameters of a request to follow, as they were read.
+#[derive(Debug)]
+pub(super) struct FollowQuery {
+    pub(super) topics: Vec<Checked<TopicPattern>>,
+    pub(super) types: Vec<Checked<TypePattern>>,
+    pub(super) last_event_id_header: Option<Checked<Cursor>>,
+    /// The spellings of the query parameter.
+    pub(super) last_event_ids: [Option<Checked<Cursor>>; 3],
+    pub(super) since: Option<Checked<Since>>,
+    pub(super) last: Option<Checked<Newest>>,
+    pub(super) format: Option<Checked<Format>>,
+}
+
+impl FollowQuery {
+    /// Reads what poem-openapi would read for the operation `follow`.
+    pub(super) fn of(request: &Request) -> Result<Self, Problem> {
+        let query = QueryValues(
+            request
+                .params()
+                .map_err(|error| Problem::new(Code::InvalidParameter, error))?,
+        );
+        let header = request.headers().get("last-event-id");
+        Ok(Self {
+            topics: query.all("topic"),
+            types: query.all("type"),
+            last_event_id_header: header
+                .and_then(|cursor| cursor.to_str().ok())
+                .map(Checked::read),
+            last_event_ids: ["last_event_id", "lastEventId", "Last-Event-ID"]
+                .map(|name| query.first(name)),
+            since: query.first("since"),
+            last: query.first("last"),
+            format: query.first("format"),
+        })
+    }
+}
+
+/// Names and values of a query.
+struct QueryValues(Vec<(String, String)>);
+
+impl QueryValues {
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let of_name = self.0.iter().filter(move |(other, _)| other == name);
+        of_name.map(|(_, value)| value.as_str())
+    }
+
+    fn first<T: Parameter>(&self, name: &str) -> Option<Checked<T>> {
+        self.values(name).next().map(Checked::read)
+    }
+
+    fn all<T: Parameter>(&self, name: &str) -> Vec<Checked<T>> {
+        self.values(name).map(Checked::read).collect()
     }
 }
 
@@ -175,18 +256,6 @@ impl Starts {
             )),
         }
     }
-}
-
-/// What ends a body in chunks. Source: RFC 9112, 7.1.
-const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-
-/// How the blocks of a stream are told apart on a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Framing {
-    /// They are not: somebody else sees to that, or the end of the connection does.
-    Plain,
-    /// Each is a chunk of HTTP/1.1. Source: RFC 9112, 7.1.
-    Chunked,
 }
 
 /// What a stream is of. Streams of one kind that have the same cursor are sent the same bytes from there on.
@@ -277,48 +346,48 @@ impl EventStream {
     }
 
     /// The next bytes, if they were announced already.
-    pub(crate) fn next_waiting(&mut self, framing: Framing) -> Option<Bytes> {
+    pub(crate) fn next_waiting(&mut self) -> Option<Bytes> {
         if !self.is_live() {
             return None;
         }
         let batch = self.subscription.next_waiting()?;
         self.last_sent = Instant::now();
-        Some(self.render(&batch, framing))
+        Some(self.render(&batch))
     }
 
-    /// The next bytes for the client; `None` when nothing comes any more but the [`farewell`].
+    /// The next block or blocks for the client; `None` when nothing comes any more but the [farewell](Self::farewell).
     ///
     /// Dropping the future is safe: the next call goes on where this one was.
-    pub(crate) async fn next(&mut self, framing: Framing) -> Option<Bytes> {
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
         let bytes = match self.stage {
             Stage::Opening => {
                 self.stage = Stage::Following;
-                encode(framing, |out| {
+                encode(|out| {
                     frame::write_opening(spread(RETRY), self.told, out);
                 })
             }
-            Stage::Following => self.follow(framing).await?,
+            Stage::Following => self.follow().await?,
             Stage::Ended => return None,
         };
         self.last_sent = Instant::now();
         Some(bytes)
     }
 
-    async fn follow(&mut self, framing: Framing) -> Option<Bytes> {
+    async fn follow(&mut self) -> Option<Bytes> {
         loop {
             tokio::select! {
                 biased;
                 delivery = self.subscription.next() => return match delivery {
-                    Ok(Some(Delivery::Events(batch))) => Some(self.render(&batch, framing)),
+                    Ok(Some(Delivery::Events(batch))) => Some(self.render(&batch)),
                     Ok(Some(Delivery::Gap(gap))) => {
                         self.told = gap.cursor;
-                        Some(encode(framing, |out| frame::write_gap(&gap, out)))
+                        Some(encode(|out| frame::write_gap(&gap, out)))
                     }
                     Ok(None) => {
                         self.stage = Stage::Ended;
                         None
                     }
-                    Err(error) => Some(self.fail(&error.into(), framing)),
+                    Err(error) => Some(self.fail(&error.into())),
                 },
                 () = &mut self.quiet => {
                     // The timer is set anew only here: an event costs no timer.
@@ -326,81 +395,82 @@ impl EventStream {
                     let now = Instant::now();
                     self.quiet.as_mut().reset(if due > now { due } else { now + self.heartbeat });
                     if due <= now {
-                        return Some(self.beat(framing));
+                        return Some(self.beat());
                     }
                 }
             }
         }
     }
 
-    fn beat(&mut self, framing: Framing) -> Bytes {
+    fn beat(&mut self) -> Bytes {
         let cursor = self.settle();
         let moved_to = (cursor > self.told).then_some(cursor);
         self.told = cursor;
-        encode(framing, |out| frame::write_heartbeat(moved_to, out))
+        encode(|out| frame::write_heartbeat(moved_to, out))
     }
 
     /// What lies behind an event that cannot be read is not sent: it would look as if there were nothing between.
-    fn fail(&mut self, problem: &Problem, framing: Framing) -> Bytes {
+    fn fail(&mut self, problem: &Problem) -> Bytes {
         self.stage = Stage::Ended;
-        encode(framing, |out| frame::write_error(&problem.to_json(), out))
+        encode(|out| frame::write_error(&problem.to_json(), out))
     }
 
-    fn render(&mut self, batch: &Batch, framing: Framing) -> Bytes {
+    /// The last block, for one subscriber: when to come back, which is another time for each.
+    pub(crate) fn farewell(&self) -> Bytes {
+        encode(|out| frame::write_farewell(spread(FAREWELL_RETRY), out))
+    }
+
+    fn render(&mut self, batch: &Batch) -> Bytes {
         self.told = batch.last_id();
         self.rendered_events += batch.events().len();
-        render(batch, self.format, framing)
-    }
-}
-
-/// The end of a stream for one subscriber: when to come back, which is another time for each.
-pub(crate) fn farewell(framing: Framing) -> Bytes {
-    let farewell = encode(framing, |out| {
-        frame::write_farewell(spread(FAREWELL_RETRY), out);
-    });
-    match framing {
-        Framing::Plain => farewell,
-        Framing::Chunked => [&farewell[..], LAST_CHUNK].concat().into(),
+        render(batch, self.format)
     }
 }
 
 /// The answer of `GET /sse`.
 #[derive(Debug)]
-pub(crate) struct Following {
+pub struct Following {
     /// What is sent.
     pub(crate) stream: EventStream,
-    /// Who it is sent to.
-    pub(crate) subscriber: Subscriber,
-    /// Its share of the streams that its client may have open.
-    pub(crate) open: OpenStream,
+    /// That it may be sent.
+    pub(crate) permit: StreamPermit,
 }
 
 impl Following {
+    /// The head of the answer.
+    pub(crate) fn head(&self) -> Response {
+        Response::builder()
+            .content_type("text/event-stream")
+            .header(header::CACHE_CONTROL, "no-cache, no-transform")
+            .header("x-accel-buffering", "no")
+            .finish()
+    }
+
     /// The stream as the body of an answer.
     pub(crate) fn into_body(self) -> Body {
-        let blocks = stream::unfold(self, |mut following| async move {
-            let bytes = following.stream.next(Framing::Plain).await?;
+        let blocks = stream::unfold(Some(self), |following| async move {
+            let mut following = following?;
+            let Some(bytes) = following.stream.next().await else {
+                return Some((following.stream.farewell(), None));
+            };
             following.stream.count_delivery(bytes.len(), 1);
-            Some((bytes, following))
+            Some((bytes, Some(following)))
         });
-        let farewell = stream::once(async { farewell(Framing::Plain) });
-        Body::from_bytes_stream(blocks.chain(farewell).map(Ok::<_, std::io::Error>))
+        Body::from_bytes_stream(blocks.map(Ok::<_, std::io::Error>))
     }
 }
 
-fn encode(framing: Framing, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     let mut out = Vec::with_capacity(64);
     write(&mut out);
-    framed(framing, out)
+    out.into()
 }
 
 /// The frames of a batch, encoded once for all who get it in this format.
-fn render(batch: &Batch, format: Format, framing: Framing) -> Bytes {
-    let kind = match (format, framing) {
-        (Format::Data, Framing::Plain) => 0,
-        (Format::Data, Framing::Chunked) => 1,
-        (Format::Event, Framing::Plain) => 2,
-        (Format::Event, Framing::Chunked) => 3,
+fn render(batch: &Batch, format: Format) -> Bytes {
+    let kind = match format {
+        Format::Data => 0,
+        Format::Event => 1,
     };
     batch.rendered(kind, |events| {
         let bytes = events
@@ -411,46 +481,14 @@ fn render(batch: &Batch, format: Format, framing: Framing) -> Bytes {
         for event in events {
             frame::write_event(event, format, &mut out);
         }
-        framed(framing, out)
+        out.into()
     })
 }
 
-fn framed(framing: Framing, bytes: Vec<u8>) -> Bytes {
-    match framing {
-        Framing::Plain => bytes.into(),
-        Framing::Chunked => {
-            let mut chunk = format!("{:x}\r\n", bytes.len()).into_bytes();
-            chunk.reserve(bytes.len() + 2);
-            chunk.extend_from_slice(&bytes);
-            chunk.extend_from_slice(b"\r\n");
-            chunk.into()
-        }
-    }
-}
-
-/// A stream on its way through the layers of an answer, which must be able to copy it and never do.
-#[derive(Debug, Clone)]
-struct Carried(Arc<Mutex<Option<Following>>>);
-
 impl IntoResponse for Following {
-    /// The head alone. Whoever writes the answer [takes the stream](take_stream) and decides how it is sent.
     fn into_response(self) -> Response {
-        Response::builder()
-            .content_type("text/event-stream")
-            .header(header::CACHE_CONTROL, "no-cache, no-transform")
-            .header("x-accel-buffering", "no")
-            .extension(Carried(Arc::new(Mutex::new(Some(self)))))
-            .finish()
+        Answer::from(self).into_response()
     }
-}
-
-/// The stream that is to follow this head, if the answer is one.
-pub(crate) fn take_stream(response: &mut Response) -> Option<Following> {
-    let Carried(following) = response.extensions_mut().remove()?;
-    following
-        .lock()
-        .expect("nobody panics while holding it")
-        .take()
 }
 
 impl ApiResponse for Following {

@@ -35,6 +35,12 @@ pub(super) trait Parameter: Sized + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Checked<T>(Result<T, Problem>);
 
+impl<T: Parameter> Checked<T> {
+    pub(super) fn read(text: &str) -> Self {
+        Self(T::read(text))
+    }
+}
+
 impl<T> Checked<T> {
     pub(super) fn get(self) -> Result<T, Problem> {
         self.0
@@ -75,7 +81,7 @@ impl<T: Parameter> Type for Checked<T> {
 
 impl<T: Parameter> ParseFromParameter for Checked<T> {
     fn parse_from_parameter(value: &str) -> ParseResult<Self> {
-        Ok(Self(T::read(value)))
+        Ok(Self::read(value))
     }
 }
 
