@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::test_hub::{Program, TestHub, answer, free_port, segno, within};
+use super::test_hub::{Program, TestHub, answer, segno, within};
 
 async fn run(args: &[&str], db: &Path) -> Output {
     let mut command = segno();
@@ -62,7 +62,7 @@ async fn varied(hub: &TestHub) {
 #[tokio::test]
 async fn a_backup_while_events_are_published_is_a_whole_log() {
     let folder = tempfile::tempdir().unwrap();
-    let program = Program::start(folder.path(), free_port()).await;
+    let program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     varied(&hub).await;
     let url = hub.url("");

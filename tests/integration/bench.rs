@@ -152,14 +152,9 @@ async fn bench_tells_of_a_lost_event_and_fails() {
 
 #[tokio::test]
 async fn bench_says_when_there_is_no_hub() {
-    let port = super::test_hub::free_port();
+    let nobody = super::test_hub::Port::reserve();
     let output = segno()
-        .args([
-            "bench",
-            "publish",
-            "--url",
-            &format!("http://127.0.0.1:{port}"),
-        ])
+        .args(["bench", "publish", "--url", &nobody.url()])
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(1));

@@ -2,10 +2,10 @@
 
 use std::{
     fmt,
-    io::{Read, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex, Weak},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use fantoccini::{Client, ClientBuilder, Locator};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::test_hub::{DEADLINE, free_port, reqwest_client, within};
+use super::test_hub::{DEADLINE, reqwest_client, within};
 
 const INSTALL: &str =
     "the console is tested in a real browser: apt-get install chromium chromium-driver";
@@ -22,6 +22,8 @@ const INSTALL: &str =
 /// A running chromedriver: one for all browsers there are at a time.
 struct Driver {
     child: Child,
+    /// Stays open, so that nothing it prints later fails.
+    _stdout: BufReader<ChildStdout>,
     port: u16,
 }
 
@@ -40,14 +42,34 @@ impl Driver {
     }
 
     async fn start() -> Self {
-        let port = free_port();
-        let child = Command::new("chromedriver")
-            .arg(format!("--port={port}"))
-            .stdout(Stdio::null())
+        let mut child = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .unwrap_or_else(|error| panic!("chromedriver: {error}; {INSTALL}"));
-        let driver = Self { child, port };
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let reading = tokio::task::spawn_blocking(move || {
+            loop {
+                let mut line = String::new();
+                let bytes = stdout.read_line(&mut line).unwrap();
+                assert_ne!(bytes, 0, "chromedriver ended");
+                let told = line.trim().strip_suffix('.');
+                if let Some((_, port)) =
+                    told.and_then(|told| told.split_once("started successfully on port "))
+                {
+                    return (port.parse().unwrap(), stdout);
+                }
+            }
+        });
+        let (port, stdout) = within("chromedriver to tell its port", reading)
+            .await
+            .unwrap();
+        let driver = Self {
+            child,
+            _stdout: stdout,
+            port,
+        };
         let status = driver.url("/status");
         within("chromedriver to be ready", async {
             while !reqwest_client()

@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::test_hub::{DEADLINE, Program, TestHub, free_port, preload, segno, within};
+use super::test_hub::{DEADLINE, Program, TestHub, preload, segno, within};
 
 const HOUR: i64 = 60 * 60;
 const YEAR: i64 = 365 * 24 * HOUR;
@@ -29,10 +29,9 @@ impl SetClock {
 
     /// A hub with this clock, which keeps events of an hour, and of `counted` the newest; and its traces.
     async fn start_hub(&self, folder: &Path) -> (Program, mpsc::Receiver<String>) {
-        let port = free_port();
         let mut command: Command = segno();
         command
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["serve", "--listen", "127.0.0.1:0"])
             .args([
                 "--keep-age",
                 "1h",
@@ -45,9 +44,8 @@ impl SetClock {
             .arg(folder.join("segno.db"))
             .env("LD_PRELOAD", preload("clock.c", folder))
             .env("SEGNO_CLOCK", &self.0)
-            .stdout(Stdio::null())
             .stderr(Stdio::piped());
-        let mut child = Program::spawn(command, port).await;
+        let mut child = Program::spawn(command).await;
         let lines = BufReader::new(child.take_stderr()).lines();
         let (sender, traces) = mpsc::channel();
         std::thread::spawn(move || {

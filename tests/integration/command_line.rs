@@ -11,7 +11,7 @@ use std::{
 use clap::CommandFactory;
 use serde_json::Value;
 
-use super::test_hub::{Program, TestHub, answer, free_port, segno, within};
+use super::test_hub::{Port, Program, TestHub, answer, segno, within};
 
 /// Runs to its end with `input` on standard input.
 async fn run(mut command: Command, input: &str) -> Output {
@@ -214,10 +214,10 @@ async fn publish_takes_an_argument_or_lines() {
 #[tokio::test]
 async fn publish_tries_again_and_a_key_keeps_it_one_event() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let url = format!("http://127.0.0.1:{port}");
+    let port = Port::reserve();
+    let url = port.url();
     let publishing = tokio::spawn(run(command(&["publish", "patient"], &url), ""));
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start_at(folder.path(), &port).await;
     let output = publishing.await.unwrap();
     assert_eq!(text(&output.stdout), "1\n", "{output:?}");
     let key = run(command(&["publish", "x", "--key", "k"], &url), "").await;
@@ -272,8 +272,8 @@ async fn tail_prints_data_or_whole_events() {
 #[tokio::test]
 async fn tail_remembers_its_cursor_across_runs_and_restarts() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let program = Program::start(folder.path(), port).await;
+    let port = Port::reserve();
+    let program = Program::start_at(folder.path(), &port).await;
     let url = program.url();
     let state = folder.path().join("cursor");
     let tail = |count: &str| {
@@ -301,7 +301,7 @@ async fn tail_remembers_its_cursor_across_runs_and_restarts() {
     let following = tokio::spawn(run(tail("3"), ""));
     program.as_hub().publish("t", ["4"]).await;
     program.kill();
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start_at(folder.path(), &port).await;
     program.as_hub().publish("t", ["5"]).await;
     assert_eq!(text(&following.await.unwrap().stdout), "3\n4\n5\n");
     assert_eq!(
@@ -321,8 +321,8 @@ async fn tail_remembers_its_cursor_across_runs_and_restarts() {
 #[tokio::test]
 async fn ready_waits_for_the_hub() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let url = format!("http://127.0.0.1:{port}");
+    let port = Port::reserve();
+    let url = port.url();
     let refused = run(command(&["ready"], &url), "").await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(
@@ -331,7 +331,7 @@ async fn ready_waits_for_the_hub() {
     );
 
     let waiting = tokio::spawn(run(command(&["ready", "--wait", "10m"], &url), ""));
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start_at(folder.path(), &port).await;
     let ready = waiting.await.unwrap();
     assert_eq!((ready.status.code(), text(&ready.stderr)), (Some(0), ""));
     assert_eq!(
@@ -500,7 +500,7 @@ async fn a_check_tells_everything_that_is_wrong() {
 #[tokio::test]
 async fn a_check_leaves_what_a_killed_hub_left() {
     let folder = tempfile::tempdir().unwrap();
-    let program = Program::start(folder.path(), free_port()).await;
+    let program = Program::start(folder.path()).await;
     program.as_hub().publish("t", ["x"]).await;
     program.kill();
     let left =

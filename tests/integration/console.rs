@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     browser::Browser,
-    test_hub::{Program, TestHub, answer, free_port, within},
+    test_hub::{Port, Program, TestHub, answer, within},
 };
 
 /// The ids in the rows of the live view, from the top.
@@ -180,8 +180,8 @@ async fn what_is_typed_is_checked_and_a_refusal_is_shown_as_it_came() {
 #[tokio::test]
 async fn a_killed_hub_comes_back_and_the_page_shows_the_meantime_exactly_once() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let program = Program::start(folder.path(), port).await;
+    let port = Port::reserve();
+    let program = Program::start_at(folder.path(), &port).await;
     let hub = program.as_hub();
     hub.publish("orders", ["1", "2", "3"]).await;
     let browser = console(&hub, "live").await;
@@ -191,13 +191,13 @@ async fn a_killed_hub_comes_back_and_the_page_shows_the_meantime_exactly_once() 
     browser.expect(STATE, "Reconnecting after 5").await;
 
     // Nobody tells the browser where the hub is meanwhile.
-    let meantime = Program::start(folder.path(), free_port()).await;
+    let meantime = Program::start(folder.path()).await;
     meantime
         .as_hub()
         .publish_many(20, |_| "orders".into())
         .await;
     meantime.kill();
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start_at(folder.path(), &port).await;
     browser.expect(LIVE_IDS, down_from(25, 1)).await;
     browser.expect(STATE, "Live").await;
     program.as_hub().publish("orders", ["26"]).await;
@@ -211,13 +211,13 @@ async fn a_killed_hub_comes_back_and_the_page_shows_the_meantime_exactly_once() 
 #[tokio::test]
 async fn a_hub_that_drains_is_followed_again_when_it_is_back() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let mut program = Program::start(folder.path(), port).await;
+    let port = Port::reserve();
+    let mut program = Program::start_at(folder.path(), &port).await;
     let browser = console(&program.as_hub(), "live").await;
     program.signal("TERM");
     assert_eq!(program.exit_code().await, Some(0));
     browser.expect_text("#state-text", "Reconnecting").await;
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start_at(folder.path(), &port).await;
     program.as_hub().publish("orders", ["1"]).await;
     browser.expect(LIVE_IDS, json!([1])).await;
     browser.expect(STATE, "Live").await;
@@ -768,7 +768,7 @@ async fn a_burst_neither_freezes_the_page_nor_fills_its_memory() {
         Duration::from_secs(seconds.parse().unwrap())
     });
     let folder = tempfile::tempdir().unwrap();
-    let program = Program::start(folder.path(), free_port()).await;
+    let program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     let browser = Browser::open("about:blank").await;
     let watch = json!({"source": WATCH});
@@ -1160,7 +1160,7 @@ async fn the_pictures_of_the_readme_can_be_taken() {
         folder.path().join("segno.db").display()
     );
     shell(import).await;
-    let program = Program::start(folder.path(), free_port()).await;
+    let program = Program::start(folder.path()).await;
     let browser = console(&program.as_hub(), "live?after=0").await;
     browser.fit(1200, 760).await;
     browser.click("#live-rows > li:nth-child(3) summary").await;

@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::test_hub::{Program, TestHub, free_port, reqwest_client, seeded, within};
+use super::test_hub::{Port, Program, TestHub, reqwest_client, seeded, within};
 
 const ROUNDS: usize = 20;
 const PUBLISHERS: usize = 8;
@@ -113,8 +113,8 @@ async fn stored_events(hub: &TestHub) -> Vec<(u64, String)> {
 async fn a_kill_loses_nothing_that_was_acknowledged() {
     let mut random = seeded();
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let url = format!("http://127.0.0.1:{port}");
+    let port = Port::reserve();
+    let url = port.url();
     let (stop, until) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU64::new(u64::MAX)),
@@ -135,7 +135,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
         .collect();
 
     for _ in 0..ROUNDS {
-        let program = Program::start(folder.path(), port).await;
+        let program = Program::start_at(folder.path(), &port).await;
         tokio::time::sleep(Duration::from_millis(random.u64(20..400))).await;
         program.kill();
     }
@@ -143,7 +143,7 @@ async fn a_kill_loses_nothing_that_was_acknowledged() {
     for publisher in publishers {
         within("a publisher to stop", publisher).await.unwrap();
     }
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start_at(folder.path(), &port).await;
     let hub = program.as_hub();
     let stored = stored_events(&hub).await;
     until.store(stored.last().unwrap().0, Ordering::Relaxed);

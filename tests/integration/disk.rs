@@ -16,9 +16,7 @@ use segno::{
 };
 use tempfile::TempDir;
 
-use super::test_hub::{
-    DEADLINE, Program, TestHub, answer, free_port, preload, reqwest_client, segno, within,
-};
+use super::test_hub::{DEADLINE, Program, TestHub, answer, preload, reqwest_client, segno, within};
 
 /// A program on a disk that can be told to fail, and that forgets what was not synced. See `disk.c`.
 struct FaultyDisk {
@@ -32,16 +30,14 @@ impl FaultyDisk {
         let library = preload("disk.c", folder.path());
         fs::create_dir(folder.path().join("running")).unwrap();
         fs::create_dir(folder.path().join("kept")).unwrap();
-        let port = free_port();
         let mut command = segno();
         command
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--db"])
+            .args(["serve", "--listen", "127.0.0.1:0", "--db"])
             .arg(folder.path().join("running/segno.db"))
             .env("LD_PRELOAD", library)
             .env("SEGNO_DISK", folder.path().join("kept"))
-            .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let program = Program::spawn(command, port).await;
+        let program = Program::spawn(command).await;
         Self { program, folder }
     }
 
@@ -282,7 +278,7 @@ async fn an_announced_commit_that_a_lying_disk_lost_is_told() {
         fs::write(&db, &last.file).unwrap();
         fs::write(beside(&db, "-wal"), &last.wal[..last.wal.len() - 1]).unwrap();
         fs::write(beside(&db, "-highest"), format!("{noted}\n")).unwrap();
-        let hub = Program::start(folder.path(), free_port()).await;
+        let hub = Program::start(folder.path()).await;
         assert_eq!(
             hub.as_hub().publish("t", ["x"]).await,
             [next],
@@ -362,7 +358,7 @@ async fn a_file_that_is_moved_or_replaced_while_it_is_open_is_noticed_before_any
 #[tokio::test]
 async fn a_file_that_was_deleted_is_rescued_from_the_hub_that_has_it_open() {
     let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start(folder.path(), free_port()).await;
+    let mut program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     hub.publish("t", ["first", "second"]).await;
     let db = folder.path().join("segno.db");
@@ -385,7 +381,7 @@ async fn a_file_that_was_deleted_is_rescued_from_the_hub_that_has_it_open() {
             .unwrap();
         assert!(output.status.success(), "{output:?}");
     }
-    let again = Program::start(folder.path(), free_port()).await;
+    let again = Program::start(folder.path()).await;
     let hub = again.as_hub();
     assert_eq!(hub.get_json("/events/2").await["data"], "second");
     assert_eq!(hub.publish("t", ["third"]).await, [3]);
@@ -395,14 +391,13 @@ async fn a_file_that_was_deleted_is_rescued_from_the_hub_that_has_it_open() {
 async fn a_wal_or_its_index_that_was_deleted_is_noticed_and_nothing_acknowledged_is_lost() {
     for part in ["-wal", "-shm"] {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
-        let program = Program::start(folder.path(), port).await;
+        let program = Program::start(folder.path()).await;
         let hub = program.as_hub();
         hub.publish("t", ["first", "second"]).await;
         fs::remove_file(beside(&folder.path().join("segno.db"), part)).unwrap();
         assert_refused_as_moved(&hub, part).await;
         program.kill();
-        let again = Program::start(folder.path(), port).await;
+        let again = Program::start(folder.path()).await;
         assert_eq!(all_ids(&again.as_hub()).await, [1, 2], "{part}");
         assert_eq!(again.as_hub().publish("t", ["third"]).await, [3], "{part}");
     }
@@ -459,8 +454,7 @@ async fn a_damaged_page_is_told_on_every_stream_that_meets_it_and_the_rest_is_se
     let pages = leaf_pages(&db, "events");
     damage(&db, pages[pages.len() / 2]);
 
-    let port = free_port();
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     let mut stream = hub.follow("?since=start").await;
     let mut read = 0;
@@ -524,7 +518,7 @@ async fn a_damaged_page_is_told_on_every_stream_that_meets_it_and_the_rest_is_se
         .output()
         .unwrap();
     assert!(restored.status.success(), "{restored:?}");
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     let mut stream = hub.resume("", read).await;
     let gap = stream.next().await;
@@ -627,8 +621,7 @@ async fn a_file_whose_beginning_is_damaged_is_told_at_the_start() {
 #[tokio::test]
 async fn a_wal_of_256_mb_is_emptied_soon_after_the_start() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     let db = folder.path().join("segno.db");
     hub.publish("t", ["x"]).await;
@@ -664,7 +657,7 @@ async fn a_wal_of_256_mb_is_emptied_soon_after_the_start() {
     drop(stdin);
     reader.wait().unwrap();
 
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     assert_eq!(hub.last_id().await, events);
     assert_eq!(hub.publish("t", ["x"]).await, [events + 1]);

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use super::test_hub::{Program, TestHub, answer, free_port, within};
+use super::test_hub::{Program, TestHub, answer, within};
 
 #[tokio::test]
 async fn streams_end_cleanly_with_a_retry_that_is_spread() {
@@ -60,7 +60,7 @@ async fn a_subscriber_far_behind_loses_nothing_over_a_drain() {
 #[tokio::test]
 async fn sigterm_answers_publishers_ends_curl_and_empties_the_wal() {
     let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start(folder.path(), free_port()).await;
+    let mut program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     let mut curl = Command::new("curl")
         .args(["-sN", &hub.url("/sse")])
@@ -93,7 +93,7 @@ async fn sigterm_answers_publishers_ends_curl_and_empties_the_wal() {
         "the WAL is in the file"
     );
 
-    let program = Program::start(folder.path(), program.port).await;
+    let program = Program::start(folder.path()).await;
     let stored = usize::try_from(program.as_hub().last_id().await).unwrap();
     assert!(stored >= acknowledged, "{stored} of {acknowledged}");
 }
@@ -101,7 +101,7 @@ async fn sigterm_answers_publishers_ends_curl_and_empties_the_wal() {
 #[tokio::test]
 async fn a_second_signal_stops_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start(folder.path(), free_port()).await;
+    let mut program = Program::start(folder.path()).await;
     // A request whose body never comes keeps the drain waiting.
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", program.port)).unwrap();
     std::io::Write::write_all(

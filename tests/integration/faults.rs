@@ -16,9 +16,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::test_hub::{
-    HeldFile, Program, TestHub, answer, config, free_port, reqwest_client, segno, within,
-};
+use super::test_hub::{HeldFile, Program, TestHub, answer, config, reqwest_client, segno, within};
 
 async fn start_error(folder: &Path) -> String {
     match Server::start(config(folder)).await {
@@ -173,18 +171,16 @@ async fn a_publish_while_the_file_is_held_is_refused_and_works_again() {
 
 /// The hub on a disk of its own, of `size`, in a mount namespace of its own.
 async fn start_on_small_disk(disk: &Path, size: &str) -> Program {
-    let port = free_port();
     let mut command = Command::new("unshare");
     let script = format!(
-        "mount -t tmpfs -o size={size} hub '{0}' && exec '{1}' serve --listen 127.0.0.1:{port} --db '{0}/segno.db'",
+        "mount -t tmpfs -o size={size} hub '{0}' && exec '{1}' serve --listen 127.0.0.1:0 --db '{0}/segno.db'",
         disk.display(),
         segno().get_program().display(),
     );
     command
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
-        .stdout(Stdio::null())
         .stderr(Stdio::null());
-    Program::spawn(command, port).await
+    Program::spawn(command).await
 }
 
 #[tokio::test]
@@ -293,7 +289,7 @@ async fn a_disk_that_is_read_only_is_told_at_the_start() {
 #[tokio::test]
 async fn a_file_that_is_made_read_only_is_written_while_it_is_open_and_told_at_the_next_start() {
     let folder = tempfile::tempdir().unwrap();
-    let program = Program::start(folder.path(), free_port()).await;
+    let program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     assert_eq!(hub.publish("t", ["before"]).await, [1]);
     let set_mode = |mode| {
@@ -328,7 +324,7 @@ async fn a_file_that_is_made_read_only_is_written_while_it_is_open_and_told_at_t
         "{told}"
     );
     set_mode(0o644);
-    let program = Program::start(folder.path(), free_port()).await;
+    let program = Program::start(folder.path()).await;
     assert_eq!(program.as_hub().publish("t", ["again"]).await, [3]);
 }
 
@@ -347,8 +343,7 @@ fn processor_seconds(process: u32) -> f64 {
 #[tokio::test]
 async fn without_descriptors_it_waits_does_not_spin_and_recovers() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let program = Program::start(folder.path(), port).await;
+    let program = Program::start(folder.path()).await;
     // Taken away while it runs: what is allowed at the start it would fit into.
     let taken = Command::new("prlimit")
         .args(["--nofile=64:64", &format!("--pid={}", program.id())])
@@ -358,7 +353,7 @@ async fn without_descriptors_it_waits_does_not_spin_and_recovers() {
     let hub = program.as_hub();
     let mut crowd = Vec::new();
     for _ in 0..100 {
-        crowd.push(TcpStream::connect(("127.0.0.1", port)).await.unwrap());
+        crowd.push(TcpStream::connect(hub.address()).await.unwrap());
     }
     let before = processor_seconds(program.id());
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -374,16 +369,14 @@ async fn twenty_thousand_connections_at_once_are_served_and_leave_nothing_behind
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let connections = 20_000.min(usize::try_from(descriptors).unwrap() - 1000);
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let mut command = segno();
     command
-        .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--db"])
+        .args(["serve", "--listen", "127.0.0.1:0", "--db"])
         .arg(folder.path().join("segno.db"))
         .args(["--max-connections-per-address", "30000"])
         .args(["--max-streams-per-address", "30000"])
-        .stdout(Stdio::null())
         .stderr(Stdio::null());
-    let program = Program::spawn(command, port).await;
+    let program = Program::spawn(command).await;
     let hub = program.as_hub();
     let open_files = || {
         fs::read_dir(format!("/proc/{}/fd", program.id()))

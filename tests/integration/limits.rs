@@ -1,10 +1,6 @@
 //! How much is taken, from whom, and what those are told who want more.
 
-use std::{
-    net::IpAddr,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{net::IpAddr, process::Command, time::Duration};
 
 use futures_util::future::join_all;
 use reqwest::RequestBuilder;
@@ -15,8 +11,7 @@ use tokio::{
 };
 
 use super::test_hub::{
-    Answer, HeldFile, Program, TestHub, TestStream, answer, free_port, reqwest_client, segno,
-    within,
+    Answer, HeldFile, Program, TestHub, TestStream, answer, reqwest_client, segno, within,
 };
 
 fn few(number: u32) -> std::num::NonZeroU32 {
@@ -338,15 +333,14 @@ async fn a_head_that_does_not_come_is_counted() {
 #[tokio::test]
 async fn where_fewer_files_may_be_open_fewer_connections_are_served_and_it_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let serve = format!(
-        "ulimit -n 64; exec '{}' serve --listen 127.0.0.1:{port} --db '{}/segno.db' 2> '{1}/trace'",
+        "ulimit -n 64; exec '{}' serve --listen 127.0.0.1:0 --db '{}/segno.db' 2> '{1}/trace'",
         segno().get_program().display(),
         folder.path().display()
     );
     let mut command = Command::new("sh");
-    command.args(["-c", &serve]).stdout(Stdio::null());
-    let program = Program::spawn(command, port).await;
+    command.args(["-c", &serve]);
+    let program = Program::spawn(command).await;
     let hub = program.as_hub();
     let trace = std::fs::read_to_string(folder.path().join("trace")).unwrap();
     assert!(

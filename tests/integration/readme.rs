@@ -151,12 +151,12 @@ async fn the_tour_runs_as_written() {
 #[tokio::test]
 async fn the_python_of_the_readme_follows_and_resumes() {
     let folder = tempfile::tempdir().unwrap();
-    let port = super::test_hub::free_port();
-    let program = super::test_hub::Program::start(folder.path(), port).await;
+    let port = super::test_hub::Port::reserve();
+    let program = super::test_hub::Program::start_at(folder.path(), &port).await;
     program.as_hub().publish("orders.eu", ["1"]).await;
     let source = blocks(&readme(), "python")
         .concat()
-        .replace("localhost:8000", &format!("127.0.0.1:{port}"));
+        .replace("localhost:8000", &port.address().to_string());
     let mut python = Command::new("python3")
         .args(["-u", "-c", &source])
         .stdout(Stdio::piped())
@@ -165,7 +165,7 @@ async fn the_python_of_the_readme_follows_and_resumes() {
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(python.stdout.take().unwrap()));
     assert_eq!(lines.next().unwrap().unwrap(), "1 message 1");
     program.kill();
-    let program = super::test_hub::Program::start(folder.path(), port).await;
+    let program = super::test_hub::Program::start_at(folder.path(), &port).await;
     program.as_hub().publish("orders.eu", ["2"]).await;
     let next = tokio::task::spawn_blocking(move || lines.next().unwrap().unwrap());
     assert_eq!(within("the next event", next).await.unwrap(), "2 message 2");

@@ -12,7 +12,7 @@ use segno::retention::Keep;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::test_hub::{TestHub, TestStream, answer, free_port, segno, within};
+use super::test_hub::{TestHub, TestStream, answer, segno, within};
 
 fn newest(events: u64) -> Keep {
     Keep {
@@ -362,7 +362,7 @@ async fn the_start_message_tells_what_is_kept() {
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut program = segno()
-            .args(["serve", "--listen", &format!("127.0.0.1:{}", free_port())])
+            .args(["serve", "--listen", "127.0.0.1:0"])
             .arg("--db")
             .arg(folder.path().join("segno.db"))
             .args(args)

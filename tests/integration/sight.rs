@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File},
+    fs,
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixDatagram as StdUnixDatagram},
@@ -31,8 +31,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::test_hub::{
-    HeldFile, Program, TestHub, TestStream, answer, config, free_port, reqwest_client, segno,
-    within,
+    HeldFile, Port, Program, TestHub, TestStream, answer, config, reqwest_client, segno, within,
 };
 
 /// The figures of a moment: counters and gauges by their name and labels, of histograms the count.
@@ -208,13 +207,13 @@ async fn a_hub_that_opens_its_file_is_live_not_ready_and_lets_others_wait() {
         "pragma locking_mode=exclusive;\nbegin exclusive;",
         "exclusive\n",
     );
-    let port = free_port();
+    let port = Port::reserve();
     let mut config = config(folder.path());
-    config.listen = format!("127.0.0.1:{port}").parse().unwrap();
-    let url = |path| format!("http://127.0.0.1:{port}{path}");
+    config.listen = port.address();
+    let url = |path| format!("{}{path}", port.url());
     let http = reqwest_client();
     let looking = async {
-        while TcpStream::connect(("127.0.0.1", port)).await.is_err() {
+        while TcpStream::connect(port.address()).await.is_err() {
             pause().await;
         }
         let ready = answer(http.get(url("/health/ready"))).await;
@@ -331,17 +330,15 @@ struct Traced {
 
 impl Traced {
     async fn start(folder: &Path, args: &[&str], level: &str) -> Self {
-        let (port, db, traces) = (free_port(), folder.join("segno.db"), folder.join("traces"));
+        let (db, traces) = (folder.join("segno.db"), folder.join("traces"));
         let mut command = segno();
         command
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}")])
+            .args(["serve", "--listen", "127.0.0.1:0"])
             .args(["--log-format", "json", "--db"])
             .arg(&db)
             .args(args)
-            .env("SEGNO_LOG", level)
-            .stdout(Stdio::null())
-            .stderr(File::create(&traces).unwrap());
-        let program = Program::spawn(command, port).await;
+            .env("SEGNO_LOG", level);
+        let program = Program::spawn_logging_to(&traces, command).await;
         Self {
             hub: program.as_hub(),
             program,
@@ -794,8 +791,8 @@ async fn spans_lead_from_requests_to_the_commit_they_share_and_its_announcement(
 #[tokio::test]
 async fn a_collector_that_is_away_is_told_once_and_holds_nobody_up() {
     let folder = tempfile::tempdir().unwrap();
-    let away = format!("http://127.0.0.1:{}", free_port());
-    let args = ["--otlp-endpoint", &away];
+    let nobody = Port::reserve();
+    let args = ["--otlp-endpoint", &nobody.url()];
     let mut traced = Traced::start(folder.path(), &args, "info").await;
     traced.hub.publish("t", ["a", "b"]).await;
     traced.program.signal("TERM");
@@ -834,22 +831,20 @@ impl TestManager {
 }
 
 async fn start_managed(folder: &Path, socket: &str) -> Program {
-    let port = free_port();
     let mut command = segno();
     command
         .args([
             "serve",
             "--listen",
-            &format!("127.0.0.1:{port}"),
+            "127.0.0.1:0",
             "--canary",
             "100ms",
             "--db",
         ])
         .arg(folder.join("segno.db"))
         .env("NOTIFY_SOCKET", socket)
-        .stdout(Stdio::null())
         .stderr(Stdio::null());
-    Program::spawn(command, port).await
+    Program::spawn(command).await
 }
 
 #[tokio::test]

@@ -8,9 +8,7 @@ use segno::client::{Message, SseParser};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::test_hub::{
-    Program, TestHub, TestStream, answer, free_port, reqwest_client, seeded, within,
-};
+use super::test_hub::{Program, TestHub, TestStream, answer, reqwest_client, seeded, within};
 
 fn ids(messages: &[Message]) -> Vec<u64> {
     messages
@@ -538,7 +536,7 @@ async fn any_of_100_000_events_can_be_resumed_from_and_the_first_byte_is_soon() 
 async fn a_slow_reader_of_200_000_events_costs_the_hub_no_memory() {
     const EVENTS: u64 = 200_000;
     let folder = tempfile::tempdir().unwrap();
-    let program = Program::start(folder.path(), free_port()).await;
+    let program = Program::start(folder.path()).await;
     let hub = program.as_hub();
     hub.publish_many(EVENTS, |_| "t".into()).await;
     let mut live = hub.follow("").await;

@@ -2,9 +2,11 @@
 
 use std::{
     fmt,
-    io::{Read, Write},
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Child, ChildStderr, ChildStdin, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -15,7 +17,7 @@ use segno::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpSocket, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 /// Longest wait for anything that must happen. Far above what it takes, so that a slow machine is not a failure.
@@ -411,16 +413,39 @@ impl HeldFile {
 /// The real program in a process of its own.
 pub(crate) struct Program {
     child: Child,
+    /// Where the start message came from. It stays open, so that nothing the program prints later fails.
+    _stdout: Option<ChildStdout>,
     pub(crate) port: u16,
 }
 
-/// A port that was free a moment ago.
-pub(crate) fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+/// A port for a hub that must come back at the same address, or that clients look for before it is there.
+///
+/// It is bound, so that the system gives it to nobody else, but nobody listens on it: a connection is refused until a hub
+/// listens there, as Linux allows where both sides set `SO_REUSEADDR`.
+pub(crate) struct Port(TcpSocket);
+
+impl Port {
+    pub(crate) fn reserve() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_reuseaddr(true).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self(socket)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address())
+    }
+}
+
+/// The port of the first address in `told`.
+fn port_told(told: &str) -> Option<u16> {
+    let (_, address) = told.split_once("http://")?;
+    let authority = address.split(['/', '"', '\n']).next()?;
+    authority.rsplit_once(':')?.1.parse().ok()
 }
 
 pub(crate) fn segno() -> Command {
@@ -441,25 +466,80 @@ pub(crate) fn preload(name: &str, folder: &Path) -> PathBuf {
 }
 
 impl Program {
-    /// Starts `segno serve` and waits until it is ready.
-    pub(crate) async fn start(folder: &Path, port: u16) -> Self {
-        let mut command = segno();
-        command
-            .args(["serve", "--listen", &format!("127.0.0.1:{port}"), "--db"])
-            .arg(folder.join("segno.db"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        Self::spawn(command, port).await
+    /// Starts `segno serve` at a port that the system chooses and waits until it is ready.
+    pub(crate) async fn start(folder: &Path) -> Self {
+        Self::serve(folder, "127.0.0.1:0").await
     }
 
-    /// Starts `command`, which serves on `port`, and waits until it is ready.
-    pub(crate) async fn spawn(mut command: Command, port: u16) -> Self {
-        let program = Self {
-            child: command.spawn().unwrap(),
-            port,
+    /// Starts `segno serve` at `port` and waits until it is ready.
+    pub(crate) async fn start_at(folder: &Path, port: &Port) -> Self {
+        Self::serve(folder, &port.address().to_string()).await
+    }
+
+    async fn serve(folder: &Path, listen: &str) -> Self {
+        let mut command = segno();
+        command
+            .args(["serve", "--listen", listen, "--db"])
+            .arg(folder.join("segno.db"))
+            .stderr(Stdio::null());
+        Self::spawn(command).await
+    }
+
+    /// Starts `command`, which serves, reads from its start message where it listens, and waits until it is ready.
+    pub(crate) async fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let mut program = Self {
+            child,
+            _stdout: None,
+            port: 0,
         };
+        let reading = tokio::task::spawn_blocking(move || {
+            let (mut stdout, mut told) = (BufReader::new(stdout), String::new());
+            loop {
+                let bytes = stdout.read_line(&mut told).unwrap();
+                assert_ne!(bytes, 0, "the program ended; it had told {told:?}");
+                if let Some(port) = port_told(&told) {
+                    return (port, stdout.into_inner());
+                }
+            }
+        });
+        let (port, stdout) = within("the start message", reading).await.unwrap();
+        (program.port, program._stdout) = (port, Some(stdout));
+        program.wait_until_ready().await;
+        program
+    }
+
+    /// Starts `command`, which serves and writes JSON lines to the file `log`, reads there where it listens, and waits until it is
+    /// ready.
+    pub(crate) async fn spawn_logging_to(log: &Path, mut command: Command) -> Self {
+        let mut program = Self {
+            child: command
+                .stdout(Stdio::null())
+                .stderr(File::create(log).unwrap())
+                .spawn()
+                .unwrap(),
+            _stdout: None,
+            port: 0,
+        };
+        program.port = within("the log line that tells the address", async {
+            loop {
+                let lines = std::fs::read_to_string(log).unwrap();
+                let listening = lines.lines().find(|line| line.contains("\"listening\""));
+                if let Some(port) = listening.and_then(port_told) {
+                    return port;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        program.wait_until_ready().await;
+        program
+    }
+
+    async fn wait_until_ready(&self) {
         let http = reqwest_client();
-        let ready = format!("{}/health/ready", program.url());
+        let ready = format!("{}/health/ready", self.url());
         within("the program to be ready", async {
             while !http
                 .get(&ready)
@@ -471,7 +551,6 @@ impl Program {
             }
         })
         .await;
-        program
     }
 
     pub(crate) fn url(&self) -> String {
