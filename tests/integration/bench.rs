@@ -125,7 +125,7 @@ async fn bench_replay_replays_all_on_each_connection() {
 
 /// The event is taken out of the file behind the hub's back. Enough lies after it that the hub reads it from there.
 #[tokio::test]
-async fn bench_tells_of_a_lost_event_and_fails() {
+async fn slow_bench_tells_of_a_lost_event_and_fails() {
     let hub = TestHub::start().await;
     let options = SqliteConnectOptions::new().filename(hub.db());
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();

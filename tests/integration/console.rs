@@ -763,7 +763,7 @@ async fn burst(hub: &TestHub, length: Duration) -> u64 {
     clippy::print_stdout,
     reason = "the figures, for whoever runs it with --nocapture"
 )]
-async fn a_burst_neither_freezes_the_page_nor_fills_its_memory() {
+async fn slow_a_burst_neither_freezes_the_page_nor_fills_its_memory() {
     let length = std::env::var("SEGNO_BURST_SECONDS").map_or(BURST, |seconds| {
         Duration::from_secs(seconds.parse().unwrap())
     });

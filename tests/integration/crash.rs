@@ -110,7 +110,7 @@ async fn stored_events(hub: &TestHub) -> Vec<(u64, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_kill_loses_nothing_that_was_acknowledged() {
+async fn slow_a_kill_loses_nothing_that_was_acknowledged() {
     let mut random = seeded();
     let folder = tempfile::tempdir().unwrap();
     let port = Port::reserve();

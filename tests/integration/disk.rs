@@ -134,7 +134,7 @@ async fn after_a_failed_sync_nothing_is_acknowledged_and_what_comes_later_is_kep
 
 /// Copying the WAL into the file may fail as often as it likes: the WAL is kept until that was synced.
 #[tokio::test]
-async fn a_file_that_cannot_be_synced_costs_no_event() {
+async fn slow_a_file_that_cannot_be_synced_costs_no_event() {
     let disk = FaultyDisk::start().await;
     let hub = disk.program.as_hub();
     let big = "x".repeat(900_000);
@@ -238,7 +238,7 @@ fn beside(db: &Path, suffix: &str) -> PathBuf {
 /// The WAL cut, or overwritten with zeros or garbage, from every place of the last commit on: at each byte of a frame's head
 /// and of its ends, and at every 61st of its page.
 #[tokio::test]
-async fn a_wal_that_is_cut_within_its_last_commit_has_it_whole_or_not_at_all() {
+async fn slow_a_wal_that_is_cut_within_its_last_commit_has_it_whole_or_not_at_all() {
     const FRAME_BYTES: usize = 24 + 4096;
     let last = LastCommit::record().await;
     let folder = tempfile::tempdir().unwrap();
@@ -619,7 +619,7 @@ async fn a_file_whose_beginning_is_damaged_is_told_at_the_start() {
 
 /// A WAL that a reader kept from being emptied, of a hub that was killed.
 #[tokio::test]
-async fn a_wal_of_256_mb_is_emptied_soon_after_the_start() {
+async fn slow_a_wal_of_256_mb_is_emptied_soon_after_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(folder.path()).await;
     let hub = program.as_hub();

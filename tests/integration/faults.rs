@@ -365,7 +365,7 @@ async fn without_descriptors_it_waits_does_not_spin_and_recovers() {
 
 /// Twenty thousand, or what the descriptors of this process are enough for.
 #[tokio::test(flavor = "multi_thread")]
-async fn twenty_thousand_connections_at_once_are_served_and_leave_nothing_behind() {
+async fn slow_twenty_thousand_connections_at_once_are_served_and_leave_nothing_behind() {
     let descriptors = rlimit::increase_nofile_limit(u64::MAX).unwrap();
     let connections = 20_000.min(usize::try_from(descriptors).unwrap() - 1000);
     let folder = tempfile::tempdir().unwrap();
@@ -439,7 +439,7 @@ async fn read_until(socket: &mut TcpStream, end: &[u8]) {
 
 /// In a network of its own, where the system gives up on a silent peer after about 3 s instead of 15 minutes.
 #[test]
-fn a_peer_that_vanished_is_let_go_and_one_that_only_does_not_read_is_not() {
+fn slow_a_peer_that_vanished_is_let_go_and_one_that_only_does_not_read_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let script = r#"
         ip link set lo up

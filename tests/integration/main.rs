@@ -1,4 +1,7 @@
 //! The hub from outside: real sockets, a real file, deadlines instead of sleeps.
+//!
+//! A test that takes many seconds or thousands of sockets has a name that begins with `slow_`: `cargo test -- --skip slow_` leaves
+//! these out at the desk. `tests/run`, and so CI, runs all.
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 

@@ -150,7 +150,7 @@ async fn ids_go_on_when_everything_was_trimmed() {
 }
 
 #[tokio::test]
-async fn the_file_keeps_to_its_size_and_shrinks() {
+async fn slow_the_file_keeps_to_its_size_and_shrinks() {
     const MB: u64 = 1_000_000;
     let hub = TestHub::start().await;
     publish_large(&hub, "orders", 30_000).await;
@@ -172,7 +172,7 @@ async fn the_file_keeps_to_its_size_and_shrinks() {
 }
 
 #[tokio::test]
-async fn publishers_hardly_notice_a_large_trim() {
+async fn slow_publishers_hardly_notice_a_large_trim() {
     let hub = TestHub::start().await;
     hub.publish_many(200_000, |n| format!("orders.{}", n % 50))
         .await;
@@ -202,7 +202,7 @@ async fn publishers_hardly_notice_a_large_trim() {
 }
 
 #[tokio::test]
-async fn a_replay_that_trimming_overtakes_is_told_where_it_is() {
+async fn slow_a_replay_that_trimming_overtakes_is_told_where_it_is() {
     const STORED: u64 = 20_000;
     let hub = TestHub::start_with(|config| config.keep = newest(STORED)).await;
     publish_large(&hub, "orders", STORED).await;
@@ -215,7 +215,7 @@ async fn a_replay_that_trimming_overtakes_is_told_where_it_is() {
 }
 
 #[tokio::test]
-async fn every_hole_that_trimming_makes_under_running_replays_is_told() {
+async fn slow_every_hole_that_trimming_makes_under_running_replays_is_told() {
     const STORED: u64 = 100_000;
     let hub = TestHub::start().await;
     hub.publish_many(STORED, |_| "orders".into()).await;
@@ -283,7 +283,7 @@ async fn a_rule_for_topics_trims_them_alone_and_tells_those_who_want_them() {
 }
 
 #[tokio::test]
-async fn a_topic_that_is_trimmed_under_a_replay_is_told() {
+async fn slow_a_topic_that_is_trimmed_under_a_replay_is_told() {
     const KEPT: u64 = 20_000;
     let hub = TestHub::start_with(|config| config.keep = of_topics("debug=20000")).await;
     publish_large(&hub, "debug", KEPT).await;
@@ -331,7 +331,7 @@ async fn a_live_subscriber_who_missed_nothing_is_told_nothing() {
 }
 
 #[tokio::test]
-async fn a_history_that_trimming_overtakes_is_broken_off() {
+async fn slow_a_history_that_trimming_overtakes_is_broken_off() {
     const STORED: u64 = 20_000;
     let hub = TestHub::start_with(|config| config.keep = newest(STORED)).await;
     publish_large(&hub, "orders", STORED).await;

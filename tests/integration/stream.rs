@@ -385,7 +385,7 @@ async fn nobody_misses_an_event_between_replay_and_live() {
 
 /// A subscriber that does not read falls far behind what a feed and the window of recent events hold.
 #[tokio::test]
-async fn a_subscriber_that_stops_reading_gets_everything_when_it_goes_on() {
+async fn slow_a_subscriber_that_stops_reading_gets_everything_when_it_goes_on() {
     const EVENTS: u64 = 60;
     let hub = TestHub::start().await;
     let mut slow = hub.follow("").await;
@@ -407,7 +407,7 @@ async fn a_subscriber_that_stops_reading_gets_everything_when_it_goes_on() {
 
 /// Those who want the same and have caught up are served together, and who stops reading is then served apart.
 #[tokio::test]
-async fn one_that_stops_reading_holds_up_none_of_those_who_are_served_with_it() {
+async fn slow_one_that_stops_reading_holds_up_none_of_those_who_are_served_with_it() {
     const EVENTS: u64 = 40;
     let hub = TestHub::start().await;
     let mut streams = join_all((0..8).map(|_| hub.follow("?topic=t"))).await;
@@ -434,7 +434,7 @@ async fn one_that_stops_reading_holds_up_none_of_those_who_are_served_with_it() 
 
 /// More than are served together, all of one feed, in any order of coming, pausing and going, while ten publish.
 #[tokio::test]
-async fn subscribers_that_come_pause_and_go_under_load_get_each_event_once() {
+async fn slow_subscribers_that_come_pause_and_go_under_load_get_each_event_once() {
     const EVENTS: u64 = 3000;
     let mut random = seeded();
     let hub = TestHub::start().await;
@@ -533,7 +533,7 @@ async fn any_of_100_000_events_can_be_resumed_from_and_the_first_byte_is_soon() 
 
 /// Memory depends neither on how far a subscriber is behind nor on how slow it reads.
 #[tokio::test]
-async fn a_slow_reader_of_200_000_events_costs_the_hub_no_memory() {
+async fn slow_a_slow_reader_of_200_000_events_costs_the_hub_no_memory() {
     const EVENTS: u64 = 200_000;
     let folder = tempfile::tempdir().unwrap();
     let program = Program::start(folder.path()).await;
@@ -665,7 +665,7 @@ async fn a_client_of_http_1_0_can_follow() {
 }
 
 #[tokio::test]
-async fn a_thousand_that_come_at_once_all_follow() {
+async fn slow_a_thousand_that_come_at_once_all_follow() {
     let hub = TestHub::start().await;
     hub.publish("t", ["first"]).await;
     let mut streams: Vec<TestStream> = join_all((0..1000).map(|_| hub.resume("", 0))).await;
