@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::{
     event::DATA_MAX_BYTES,
     http::CorsOrigin,
-    hub::{self, QUEUE_MAX_BYTES, Queue},
+    hub::{self, QUEUE_MAX_BYTES, QueueLimits},
     limits::{self, BATCH_MAX_BYTES, BATCH_MAX_EVENTS, RATE_MAX_EVENTS},
     retention::{Keep, KeepTopics, parse_age},
     server,
@@ -100,7 +100,7 @@ impl ServeFlags {
                 trusted_proxies: limits.trusted_proxies.clone(),
             },
             hub: hub::Settings {
-                queue: Queue {
+                queue: QueueLimits {
                     publications: usize::try_from(limits.max_queue.get()).unwrap_or(usize::MAX),
                     bytes: limits.max_queue_bytes,
                 },

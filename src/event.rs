@@ -214,9 +214,6 @@ impl FromStr for EventId {
 pub struct Topic(Arc<str>);
 
 impl Topic {
-    /// The topic of what the hub publishes to itself, to see that it works. No event of it is stored.
-    pub const CANARY: &'static str = "segno.canary";
-
     /// Takes `name` as a topic to publish on.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         check_new_name(name)?;
@@ -227,11 +224,6 @@ impl Topic {
     pub fn of_log(name: &str) -> Result<Self, InvalidName> {
         check_name(name)?;
         Ok(Self(name.into()))
-    }
-
-    /// The topic of what the hub publishes to itself.
-    pub fn canary() -> Self {
-        Self(Self::CANARY.into())
     }
 
     /// The topic a row of the file holds. It passed its rule when it was published.

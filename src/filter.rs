@@ -34,11 +34,6 @@ impl Filter {
         }
     }
 
-    /// What the hub itself listens to; no reader can ask for it.
-    pub fn canary() -> Self {
-        Self::new(vec![Pattern(Topic::CANARY.into())], vec![])
-    }
-
     /// Whether the reader wants `event`.
     pub fn matches(&self, event: &Event) -> bool {
         self.matches_names(event.topic.as_str(), event.event_type.as_str())
@@ -108,12 +103,9 @@ pub struct Pattern(Box<str>);
 
 impl Pattern {
     /// Takes `text` as a pattern; it obeys the rule of a [`Topic`], but that it may have `*` in it, and may begin with
-    /// `segno.`, as long as it does not ask for the [canary](Topic::CANARY) by its name.
+    /// `segno.`.
     pub fn new(text: &str) -> Result<Self, InvalidName> {
         check_pattern(text)?;
-        if text == Topic::CANARY {
-            return Err(InvalidName::Reserved);
-        }
         Ok(Self(text.into()))
     }
 

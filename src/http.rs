@@ -50,7 +50,7 @@ pub(crate) use self::{
     caller::is_forwarded,
 };
 use crate::{
-    hub::{self, Hub},
+    hub::{self, Hub, Origin},
     limits::{LimitHit, Limits},
     metrics::Counters,
 };
@@ -132,7 +132,7 @@ impl Endpoint for HubEndpoint {
         let cors_headers = cors.map(|cors| cors.headers(request.headers()));
         let mut answer = match hub::is_traced() {
             // In a box: a future is moved about whole, with what it would need if it were traced.
-            true => Box::pin(traced(&request_id, &method, &uri, self.answer(request))).await,
+            true => Box::pin(self.answer_traced(&request_id, &method, &uri, request)).await,
             false => self.answer(request).await,
         };
         count_refusal(answer.head(), &self.refusals);
@@ -168,6 +168,36 @@ impl HubEndpoint {
         // In a box: what the routes need would else be moved about with every event.
         let answered = Box::pin(answer(&self.routes, request, &self.operations));
         answered.await.into()
+    }
+
+    /// Answers in a span of its own, and logs a line when it is done. Of the address only the path is logged: a query may hold
+    /// a token.
+    async fn answer_traced(
+        &self,
+        request_id: &RequestId,
+        method: &Method,
+        uri: &Uri,
+        mut request: Request,
+    ) -> Answer {
+        let begun = Instant::now();
+        let (id, path) = (request_id.as_str(), uri.path());
+        let span = tracing::debug_span!(
+            "request",
+            otel.name = %format_args!("{method} {path}"),
+            otel.kind = "server",
+            request_id = id,
+            http.request.method = %method,
+            url.path = path,
+            http.response.status_code = tracing::field::Empty,
+        );
+        let origin = Origin::request(request_id.to_shared(), span.clone());
+        request.extensions_mut().insert(origin);
+        let answer = self.answer(request).instrument(span.clone()).await;
+        let status = answer.status().as_u16();
+        span.record("http.response.status_code", status);
+        let duration_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        tracing::debug!(request_id = id, %method, path, status, duration_ms, "request");
+        answer
     }
 }
 
@@ -217,34 +247,6 @@ fn count_code(code: Code, refusals: &Counters) {
     refusals.get_or_create(&[("code", code.as_str())]).inc();
 }
 
-/// Waits for an answer in a span of its own, and writes a line when it is there. Of the address only the path is told: a query
-/// may hold a token.
-async fn traced(
-    request_id: &RequestId,
-    method: &Method,
-    uri: &Uri,
-    answer: impl Future<Output = Answer>,
-) -> Answer {
-    let begun = Instant::now();
-    let (id, path) = (request_id.as_str(), uri.path());
-    let span = tracing::debug_span!(
-        "request",
-        otel.name = %format_args!("{method} {path}"),
-        otel.kind = "server",
-        request_id = id,
-        http.request.method = %method,
-        url.path = path,
-        http.response.status_code = tracing::field::Empty,
-    );
-    let answer = hub::for_request(request_id.to_shared(), answer).instrument(span.clone());
-    let answer = answer.await;
-    let status = answer.status().as_u16();
-    span.record("http.response.status_code", status);
-    let duration_ms = begun.elapsed().as_secs_f64() * 1000.0;
-    tracing::debug!(request_id = id, %method, path, status, duration_ms, "request");
-    answer
-}
-
 /// Asks the routes, and tells what poem itself refused in our shape.
 async fn answer<E: Endpoint>(
     endpoint: &E,
@@ -292,4 +294,9 @@ fn join_topic(request: &mut Request) {
     if let Ok(uri) = path_and_query.parse() {
         *request.uri_mut() = uri;
     }
+}
+
+/// What the hub is to log of a request that publishes.
+fn origin_of(request: &Request) -> Origin {
+    request.extensions().get().cloned().unwrap_or_default()
 }

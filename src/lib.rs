@@ -11,7 +11,7 @@
 //!  server            knows: sockets, signals, the order of stopping
 //!    ├── retention   knows: the clock, what is old                 talks to the hub
 //!    ├── limits      knows: what each address has taken            asked by server and http; no I/O
-//!    ├── watch       knows: the clock, what is slow                talks to the hub
+//!    ├── monitor     knows: the clock, what is slow                talks to the hub
 //!    ├── service     knows: how a service manager is told          nothing of the hub
 //!    └── http/       knows: requests, JSON, SSE frames, statuses   no SQL
 //!          │
@@ -61,7 +61,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`metrics`], [`db`], [`hub`], [`retention`], [`watch`], [`limits`], [`service`], [`http`],
+//! [`event`], [`filter`], [`metrics`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service`], [`http`],
 //! [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
@@ -79,7 +79,7 @@ pub mod http;
 pub mod hub;
 pub mod limits;
 pub mod metrics;
+pub mod monitor;
 pub mod retention;
 pub mod server;
 pub mod service;
-pub mod watch;

@@ -15,7 +15,7 @@ pub use self::keep::{InvalidRule, Keep, KeepTopics};
 use crate::{
     db::{self, Room, Trim},
     event::{EventId, Timestamp, Topic},
-    hub::{ChoreError, Hub},
+    hub::{Hub, WorkError},
 };
 
 /// Shortest time between two looks.
@@ -78,12 +78,12 @@ impl Retention<'_> {
     async fn doubt_a_clock_far_ahead(&mut self) {
         let last_id = self.hub.bounds().last_id;
         // Where it cannot be read there is no sign, and the look that follows tells why.
-        if let Ok(Some(event)) = self.hub.event(last_id).await {
+        if let Ok(Some(event)) = self.hub.log().event(last_id).await {
             self.clock.compare_at_start(event.created_at);
         }
     }
 
-    async fn look(&mut self) -> Result<(), ChoreError> {
+    async fn look(&mut self) -> Result<(), WorkError> {
         let now = Timestamp::now();
         self.now = self
             .clock
@@ -118,12 +118,12 @@ impl Retention<'_> {
     /// The first id that an event of this age or younger can have.
     async fn first_id_of(&self, age: Duration) -> Result<EventId, db::Error> {
         match self.now {
-            Some(now) => self.hub.first_id_since(now.before(age)).await,
+            Some(now) => self.hub.log().first_id_since(now.before(age)).await,
             None => Ok(EventId::ZERO),
         }
     }
 
-    async fn trim_before(&self, first_kept: EventId) -> Result<u64, ChoreError> {
+    async fn trim_before(&self, first_kept: EventId) -> Result<u64, WorkError> {
         let trim = Trim {
             topic: None,
             through: first_kept.previous(),
@@ -134,7 +134,7 @@ impl Retention<'_> {
         }
     }
 
-    async fn trim_to_bytes(&self, bytes: u64) -> Result<u64, ChoreError> {
+    async fn trim_to_bytes(&self, bytes: u64) -> Result<u64, WorkError> {
         let mut trimmed = 0;
         while self.hub.log().room().await?.used_bytes > bytes {
             let all = Trim {
@@ -149,7 +149,7 @@ impl Retention<'_> {
         Ok(trimmed)
     }
 
-    async fn trim_topics(&self, rule: &KeepTopics) -> Result<u64, ChoreError> {
+    async fn trim_topics(&self, rule: &KeepTopics) -> Result<u64, WorkError> {
         let first_kept = match rule.age {
             Some(age) => self.first_id_of(age).await?,
             None => EventId::ZERO,
@@ -206,7 +206,7 @@ impl Retention<'_> {
         }))
     }
 
-    async fn shrink(&self) -> Result<(), ChoreError> {
+    async fn shrink(&self) -> Result<(), WorkError> {
         loop {
             let Room {
                 used_bytes,

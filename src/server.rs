@@ -39,9 +39,9 @@ use crate::{
     hub::{self, Bounds, Hub, Writer},
     limits::{self, ConnectionPermit, LimitHit, Limits},
     metrics::Metrics,
+    monitor,
     retention::{self, Keep},
     service::Manager,
-    watch,
 };
 
 /// Connections the kernel holds for us before we accept them.
@@ -192,7 +192,7 @@ impl Server {
         tokio::select! {
             () = accept(&self.listener, &self.connections) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.settings.keep) => unreachable!("keeps looking"),
-            () = watch::run(&self.hub, || self.manager.alive()) => unreachable!("keeps watching"),
+            () = monitor::run(&self.hub, || self.manager.alive()) => unreachable!("keeps watching"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
             () = stop => tracing::info!("draining"),
             // A hub that cannot write must not look as if it could.

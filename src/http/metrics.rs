@@ -183,7 +183,7 @@ fn register_moment(segno: &mut Exposition, hub: &Hub, limits: &Limits) {
 async fn register_log(segno: &mut Exposition, hub: &Hub) -> Result<(), db::Error> {
     let (size, bounds) = (hub.log().size().await, hub.bounds());
     let Room { free_bytes, .. } = hub.log().room().await?;
-    let oldest = hub.event(bounds.first_id).await?;
+    let oldest = hub.log().event(bounds.first_id).await?;
     let age_millis = oldest.map_or(0, |oldest| {
         Timestamp::now().as_millis() - oldest.created_at.as_millis()
     });

@@ -517,11 +517,11 @@ impl From<LimitHit> for Problem {
     }
 }
 
-impl From<hub::ChoreError> for Problem {
-    fn from(error: hub::ChoreError) -> Self {
+impl From<hub::WorkError> for Problem {
+    fn from(error: hub::WorkError) -> Self {
         match &error {
-            hub::ChoreError::Draining => Self::new(Code::Draining, error),
-            hub::ChoreError::Log(log_error) => Self::from(log_error),
+            hub::WorkError::Draining => Self::new(Code::Draining, error),
+            hub::WorkError::Log(log_error) => Self::from(&**log_error),
         }
     }
 }

@@ -1,164 +1,102 @@
-//! What the hub publishes to itself, to see that it works: through the queue, the writer and a feed to a subscription.
+//! A ping through the queue and the writer, to see that they work.
 //!
-//! It is not stored, and costs no look at the disk, so that an idle hub lets the disk sleep. Nobody but the hub can ask for
-//! it. That commits work is told by the commits; after one that failed, by a [try](Hub::ready).
+//! It stores nothing and costs no look at the disk, so that an idle hub lets the disk sleep. That commits work is told by the
+//! commits, and after one that failed by a [probe](super::Hub::ready).
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{
-            AtomicU64,
-            Ordering::{Acquire, Release},
-        },
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{Acquire, Release},
     },
     time::{Duration, Instant},
 };
 
-use super::{Delivery, Hub, Start, SubscribeError, writer::Publication};
-use crate::{
-    db,
-    event::{Data, Event, EventId, EventType, Timestamp, Topic},
-    filter::Filter,
-};
+use super::queue::{PublishError, Queue};
+use crate::metrics::Metrics;
 
-/// Intervals after which a canary that has not come back is late.
+/// Intervals without an answer after which the canary is late.
 const LATE_INTERVALS: u32 = 3;
 
-/// Intervals after which the hub is taken for stuck.
+/// Intervals without an answer after which the hub is considered stuck.
 const STUCK_INTERVALS: u32 = 12;
 
-/// Why the canary did not come back.
+/// Why a canary was not answered.
 #[derive(Debug, thiserror::Error)]
 pub enum CanaryError {
-    /// Nothing came in time.
-    #[error("nothing came back within {0:?}")]
+    /// No answer in time.
+    #[error("the writer did not answer within {0:?}")]
     Late(Duration),
-    /// So many wait for the writer that there was no room for it.
-    #[error("the queue of the writer is full")]
-    Busy,
-    /// The hub stops.
-    #[error("the hub is draining")]
-    Draining,
-    /// The subscription failed.
-    #[error("it could not be listened for")]
-    Log(#[from] db::Error),
+    /// The writer could not be asked.
+    #[error("the writer could not be asked")]
+    Unasked(#[source] PublishError),
 }
 
-impl From<SubscribeError> for CanaryError {
-    fn from(error: SubscribeError) -> Self {
-        match error {
-            SubscribeError::Draining => Self::Draining,
-            SubscribeError::Log(error) => Self::Log(error),
-        }
-    }
-}
-
-/// When the canary came back.
+/// When the canary was last answered.
 #[derive(Debug)]
 pub(super) struct Canary {
+    every: Duration,
     opened: Instant,
-    /// Milliseconds from the opening to the last time.
-    back_millis: AtomicU64,
-    /// How long it took then.
-    took_micros: AtomicU64,
+    /// Milliseconds from the opening to the last answer.
+    answered_ms: AtomicU64,
+    /// How long that answer took.
+    took_us: AtomicU64,
 }
 
 impl Canary {
-    pub(super) fn new(opened: Instant) -> Self {
+    /// A canary that is sent `every` so often; its age counts from `opened`.
+    pub(super) fn new(every: Duration, opened: Instant) -> Self {
         Self {
+            every,
             opened,
-            back_millis: AtomicU64::new(0),
-            took_micros: AtomicU64::new(0),
+            answered_ms: AtomicU64::new(0),
+            took_us: AtomicU64::new(0),
         }
     }
 
-    fn is_back(&self, took: Duration) {
-        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.took_micros.store(micros, Release);
-        self.back_millis.store(millis, Release);
-    }
-
-    /// How long ago it came back, or the hub was opened.
+    /// Time since the last answer, or since the hub was opened.
     pub(super) fn age(&self) -> Duration {
-        let back = Duration::from_millis(self.back_millis.load(Acquire));
-        self.opened.elapsed().saturating_sub(back)
+        let answered = Duration::from_millis(self.answered_ms.load(Acquire));
+        self.opened.elapsed().saturating_sub(answered)
     }
 
-    /// How long it took the last time.
+    /// How long the last answer took.
     pub(super) fn took(&self) -> Duration {
-        Duration::from_micros(self.took_micros.load(Acquire))
-    }
-}
-
-/// What is announced: it stands after all events, and is none of them.
-pub(super) fn event() -> Arc<Event> {
-    Arc::new(Event {
-        id: EventId::MAX,
-        topic: Topic::canary(),
-        event_type: EventType::default(),
-        data: Data::from_row("null".into()),
-        created_at: Timestamp::now(),
-        key: None,
-    })
-}
-
-impl Hub {
-    /// How long the canary may be away before it is late.
-    pub(super) fn canary_late_after(&self) -> Duration {
-        self.shared.settings.canary * LATE_INTERVALS
+        Duration::from_micros(self.took_us.load(Acquire))
     }
 
-    /// How long ago the canary came back.
-    pub fn canary_age(&self) -> Duration {
-        self.shared.canary.age()
+    /// The age from which on it is late.
+    pub(super) fn late_after(&self) -> Duration {
+        self.every * LATE_INTERVALS
     }
 
-    /// Whether the hub does not work any more, and only a restart will help: the canary has been away for so long.
-    pub fn is_stuck(&self) -> bool {
-        let draining = self.shared.draining.is_cancelled();
-        !draining && self.shared.canary.age() > self.shared.settings.canary * STUCK_INTERVALS
+    /// Whether the last answer is so old that only a restart will help.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.age() > self.every * STUCK_INTERVALS
     }
 
-    /// Publishes to itself and waits until it comes back.
-    pub async fn send_canary(&self) -> Result<(), CanaryError> {
-        let late_after = self.canary_late_after();
+    /// Asks the writer and waits for its answer.
+    pub(super) async fn send(&self, queue: &Queue, metrics: &Metrics) -> Result<(), CanaryError> {
         let sent = Instant::now();
-        let round = tokio::time::timeout(late_after, self.canary_round()).await;
-        match round.unwrap_or(Err(CanaryError::Late(late_after))) {
+        let answered = tokio::time::timeout(self.late_after(), queue.ping()).await;
+        let answered = match answered {
+            Ok(answered) => answered.map_err(CanaryError::Unasked),
+            Err(_) => Err(CanaryError::Late(self.late_after())),
+        };
+        match &answered {
             Ok(()) => {
                 let took = sent.elapsed();
-                self.shared.canary.is_back(took);
-                self.metrics().canary_seconds.observe(took.as_secs_f64());
-                Ok(())
+                self.note(took);
+                metrics.canary_seconds.observe(took.as_secs_f64());
             }
-            Err(error) => {
-                self.metrics().canary_failures.inc();
-                Err(error)
-            }
+            Err(_) => _ = metrics.canary_failures.inc(),
         }
+        answered
     }
 
-    async fn canary_round(&self) -> Result<(), CanaryError> {
-        let nobody = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let mut subscription = self
-            .subscribe(Filter::canary(), Start::Live, nobody)
-            .await?;
-        self.shared
-            .publications
-            .try_send(Publication::Canary)
-            .map_err(|error| match error {
-                tokio::sync::mpsc::error::TrySendError::Full(_) => CanaryError::Busy,
-                tokio::sync::mpsc::error::TrySendError::Closed(_) => CanaryError::Draining,
-            })?;
-        loop {
-            match subscription.next().await? {
-                Some(Delivery::Events(_)) => return Ok(()),
-                // Trimming has nothing to do with it.
-                Some(Delivery::Gap(_)) => (),
-                None => return Err(CanaryError::Draining),
-            }
-        }
+    fn note(&self, took: Duration) {
+        let millis = u64::try_from(self.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.took_us.store(micros, Release);
+        self.answered_ms.store(millis, Release);
     }
 }

@@ -7,15 +7,15 @@
 use std::{
     collections::HashMap,
     mem,
-    sync::{Arc, Mutex, MutexGuard, OnceLock},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
-use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::broadcast;
 
+use super::batch::Batch;
 use crate::{
-    event::{Event, EventId, Topic},
+    event::Event,
     filter::{Filter, Topics},
 };
 
@@ -23,55 +23,6 @@ use crate::{
 ///
 /// Small, because every feed holds room for so many, and because the way back is short: the newest events are in memory.
 const FEED_BUFFER_COMMITS: usize = 16;
-
-/// Ways in which readers may render a batch; see [`Batch::rendered`].
-const RENDERINGS: usize = 4;
-
-/// Events that subscribers of one feed get together: of one commit, or of one page. Never empty, in id order.
-#[derive(Debug)]
-pub struct Batch {
-    events: Box<[Arc<Event>]>,
-    rendered: [OnceLock<Bytes>; RENDERINGS],
-}
-
-impl Batch {
-    pub(super) fn new(events: Vec<Arc<Event>>) -> Arc<Self> {
-        assert!(!events.is_empty(), "a batch has an event");
-        Arc::new(Self {
-            events: events.into(),
-            rendered: Default::default(),
-        })
-    }
-
-    /// The events, in id order.
-    pub fn events(&self) -> &[Arc<Event>] {
-        &self.events
-    }
-
-    /// The id of its last event.
-    pub fn last_id(&self) -> EventId {
-        self.events.last().expect("a batch has an event").id
-    }
-
-    /// What the batch looks like to readers of one kind: made by the first that asks, shared by the rest.
-    ///
-    /// The hub does not look into it. `kind` is below 4, and the same `kind` always comes with the same `render`.
-    pub fn rendered(&self, kind: usize, render: impl FnOnce(&[Arc<Event>]) -> Bytes) -> Bytes {
-        self.rendered[kind]
-            .get_or_init(|| render(&self.events))
-            .clone()
-    }
-
-    /// The batch without the events up to `cursor`; `None` if that leaves none.
-    pub(super) fn after(self: Arc<Self>, cursor: EventId) -> Option<Arc<Self>> {
-        let known = self.events.partition_point(|event| event.id <= cursor);
-        match &self.events[known..] {
-            [] => None,
-            _ if known == 0 => Some(self),
-            rest => Some(Self::new(rest.to_vec())),
-        }
-    }
-}
 
 /// Who got something of a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -82,7 +33,7 @@ pub(super) struct Announced {
     pub(super) receivers: usize,
 }
 
-/// All feeds. A feed is born with its first listener and goes with its last.
+/// All feeds. A feed is born with its first receiver and goes with its last.
 #[derive(Debug)]
 pub(super) struct Feeds {
     table: Mutex<Table>,
@@ -105,14 +56,14 @@ struct Table {
 struct Feed {
     filter: Arc<Filter>,
     sender: broadcast::Sender<Arc<Batch>>,
-    listeners: usize,
+    receivers: usize,
     /// What it wants of the commit that is being announced. Empty between announcements.
     batch: Vec<Arc<Event>>,
 }
 
 /// A place at a feed. Leaves it when dropped.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(super) struct FeedReceiver {
     pub(super) receiver: broadcast::Receiver<Arc<Batch>>,
     feed: usize,
 }
@@ -133,7 +84,7 @@ impl Feeds {
     }
 
     /// Takes a place at the feed for `filter`. `None` when the feeds are closed.
-    pub(super) fn join(&self, filter: &Arc<Filter>) -> Option<Listener> {
+    pub(super) fn join(&self, filter: &Arc<Filter>) -> Option<FeedReceiver> {
         let mut table = self.table();
         if !table.open {
             return None;
@@ -143,35 +94,35 @@ impl Feeds {
             None => table.add(filter.clone()),
         };
         let feed = &mut table.feeds[index];
-        feed.listeners += 1;
+        feed.receivers += 1;
         let receiver = feed.sender.subscribe();
-        Some(Listener {
+        Some(FeedReceiver {
             receiver,
             feed: index,
         })
     }
 
-    /// Takes another place at the feed of `listener`; it hears what is sent from now on.
-    pub(super) fn join_again(&self, listener: &Listener) -> Listener {
+    /// Takes another place at the feed of `receiver`; it hears what is sent from now on.
+    pub(super) fn join_again(&self, receiver: &FeedReceiver) -> FeedReceiver {
         // Once closed, the table is empty and stays so, and the receiver says that it is closed.
-        if let Some(feed) = self.table().feeds.get_mut(listener.feed) {
-            feed.listeners += 1;
+        if let Some(feed) = self.table().feeds.get_mut(receiver.feed) {
+            feed.receivers += 1;
         }
-        Listener {
-            receiver: listener.receiver.resubscribe(),
-            feed: listener.feed,
+        FeedReceiver {
+            receiver: receiver.receiver.resubscribe(),
+            feed: receiver.feed,
         }
     }
 
-    pub(super) fn leave(&self, listener: &Listener) {
+    pub(super) fn leave(&self, receiver: &FeedReceiver) {
         let mut table = self.table();
         // Once closed, the table is empty and stays so.
-        let Some(feed) = table.feeds.get_mut(listener.feed) else {
+        let Some(feed) = table.feeds.get_mut(receiver.feed) else {
             return;
         };
-        feed.listeners -= 1;
-        if feed.listeners == 0 {
-            table.remove(listener.feed);
+        feed.receivers -= 1;
+        if feed.receivers == 0 {
+            table.remove(receiver.feed);
         }
     }
 
@@ -204,13 +155,6 @@ impl Feeds {
         announced
     }
 
-    /// Sends the hub's own feed what the hub published to itself; nobody else gets it.
-    pub(super) fn announce_canary(&self, canary: Arc<Event>) {
-        if let Some(feed) = self.table().canary() {
-            _ = feed.sender.send(Batch::new(vec![canary]));
-        }
-    }
-
     /// Ends all feeds; what was sent is still received.
     pub(super) fn close(&self) {
         let mut table = self.table();
@@ -229,17 +173,11 @@ impl Feeds {
 }
 
 impl Table {
-    /// The hub's own feed, while the hub listens.
-    fn canary(&self) -> Option<&Feed> {
-        let index = self.by_topic.get(Topic::CANARY)?.first()?;
-        self.feeds.get(*index)
-    }
-
     fn add(&mut self, filter: Arc<Filter>) -> usize {
         let feed = Feed {
             filter: filter.clone(),
             sender: broadcast::Sender::new(FEED_BUFFER_COMMITS),
-            listeners: 0,
+            receivers: 0,
             batch: Vec::new(),
         };
         let index = self.feeds.insert(feed);
@@ -280,7 +218,7 @@ impl Table {
 mod tests {
     use super::*;
     use crate::{
-        event::{Data, EventType, Timestamp, Topic},
+        event::{Data, EventId, EventType, Timestamp, Topic},
         filter::Pattern,
     };
 
@@ -303,8 +241,8 @@ mod tests {
         Arc::new(Filter::new(topics, vec![]))
     }
 
-    fn ids(listener: &mut Listener) -> Vec<i64> {
-        let batch = listener.receiver.try_recv().unwrap();
+    fn ids(receiver: &mut FeedReceiver) -> Vec<i64> {
+        let batch = receiver.receiver.try_recv().unwrap();
         batch
             .events()
             .iter()
@@ -329,25 +267,12 @@ mod tests {
     }
 
     #[test]
-    fn the_canary_is_for_the_hub_alone() {
+    fn a_feed_goes_with_its_last_receiver() {
         let feeds = Feeds::new();
-        let mut all = feeds.join(&filter(&[])).unwrap();
-        let mut pattern = feeds.join(&filter(&["segno.*"])).unwrap();
-        feeds.announce_canary(event(1, Topic::CANARY));
-        let mut own = feeds.join(&Arc::new(Filter::canary())).unwrap();
-        feeds.announce_canary(event(2, Topic::CANARY));
-        assert_eq!(ids(&mut own), [2]);
-        assert!(all.receiver.try_recv().is_err() && pattern.receiver.try_recv().is_err());
-        assert!(Pattern::new(Topic::CANARY).is_err());
-    }
-
-    #[test]
-    fn a_feed_goes_with_its_last_listener() {
-        let feeds = Feeds::new();
-        let listeners = [&["a", "b"][..], &["b", "a"], &["a"], &["x*"]]
+        let receivers = [&["a", "b"][..], &["b", "a"], &["a"], &["x*"]]
             .map(|topics| feeds.join(&filter(topics)).unwrap());
-        for listener in &listeners {
-            feeds.leave(listener);
+        for receiver in &receivers {
+            feeds.leave(receiver);
         }
         let table = feeds.table();
         assert!(
@@ -356,14 +281,5 @@ mod tests {
                 && table.by_topic.is_empty()
                 && table.wide.is_empty()
         );
-    }
-
-    #[test]
-    fn a_rendering_is_made_once_for_all() {
-        let batch = Batch::new(vec![event(1, "a")]);
-        let first = batch.rendered(0, |_| Bytes::from_static(b"first"));
-        let second = batch.rendered(0, |_| unreachable!("made once"));
-        assert_eq!(first.as_ptr(), second.as_ptr());
-        assert_eq!(batch.rendered(1, |_| Bytes::from_static(b"other")), "other");
     }
 }

@@ -1,52 +1,41 @@
-//! Which request a publication came from, for the traces alone. Nothing is made of it while nobody traces.
+//! Which request a publication came from, for the log lines and spans alone. Nothing is made of it while nobody reads them.
 
 use std::{fmt, sync::Arc};
 
 use tracing::{Level, Span};
 
-tokio::task_local! {
-    static REQUEST_ID: Arc<str>;
-}
-
-/// Requests of a commit that its line names.
+/// Requests of a commit that its log line names.
 const NAMED_MAX_REQUESTS: usize = 32;
 
-/// Whether requests, commits and announcements are traced. Costs a look at a few atomics.
+/// Whether requests, commits and announcements are logged. Costs a look at a few atomics.
 pub fn is_traced() -> bool {
     tracing::enabled!(Level::DEBUG)
 }
 
-/// Does `work` for a request: what it publishes is traced as that request's.
-pub async fn for_request<T>(request_id: Arc<str>, work: impl Future<Output = T>) -> T {
-    REQUEST_ID.scope(request_id, work).await
-}
+/// The request that a publication came from, if requests are logged. The default is none.
+#[derive(Debug, Clone, Default)]
+pub struct Origin(Option<Box<Request>>);
 
-/// The request that a publication came from.
-#[derive(Debug)]
-pub(super) struct Origin {
-    request_id: Arc<str>,
+#[derive(Debug, Clone)]
+struct Request {
+    id: Arc<str>,
     span: Span,
 }
 
 impl Origin {
-    /// The request that is worked for, if requests are traced.
-    pub(super) fn current() -> Option<Box<Self>> {
-        if !is_traced() {
-            return None;
-        }
-        let request_id = REQUEST_ID.try_with(Arc::clone).ok()?;
-        let span = Span::current();
-        Some(Box::new(Self { request_id, span }))
+    /// The request with this id, in whose `span` the commit is to be a child.
+    pub fn request(id: Arc<str>, span: Span) -> Self {
+        Self(Some(Box::new(Request { id, span })))
     }
 }
 
 /// The requests that share a commit.
 #[derive(Debug, Default)]
-pub(super) struct Origins(Vec<Origin>);
+pub(super) struct Origins(Vec<Request>);
 
 impl Origins {
-    pub(super) fn push(&mut self, origin: Option<Box<Origin>>) {
-        self.0.extend(origin.map(|origin| *origin));
+    pub(super) fn push(&mut self, origin: Origin) {
+        self.0.extend(origin.0.map(|request| *request));
     }
 
     /// The span of their commit: a child of the first of them, linked with the others.
@@ -63,11 +52,11 @@ impl Origins {
 }
 
 impl fmt::Display for Origins {
-    /// Their ids, parted by spaces; how many more there are when they are very many.
+    /// The first ids, separated by spaces, and the number of the others.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, origin) in self.0.iter().take(NAMED_MAX_REQUESTS).enumerate() {
+        for (n, request) in self.0.iter().take(NAMED_MAX_REQUESTS).enumerate() {
             let space = if n == 0 { "" } else { " " };
-            write!(f, "{space}{}", origin.request_id)?;
+            write!(f, "{space}{}", request.id)?;
         }
         match self.0.len().saturating_sub(NAMED_MAX_REQUESTS) {
             0 => Ok(()),

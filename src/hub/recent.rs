@@ -5,7 +5,6 @@ use std::{
     sync::{Arc, RwLock},
 };
 
-use super::RecentOrLogPage;
 use crate::{
     db::{self, EventLog, Order, Range},
     event::{Event, EventId, Topic},
@@ -22,6 +21,15 @@ const SCAN_MAX_EVENTS: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Recent {
     window: RwLock<Window>,
+}
+
+/// A [`Page`](db::Page) whose events are shared.
+#[derive(Debug)]
+pub(super) struct RecentPage {
+    /// Those that match, in id order. May be none though there is more to read.
+    pub(super) events: Vec<Arc<Event>>,
+    /// The last id that was looked at, if there is more to read behind it.
+    pub(super) read_on: Option<EventId>,
 }
 
 #[derive(Debug)]
@@ -159,7 +167,7 @@ impl Recent {
         filter: &Filter,
         cursor: EventId,
         limit: usize,
-    ) -> Option<RecentOrLogPage> {
+    ) -> Option<RecentPage> {
         let window = self
             .window
             .read()
@@ -168,7 +176,7 @@ impl Recent {
             return None;
         }
         let first = window.events.partition_point(|event| event.id <= cursor);
-        let mut page = RecentOrLogPage {
+        let mut page = RecentPage {
             events: Vec::new(),
             read_on: None,
         };

@@ -1,17 +1,19 @@
 //! Replay, then live, with no seam: the hub's side of one subscriber.
 
-use std::{
-    future::poll_fn,
-    net::SocketAddr,
-    pin::pin,
-    sync::{Arc, atomic::Ordering::Acquire},
-};
+use std::{future::poll_fn, net::SocketAddr, pin::pin, sync::Arc};
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
-use super::{Batch, Bounds, Hub, feeds::Listener, subscribers::Place};
+use super::{
+    announcements::Announcements,
+    batch::Batch,
+    feeds::FeedReceiver,
+    position::{Bounds, Position},
+    progress::{ProgressHandle, ProgressTable},
+    recent::RecentPage,
+};
 use crate::{
-    db::{self, Order, Range},
+    db::{self, EventLog, Order, Page, Range},
     event::{EventId, Timestamp},
     filter::Filter,
     metrics::Metrics,
@@ -91,19 +93,57 @@ pub enum SubscribeError {
     Log(#[from] db::Error),
 }
 
+/// What all subscriptions read from.
+#[derive(Debug)]
+pub(super) struct Sources {
+    pub(super) log: EventLog,
+    pub(super) announcements: Arc<Announcements>,
+    pub(super) progress: ProgressTable,
+    pub(super) metrics: Metrics,
+}
+
+impl Sources {
+    fn position(&self) -> &Position {
+        &self.announcements.position
+    }
+
+    /// The events after `cursor` that `filter` wants: from memory if they are recent, else a page of the log.
+    async fn page_after(
+        &self,
+        filter: &Filter,
+        cursor: EventId,
+        limit: usize,
+    ) -> Result<RecentPage, db::Error> {
+        let pages = &self.metrics.replayed_pages;
+        if let Some(page) = self.announcements.recent.page_after(filter, cursor, limit) {
+            pages.get_or_create(&[("source", "memory")]).inc();
+            return Ok(page);
+        }
+        pages.get_or_create(&[("source", "file")]).inc();
+        let page = self
+            .log
+            .page(filter, Range::after(cursor), Order::Ascending, limit);
+        let Page { events, read_on } = page.await?;
+        Ok(RecentPage {
+            events: events.into_iter().map(Arc::new).collect(),
+            read_on,
+        })
+    }
+}
+
 /// Yields each event after its cursor that its filter wants, once, in id order.
 ///
 /// It holds no events but those it was just given. A subscriber that is slow falls behind the announcements, reads the log
 /// again from its cursor, and is live again when it has caught up.
 #[derive(Debug)]
 pub struct Subscription {
-    hub: Hub,
+    sources: Arc<Sources>,
     filter: Arc<Filter>,
     cursor: EventId,
-    listener: Listener,
-    place: Place,
+    feed: FeedReceiver,
+    progress: ProgressHandle,
     behind: bool,
-    /// What [`Shared::topic_trims`](super::Shared) was when the marks of trimmed topics were last looked at.
+    /// What [`Position::topic_trims`] was when the marks of trimmed topics were last looked at.
     topic_trims: u64,
     /// The id up to which the subscriber knows of trimmed topics.
     trimmed_told: EventId,
@@ -113,7 +153,7 @@ pub struct Subscription {
 
 impl Subscription {
     pub(super) async fn begin(
-        hub: Hub,
+        sources: Arc<Sources>,
         filter: Filter,
         start: Start,
         address: SocketAddr,
@@ -121,17 +161,17 @@ impl Subscription {
         let filter = Arc::new(filter);
         // Taken before the log is read: an event committed in between is then in both, and the cursor drops the copy.
         // The other way round it would be in neither.
-        let listener = hub
-            .shared
+        let feed = sources
+            .announcements
             .feeds
             .join(&filter)
             .ok_or(SubscribeError::Draining)?;
         let mut subscription = Self {
-            place: hub.shared.progress.join(address),
-            hub,
+            progress: sources.progress.join(address),
+            sources,
             filter,
             cursor: EventId::ZERO,
-            listener,
+            feed,
             behind: true,
             topic_trims: 0,
             trimmed_told: EventId::ZERO,
@@ -144,17 +184,20 @@ impl Subscription {
             subscription.find_trimmed().await?;
             subscription.find_lost();
         }
-        subscription.behind = subscription.cursor != subscription.hub.shared.committed();
+        subscription.behind = subscription.cursor != subscription.sources.position().committed();
         Ok(subscription)
     }
 
     async fn find(&self, start: Start) -> Result<EventId, db::Error> {
-        let Bounds { first_id, last_id } = self.hub.bounds();
+        let Bounds { first_id, last_id } = self.sources.position().bounds();
         Ok(match start {
             Start::Live => last_id,
             Start::After(cursor) => cursor,
             Start::First => first_id.previous(),
-            Start::Since(time) => self.hub.first_id_since(time).await?.previous().min(last_id),
+            Start::Since(time) => {
+                let first_id = self.sources.log.first_id_since(time).await?;
+                first_id.previous().min(last_id)
+            }
             Start::Last(0) => last_id,
             Start::Last(events) => self
                 .before_the_newest(events, last_id)
@@ -174,7 +217,8 @@ impl Subscription {
             let limit =
                 usize::try_from(left).map_or(PAGE_MAX_EVENTS, |left| left.min(PAGE_MAX_EVENTS));
             let page = self
-                .hub
+                .sources
+                .log
                 .page(&self.filter, range, Order::Descending, limit)
                 .await?;
             left -= u64::try_from(page.events.len()).expect("a page is small");
@@ -188,15 +232,15 @@ impl Subscription {
 
     /// Another subscription, for the subscriber at `address`, that goes on where this one is.
     pub fn fork(&self, address: SocketAddr) -> Self {
-        let place = self.hub.shared.progress.join(address);
-        place.reached(self.cursor);
+        let progress = self.sources.progress.join(address);
+        progress.reached(self.cursor);
         Self {
-            place,
-            hub: self.hub.clone(),
+            progress,
+            sources: self.sources.clone(),
             filter: self.filter.clone(),
             cursor: self.cursor,
-            // Hears what is announced from now on. What this one has waiting is in the log.
-            listener: self.hub.shared.feeds.join_again(&self.listener),
+            // Receives what is announced from now on. What this one has waiting is in the log.
+            feed: self.sources.announcements.feeds.join_again(&self.feed),
             behind: true,
             topic_trims: self.topic_trims,
             trimmed_told: self.trimmed_told,
@@ -206,7 +250,7 @@ impl Subscription {
 
     /// Where the subscriber is that it was made for.
     pub fn address(&self) -> SocketAddr {
-        self.place.address()
+        self.progress.address()
     }
 
     /// What it wants.
@@ -226,21 +270,21 @@ impl Subscription {
 
     /// What is counted.
     pub fn metrics(&self) -> &Metrics {
-        self.hub.metrics()
+        &self.sources.metrics
     }
 
     /// Moves the cursor over announced events that the filter did not want, if nothing that it wants is waiting.
     pub fn settle(&mut self) {
         // Read before the feed is looked at: all up to here has been handed to the feed by now.
-        let announced = self.hub.shared.announced();
-        if !self.behind && self.listener.receiver.is_empty() {
+        let announced = self.sources.position().announced();
+        if !self.behind && self.feed.receiver.is_empty() {
             self.move_to(self.cursor.max(announced));
         }
     }
 
     fn move_to(&mut self, cursor: EventId) {
         self.cursor = cursor;
-        self.place.reached(cursor);
+        self.progress.reached(cursor);
     }
 
     /// Waits for what comes next. `None`: the hub drains, and the subscriber may come back with its cursor.
@@ -249,7 +293,7 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Option<Delivery>, db::Error> {
         loop {
             if self.behind {
-                if self.listener.receiver.is_closed() {
+                if self.feed.receiver.is_closed() {
                     // A drain does not wait for a long replay: the subscriber comes back with its cursor.
                     return Ok(None);
                 }
@@ -276,7 +320,7 @@ impl Subscription {
     /// What was announced and waits to be taken; `None` if nothing does, or if it must be read from the log.
     pub fn next_waiting(&mut self) -> Option<Arc<Batch>> {
         while !self.behind {
-            match self.listener.receiver.try_recv() {
+            match self.feed.receiver.try_recv() {
                 Ok(batch) => {
                     if let Some(batch) = self.take(batch) {
                         return Some(batch);
@@ -298,23 +342,23 @@ impl Subscription {
 
     /// Waits for what the feed announces next, at rest as long as there is nothing.
     async fn receive(&mut self) -> Result<Arc<Batch>, RecvError> {
-        let mut received = pin!(self.listener.receiver.recv());
-        let place = &self.place;
+        let mut received = pin!(self.feed.receiver.recv());
+        let progress = &self.progress;
         let received = poll_fn(|context| {
             let received = received.as_mut().poll(context);
             if received.is_pending() {
-                place.rest();
+                progress.rest();
             }
             received
         });
         let received = received.await;
-        place.work();
+        progress.work();
         received
     }
 
     /// Whether what lies after the cursor is gone; if so the cursor moves to where reading goes on.
     async fn take_gap(&mut self) -> Result<Option<Gap>, db::Error> {
-        let bounds = self.hub.bounds();
+        let bounds = self.sources.position().bounds();
         let requested = self.cursor;
         let reason = if requested > bounds.last_id {
             GapReason::Ahead
@@ -328,7 +372,7 @@ impl Subscription {
         if reason == GapReason::Ahead || requested < bounds.first_id.previous() {
             self.move_to(bounds.first_id.previous());
         }
-        let gaps = &self.hub.metrics().gaps;
+        let gaps = &self.sources.metrics.gaps;
         gaps.get_or_create(&[("reason", reason.as_str())]).inc();
         Ok(Some(Gap {
             reason,
@@ -342,8 +386,8 @@ impl Subscription {
     fn find_lost(&mut self) -> bool {
         let known = self.lost_told.max(self.cursor);
         let Some(lost) = self
-            .hub
-            .log()
+            .sources
+            .log
             .lost()
             .last()
             .filter(|lost| lost.through > known)
@@ -360,18 +404,18 @@ impl Subscription {
 
     /// Whether the oldest events were trimmed to beyond the cursor.
     fn is_overtaken(&self) -> bool {
-        self.cursor < self.hub.shared.first_id().previous()
+        self.cursor < self.sources.position().first_id().previous()
     }
 
     /// Whether a topic that is wanted was trimmed to beyond the cursor, and the subscriber does not know yet.
     async fn find_trimmed(&mut self) -> Result<bool, db::Error> {
         // Read before the marks: one that is committed later changes it again.
-        let topic_trims = self.hub.shared.topic_trims.load(Acquire);
+        let topic_trims = self.sources.position().topic_trims();
         if self.topic_trims == topic_trims {
             return Ok(false);
         }
         let known = self.trimmed_told.max(self.cursor);
-        let trimmed = self.hub.log().trimmed_after(&self.filter, known).await?;
+        let trimmed = self.sources.log.trimmed_after(&self.filter, known).await?;
         self.topic_trims = topic_trims;
         self.trimmed_told = trimmed.unwrap_or(known);
         Ok(trimmed.is_some())
@@ -380,12 +424,12 @@ impl Subscription {
     /// The next page, if it has an event.
     async fn replay(&mut self) -> Result<Option<Arc<Batch>>, db::Error> {
         // Read before the page: all up to here is in the log by now, and what comes later comes over the feed too.
-        let committed = self.hub.shared.committed();
+        let committed = self.sources.position().committed();
         let page = self
-            .hub
+            .sources
             .page_after(&self.filter, self.cursor, PAGE_MAX_EVENTS)
             .await?;
-        if self.is_overtaken() || self.topic_trims != self.hub.shared.topic_trims.load(Acquire) {
+        if self.is_overtaken() || self.topic_trims != self.sources.position().topic_trims() {
             // Trimming came between: the page may begin behind a hole, and the hole is told first.
             return Ok(None);
         }
@@ -405,7 +449,7 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.hub.shared.feeds.leave(&self.listener);
-        self.hub.shared.progress.leave(&self.place);
+        self.sources.announcements.feeds.leave(&self.feed);
+        self.sources.progress.leave(&self.progress);
     }
 }

@@ -1,127 +1,287 @@
-//! The one task that appends, commits, announces and trims.
+//! The one task that appends, commits, announces and answers.
 //!
-//! Because one task does all three, announce order is commit order is id order, and a request that is dropped half-way
-//! cannot part a commit from its announcement.
+//! Because one task does all of it, announce order is commit order is id order, and a request that is dropped half-way
+//! cannot separate a commit from its announcement.
+//!
+//! It does two kinds of things: it takes what is asked for in one order ([`run`](Writer::run)), and it applies each of
+//! them to the file and to the announcements (`commit` and `change`). What an application does depends on the file and on
+//! what is applied alone, not on who asked or when.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::Ordering::{Relaxed, Release},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::{
-    NotReady, Queue, Shared, canary,
+    announcements::Announcements,
     feeds::Announced,
-    origin::{Origin, Origins},
+    origin::Origins,
+    queue::{Publication, PublishError, Queue, Reply},
+    upkeep::Upkeep,
+    work::{Change, Work},
 };
 use crate::{
-    db::{self, Appender, KeyConflict, Outcome, Stored, Trim},
+    db::{self, Appender, EventLog, Outcome, Trim},
     event::{Event, EventId, NewEvent, Topic},
+    metrics::Metrics,
 };
 
 /// Publications that go into one commit at most. Commits grow with the load by themselves: this bounds the wait of the
 /// first in a burst.
 const COMMIT_MAX_PUBLICATIONS: usize = 1024;
 
-/// What waits for the writer.
+/// The one that writes. [`run`](Self::run) it in a task, and wait for that task after [draining](super::Hub::drain).
 #[derive(Debug)]
-pub(super) enum Publication {
-    /// Events to commit.
-    Events(NewEvents),
-    /// The hub's own, to be announced after the commit it came with, and not stored.
-    Canary,
+pub struct Writer {
+    pub(super) publications: mpsc::Receiver<Publication>,
+    pub(super) work: mpsc::Receiver<Work>,
+    pub(super) draining: CancellationToken,
+    pub(super) applier: Applier,
 }
 
-/// Events that wait for the writer, and where their publisher waits.
+/// Applies what is taken, one after the other.
 #[derive(Debug)]
-pub(super) struct NewEvents {
-    pub(super) events: Vec<NewEvent>,
-    pub(super) reply: oneshot::Sender<Result<Vec<Stored>, PublishError>>,
-    /// Where they came from, if that is traced.
-    pub(super) origin: Option<Box<Origin>>,
-    /// Its share of the queue's bytes.
-    pub(super) _room: OwnedSemaphorePermit,
+pub(super) struct Applier {
+    pub(super) appender: Appender,
+    pub(super) upkeep: Upkeep,
+    pub(super) announcements: Arc<Announcements>,
+    pub(super) log: EventLog,
+    /// For a log line alone.
+    pub(super) queue: Arc<Queue>,
+    pub(super) metrics: Metrics,
+    pub(super) slow_commit: Duration,
 }
 
-/// Where a publisher waits, and its share of the queue's bytes.
-type Reply = (
-    oneshot::Sender<Result<Vec<Stored>, PublishError>>,
-    OwnedSemaphorePermit,
-);
+impl Writer {
+    /// Commits what comes until the hub drains, then what was taken by then, and ends the feeds. To be [closed](Self::close)
+    /// when nobody reads any more.
+    pub async fn run(mut self) -> Self {
+        let draining = self.draining.clone();
+        let mut waiting = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                () = draining.cancelled(), if !self.publications.is_closed() => self.publications.close(),
+                taken = self.publications.recv_many(&mut waiting, COMMIT_MAX_PUBLICATIONS) => match taken {
+                    0 => break,
+                    _ => {
+                        self.applier.take(&mut waiting).await;
+                        // Under constant load the queue is never empty, and other work has its turn all the same.
+                        if let Ok(work) = self.work.try_recv() {
+                            self.applier.work(work).await;
+                        }
+                    }
+                },
+                Some(work) = self.work.recv() => self.applier.work(work).await,
+            }
+        }
+        // Who waits for a piece of work learns at once that it is not done.
+        self.work.close();
+        while self.work.try_recv().is_ok() {}
+        self.applier.announcements.feeds.close();
+        self
+    }
 
-/// Where somebody waits for the end of a chore.
-type ChoreReply<T> = oneshot::Sender<Result<T, db::Error>>;
+    /// Ends all reading, empties the WAL into the file and lets go of it.
+    pub async fn close(self) -> Result<(), db::Error> {
+        let Applier { appender, log, .. } = self.applier;
+        log.close().await;
+        let last_id = appender.last_id();
+        appender.close().await?;
+        if let Err(error) = log.note_highest(last_id).await {
+            tracing::error!(%error, "the highest id cannot be noted beside the file");
+        }
+        Ok(())
+    }
+}
 
-/// What the writer does beside publishing. Each is small: a publisher may have to wait for it.
-#[derive(Debug)]
-pub(super) enum Chore {
-    /// Tell whether commits work.
-    Probe(oneshot::Sender<Result<(), NotReady>>),
-    /// Delete the first events of these and tell how many; `None` if there are none left.
-    Trim {
-        trim: Trim,
-        reply: ChoreReply<Option<u64>>,
-    },
-    /// Note that events of a topic will be gone.
-    MarkTrimmed {
-        topic: Topic,
-        through: EventId,
-        reply: ChoreReply<()>,
-    },
-    /// Erase an event and announce it; what is left of the event is the reply, `None` if there is no such event.
-    Erase {
-        id: EventId,
-        reply: ChoreReply<Option<Arc<Event>>>,
-    },
-    /// Append and announce an event that tells that a topic was erased.
-    TellErased {
-        topic: Topic,
+impl Applier {
+    async fn take(&mut self, publications: &mut Vec<Publication>) {
+        let mut events = Vec::with_capacity(publications.len());
+        let mut replies = Vec::with_capacity(publications.len());
+        let mut origins = Origins::default();
+        let mut pings = Vec::new();
+        for publication in publications.drain(..) {
+            match publication {
+                Publication::Events(new) => {
+                    events.push(new.events);
+                    origins.push(new.origin);
+                    replies.push(new.reply);
+                }
+                Publication::Ping(reply) => pings.push(reply),
+            }
+        }
+        // A ping that came alone costs no look at the file.
+        if !events.is_empty() {
+            self.commit(events, replies, &origins).await;
+        }
+        for ping in pings {
+            _ = ping.send(());
+        }
+    }
+
+    /// Commits, announces, then answers: whoever has an answer may rely on the other two.
+    async fn commit(&mut self, events: Vec<Vec<NewEvent>>, replies: Vec<Reply>, origins: &Origins) {
+        let begun = Instant::now();
+        let span = origins.commit_span();
+        match self.appender.append(events).instrument(span.clone()).await {
+            Ok(outcomes) => {
+                let took = begun.elapsed();
+                self.upkeep.commit_worked();
+                let fresh: Vec<_> = outcomes
+                    .iter()
+                    .flatten()
+                    .flatten()
+                    .filter(|stored| !stored.duplicate)
+                    .map(|stored| stored.event.clone())
+                    .collect();
+                log_commit(origins, &fresh, took);
+                let announcing = tracing::debug_span!(parent: &span, "announce");
+                let announced = announcing.in_scope(|| self.announcements.announce(&fresh));
+                log_announcement(&fresh, announced);
+                self.count(&outcomes, fresh.len(), took);
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    reply.send(outcome.map_err(PublishError::from));
+                }
+            }
+            Err(error) => {
+                self.metrics.failed_commits.inc();
+                let error = self.upkeep.commit_failed(error);
+                for reply in replies {
+                    reply.send(Err(PublishError::Log(error.clone())));
+                }
+            }
+        }
+    }
+
+    fn count(&self, outcomes: &[Outcome], events: usize, took: Duration) {
+        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
+        let as_u64 = |count| u64::try_from(count).expect("a commit is small");
+        self.metrics.published_requests.inc_by(as_u64(stored));
+        self.metrics.published_events.inc_by(as_u64(events));
+        if events > 0 {
+            self.metrics.commit_seconds.observe(took.as_secs_f64());
+            self.log_if_slow(took, events);
+            let events = u32::try_from(events).expect("a commit is small");
+            self.metrics.commit_events.observe(events.into());
+        }
+    }
+
+    fn log_if_slow(&self, took: Duration, events: usize) {
+        if took > self.slow_commit {
+            let waiting = self.queue.waiting();
+            tracing::warn!(
+                duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+                events,
+                queue_publications = waiting.publications,
+                queue_bytes = waiting.bytes,
+                "a commit was slow"
+            );
+        }
+    }
+
+    async fn work(&mut self, work: Work) {
+        match work {
+            Work::Change(change) => self.change(change).await,
+            Work::Chore(chore) => self.upkeep.run(chore, &mut self.appender).await,
+        }
+    }
+
+    async fn change(&mut self, change: Change) {
+        // Who asked and has gone needs no reply.
+        match change {
+            Change::Trim { trim, reply } => {
+                _ = reply.send(self.trim(&trim).await.map_err(Arc::new));
+            }
+            Change::MarkTrimmed {
+                topic,
+                through,
+                reply,
+            } => _ = reply.send(self.mark_trimmed(&topic, through).await.map_err(Arc::new)),
+            Change::Erase { id, reply } => {
+                _ = reply.send(self.erase(id).await.map_err(Arc::new));
+            }
+            Change::TellErased {
+                topic,
+                through,
+                events,
+                reply,
+            } => {
+                let told = self.tell_erased(&topic, through, events).await;
+                _ = reply.send(told.map_err(Arc::new));
+            }
+        }
+    }
+
+    async fn erase(&mut self, id: EventId) -> Result<Option<Arc<Event>>, db::Error> {
+        let Some(erased) = self.appender.erase(id).await? else {
+            return Ok(None);
+        };
+        self.upkeep.wal_is_stale();
+        self.announcements.recent.replace(&erased.event);
+        self.announcements.announce(erased.notice.as_slice());
+        Ok(Some(erased.event))
+    }
+
+    async fn tell_erased(
+        &mut self,
+        topic: &Topic,
         through: EventId,
         events: u64,
-        reply: ChoreReply<Arc<Event>>,
-    },
-    /// Drop the notes of trimmed topics that the first id tells as well.
-    ForgetMarks(ChoreReply<()>),
-    /// Give free pages back to the system.
-    Shrink(ChoreReply<()>),
-    /// Empty the WAL into the file, if no reader is in the way.
-    CleanWal(ChoreReply<()>),
+    ) -> Result<Arc<Event>, db::Error> {
+        let notice = self.appender.append_notice(topic, through, events).await?;
+        self.upkeep.wal_is_stale();
+        self.announcements.announce(std::slice::from_ref(&notice));
+        Ok(notice)
+    }
+
+    async fn trim(&mut self, trim: &Trim) -> Result<Option<u64>, db::Error> {
+        let Some(step) = self.appender.trim_step(trim).await? else {
+            return Ok(None);
+        };
+        let topic = trim.topic.as_ref();
+        let position = &self.announcements.position;
+        let first_id = position.first_id();
+        if topic.is_none() {
+            // Raised before the events go: a reader that finds them gone then finds the cause too, and tells of it. Where
+            // a topic's go, the mark is that cause.
+            self.raise_first_id(step.next_id);
+        }
+        let trimmed = match self.appender.trim(topic, step.through).await {
+            Ok(trimmed) => trimmed,
+            Err(error) => {
+                position.set_first_id(first_id);
+                return Err(error);
+            }
+        };
+        position.count_trimmed(trimmed);
+        self.metrics.trim_steps.inc();
+        self.metrics.trimmed_events.inc_by(trimmed);
+        self.announcements.recent.forget(topic, step.through);
+        if topic.is_some() {
+            self.raise_first_id(self.log.first_id().await?);
+        }
+        Ok(Some(trimmed))
+    }
+
+    /// `None`: no event is left.
+    fn raise_first_id(&self, first_id: Option<EventId>) {
+        let first_id = first_id.unwrap_or(self.appender.last_id().next());
+        self.announcements.position.set_first_id(first_id);
+    }
+
+    async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), db::Error> {
+        self.appender.mark_trimmed(topic, through).await?;
+        self.announcements.position.count_topic_trim();
+        Ok(())
+    }
 }
 
-/// Why the writer did not do a chore.
-#[derive(Debug, thiserror::Error)]
-pub enum ChoreError {
-    /// The hub stops.
-    #[error("the hub is draining")]
-    Draining,
-    /// The file refused.
-    #[error("the file of the event log could not be changed")]
-    Log(#[from] db::Error),
-}
-
-/// Why events were not taken. None of them is stored then.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum PublishError {
-    /// Too many wait for the writer. Later there may be room.
-    #[error("the hub has as much waiting as it may: {} requests, or {} bytes of events", .0.publications, .0.bytes)]
-    Busy(Queue),
-    /// The hub takes no more events.
-    #[error("the hub is draining")]
-    Draining,
-    /// A key stands for another event.
-    #[error(transparent)]
-    KeyConflict(#[from] KeyConflict),
-    /// The commit failed.
-    #[error("the events could not be committed")]
-    Log(#[source] Arc<db::Error>),
-}
-
-fn trace_commit(origins: &Origins, events: &[Arc<Event>], took: Duration) {
+fn log_commit(origins: &Origins, events: &[Arc<Event>], took: Duration) {
     let id = |event: Option<&Arc<Event>>| event.map(|event| event.id.as_i64());
     tracing::debug!(
         requests = %origins,
@@ -133,7 +293,7 @@ fn trace_commit(origins: &Origins, events: &[Arc<Event>], took: Duration) {
     );
 }
 
-fn trace_announcement(events: &[Arc<Event>], announced: Announced) {
+fn log_announcement(events: &[Arc<Event>], announced: Announced) {
     if let (Some(first), Some(last)) = (events.first(), events.last()) {
         tracing::debug!(
             first_id = first.id.as_i64(),
@@ -142,287 +302,5 @@ fn trace_announcement(events: &[Arc<Event>], announced: Announced) {
             receivers = announced.receivers,
             "announce"
         );
-    }
-}
-
-/// The one that writes. [`run`](Self::run) it in a task, and wait for that task after [draining](super::Hub::drain).
-#[derive(Debug)]
-pub struct Writer {
-    appender: Appender,
-    publications: mpsc::Receiver<Publication>,
-    chores: mpsc::Receiver<Chore>,
-    shared: Arc<Shared>,
-    failure: Option<Arc<db::Error>>,
-}
-
-impl Writer {
-    pub(super) fn new(
-        appender: Appender,
-        publications: mpsc::Receiver<Publication>,
-        chores: mpsc::Receiver<Chore>,
-        shared: Arc<Shared>,
-    ) -> Self {
-        Self {
-            appender,
-            publications,
-            chores,
-            shared,
-            failure: None,
-        }
-    }
-
-    /// Commits what comes until the hub drains, then what was taken by then, and ends the feeds. To be [closed](Self::close)
-    /// when nobody reads any more.
-    pub async fn run(mut self) -> Self {
-        let draining = self.shared.draining.clone();
-        let mut waiting = Vec::new();
-        loop {
-            tokio::select! {
-                biased;
-                () = draining.cancelled(), if !self.publications.is_closed() => self.publications.close(),
-                taken = self.publications.recv_many(&mut waiting, COMMIT_MAX_PUBLICATIONS) => match taken {
-                    0 => break,
-                    _ => {
-                        self.take(&mut waiting).await;
-                        // Under constant load the queue is never empty, and a chore has its turn all the same.
-                        if let Ok(chore) = self.chores.try_recv() {
-                            self.run_chore(chore).await;
-                        }
-                    }
-                },
-                Some(chore) = self.chores.recv() => self.run_chore(chore).await,
-            }
-        }
-        // Who waits for a chore learns at once that it is not done.
-        self.chores.close();
-        while self.chores.try_recv().is_ok() {}
-        self.shared.feeds.close();
-        self
-    }
-
-    /// Ends all reading, empties the WAL into the file and lets go of it.
-    pub async fn close(self) -> Result<(), db::Error> {
-        self.shared.log.close().await;
-        let last_id = self.appender.last_id();
-        self.appender.close().await?;
-        if let Err(error) = self.shared.log.note_highest(last_id).await {
-            tracing::error!(%error, "the highest id cannot be noted beside the file");
-        }
-        Ok(())
-    }
-
-    async fn take(&mut self, publications: &mut Vec<Publication>) {
-        let mut events = Vec::with_capacity(publications.len());
-        let mut replies = Vec::with_capacity(publications.len());
-        let mut origins = Origins::default();
-        let mut canary = false;
-        for publication in publications.drain(..) {
-            match publication {
-                Publication::Events(new) => {
-                    events.push(new.events);
-                    origins.push(new.origin);
-                    replies.push((new.reply, new._room));
-                }
-                Publication::Canary => canary = true,
-            }
-        }
-        // A canary that came alone costs no look at the file.
-        if !events.is_empty() {
-            self.commit(events, replies, &origins).await;
-        }
-        if canary {
-            self.shared.feeds.announce_canary(canary::event());
-        }
-    }
-
-    /// Commits, announces, then answers: whoever has an answer may rely on the other two.
-    async fn commit(&mut self, events: Vec<Vec<NewEvent>>, replies: Vec<Reply>, origins: &Origins) {
-        let begun = Instant::now();
-        let span = origins.commit_span();
-        match self.appender.append(events).instrument(span.clone()).await {
-            Ok(outcomes) => {
-                let took = begun.elapsed();
-                self.recovered();
-                let fresh: Vec<_> = outcomes
-                    .iter()
-                    .flatten()
-                    .flatten()
-                    .filter(|stored| !stored.duplicate)
-                    .map(|stored| stored.event.clone())
-                    .collect();
-                trace_commit(origins, &fresh, took);
-                let announcing = tracing::debug_span!(parent: &span, "announce");
-                let announced = announcing.in_scope(|| self.shared.announce(&fresh));
-                trace_announcement(&fresh, announced);
-                self.count(&outcomes, fresh.len(), took);
-                for ((reply, _room), outcome) in replies.into_iter().zip(outcomes) {
-                    // A publisher that went away has lost its answer, not its events.
-                    _ = reply.send(outcome.map_err(PublishError::from));
-                }
-            }
-            Err(error) => {
-                self.shared.metrics.failed_commits.inc();
-                let error = self.failed(error);
-                for (reply, _room) in replies {
-                    _ = reply.send(Err(PublishError::Log(error.clone())));
-                }
-            }
-        }
-    }
-
-    fn count(&self, outcomes: &[Outcome], events: usize, took: Duration) {
-        let metrics = &self.shared.metrics;
-        let stored = outcomes.iter().filter(|outcome| outcome.is_ok()).count();
-        let as_u64 = |count| u64::try_from(count).expect("a commit is small");
-        metrics.published_requests.inc_by(as_u64(stored));
-        metrics.published_events.inc_by(as_u64(events));
-        if events > 0 {
-            metrics.commit_seconds.observe(took.as_secs_f64());
-            self.tell_if_slow(took, events);
-            let events = u32::try_from(events).expect("a commit is small");
-            metrics.commit_events.observe(events.into());
-        }
-    }
-
-    fn tell_if_slow(&self, took: Duration, events: usize) {
-        if took > self.shared.settings.slow_commit {
-            let queue = self.shared.waiting();
-            tracing::warn!(
-                duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-                events,
-                queue_publications = queue.publications,
-                queue_bytes = queue.bytes,
-                "a commit was slow"
-            );
-        }
-    }
-
-    async fn run_chore(&mut self, chore: Chore) {
-        match chore {
-            Chore::Probe(reply) => _ = reply.send(self.probe().await),
-            Chore::Trim { trim, reply } => _ = reply.send(self.trim(&trim).await),
-            Chore::MarkTrimmed {
-                topic,
-                through,
-                reply,
-            } => _ = reply.send(self.mark_trimmed(&topic, through).await),
-            Chore::Erase { id, reply } => _ = reply.send(self.erase(id).await),
-            Chore::TellErased {
-                topic,
-                through,
-                events,
-                reply,
-            } => _ = reply.send(self.tell_erased(&topic, through, events).await),
-            Chore::Shrink(reply) => {
-                self.shared.wal_is_stale.store(true, Release);
-                _ = reply.send(self.appender.shrink().await);
-            }
-            Chore::ForgetMarks(reply) => _ = reply.send(self.appender.forget_marks().await),
-            Chore::CleanWal(reply) => _ = reply.send(self.clean_wal().await),
-        }
-    }
-
-    async fn erase(&mut self, id: EventId) -> Result<Option<Arc<Event>>, db::Error> {
-        let Some(erased) = self.appender.erase(id).await? else {
-            return Ok(None);
-        };
-        self.shared.wal_is_stale.store(true, Release);
-        self.shared.recent.replace(&erased.event);
-        self.shared.announce(erased.notice.as_slice());
-        Ok(Some(erased.event))
-    }
-
-    async fn tell_erased(
-        &mut self,
-        topic: &Topic,
-        through: EventId,
-        events: u64,
-    ) -> Result<Arc<Event>, db::Error> {
-        let notice = self.appender.append_notice(topic, through, events).await?;
-        self.shared.wal_is_stale.store(true, Release);
-        self.shared.announce(std::slice::from_ref(&notice));
-        Ok(notice)
-    }
-
-    async fn clean_wal(&mut self) -> Result<(), db::Error> {
-        if self.appender.clean_wal().await? {
-            self.shared.wal_is_stale.store(false, Release);
-        }
-        Ok(())
-    }
-
-    async fn trim(&mut self, trim: &Trim) -> Result<Option<u64>, db::Error> {
-        let Some(step) = self.appender.trim_step(trim).await? else {
-            return Ok(None);
-        };
-        let topic = trim.topic.as_ref();
-        let first_id = self.shared.first_id();
-        if topic.is_none() {
-            // Raised before the events go: a reader that finds them gone then finds the cause too, and tells of it. Where
-            // a topic's go, the mark is that cause.
-            self.raise_first_id(step.next_id);
-        }
-        let trimmed = match self.appender.trim(topic, step.through).await {
-            Ok(trimmed) => trimmed,
-            Err(error) => {
-                self.shared.first_id.store(first_id.as_i64(), Release);
-                return Err(error);
-            }
-        };
-        self.shared.events.fetch_sub(trimmed, Relaxed);
-        self.shared.metrics.trim_steps.inc();
-        self.shared.metrics.trimmed_events.inc_by(trimmed);
-        self.shared.recent.forget(topic, step.through);
-        if topic.is_some() {
-            self.raise_first_id(self.shared.log.first_id().await?);
-        }
-        Ok(Some(trimmed))
-    }
-
-    /// `None`: no event is left.
-    fn raise_first_id(&self, first_id: Option<EventId>) {
-        let first_id = first_id.unwrap_or(self.appender.last_id().next());
-        self.shared.first_id.store(first_id.as_i64(), Release);
-    }
-
-    async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), db::Error> {
-        self.appender.mark_trimmed(topic, through).await?;
-        self.shared.topic_trims.fetch_add(1, Release);
-        Ok(())
-    }
-
-    /// Looks whether commits would go into the right file, and after a failure tries whether it lasts; a publisher should not
-    /// have to find out.
-    async fn probe(&mut self) -> Result<(), NotReady> {
-        let probed = match self.failure {
-            None => self.appender.look_in_place().await,
-            Some(_) => self.appender.probe().await,
-        };
-        match probed {
-            Ok(()) => {
-                self.recovered();
-                Ok(())
-            }
-            Err(error) => Err(NotReady::CommitsFail(self.failed(error))),
-        }
-    }
-
-    fn recovered(&mut self) {
-        if self.failure.take().is_some() {
-            tracing::info!("commits work again");
-        }
-    }
-
-    /// Traces the first of a row of failures: a full disk would else fill the trace as well.
-    fn failed(&mut self, error: db::Error) -> Arc<db::Error> {
-        if self.failure.is_none() {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "a commit failed; its events were refused"
-            );
-        }
-        let error = Arc::new(error);
-        self.failure = Some(error.clone());
-        error
     }
 }

@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Stdio};
 
 use reqwest::StatusCode;
 use segno::{
-    hub::{self, Hub, Queue},
+    hub::{self, Hub, QueueLimits},
     metrics::Metrics,
     server::Server,
 };
@@ -136,7 +136,7 @@ async fn a_note_that_cannot_be_read_stops_the_start() {
     );
     let other = folder.path().join("other.db");
     let settings = hub::Settings {
-        queue: Queue {
+        queue: QueueLimits {
             publications: 1,
             bytes: 1,
         },

@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "crate::hub",
-        &["http", "server", "config", "retention", "watch"],
+        &["http", "server", "config", "retention", "monitor"],
         "nothing below the hub knows it",
     ),
     (

@@ -1,6 +1,11 @@
 //! `GET /sse`: replay, then live, as a stream of server-sent events.
 
-use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -466,13 +471,22 @@ fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
     out.into()
 }
 
+/// The bytes of a batch, each made by the first that asks and shared by the rest.
+#[derive(Debug, Default)]
+struct Rendered {
+    data: OnceLock<Bytes>,
+    event: OnceLock<Bytes>,
+}
+
 /// The frames of a batch, encoded once for all who get it in this format.
 fn render(batch: &Batch, format: Format) -> Bytes {
-    let kind = match format {
-        Format::Data => 0,
-        Format::Event => 1,
+    let rendered: &Rendered = batch.attached();
+    let bytes = match format {
+        Format::Data => &rendered.data,
+        Format::Event => &rendered.event,
     };
-    batch.rendered(kind, |events| {
+    let render = || {
+        let events = batch.events();
         let bytes = events
             .iter()
             .map(|event| event.data.as_str().len() + 64)
@@ -482,7 +496,8 @@ fn render(batch: &Batch, format: Format) -> Bytes {
             frame::write_event(event, format, &mut out);
         }
         out.into()
-    })
+    };
+    bytes.get_or_init(render).clone()
 }
 
 impl IntoResponse for Following {

@@ -97,10 +97,12 @@ impl HistoryApi {
         if let Some(Since(Start::Since(time))) = optional(since.0)? {
             range.after = range
                 .after
-                .max(self.0.hub.first_id_since(time).await?.previous());
+                .max(self.0.hub.log().first_id_since(time).await?.previous());
         }
         if let Some(Moment(time)) = optional(until.0)? {
-            range.before = range.before.min(self.0.hub.first_id_since(time).await?);
+            range.before = range
+                .before
+                .min(self.0.hub.log().first_id_since(time).await?);
         }
         let query = HistoryQuery {
             filter: filter(topic.0, event_type.0)?,
@@ -128,7 +130,7 @@ impl HistoryApi {
         id: Path<Checked<EventId>>,
     ) -> Result<OneEvent, ProblemOf<ReadEvent>> {
         let id = id.0.get()?;
-        match self.0.hub.event(id).await? {
+        match self.0.hub.log().event(id).await? {
             Some(event) => Ok(OneEvent(event.into())),
             None => Err(unknown_event(id).into()),
         }
@@ -155,6 +157,7 @@ impl HistoryApi {
         let topics = self
             .0
             .hub
+            .log()
             .topics_after(&after, u32::try_from(limit).expect("a limit is small"))
             .await?;
         Ok(TopicList::new(topics, limit))
@@ -274,6 +277,7 @@ impl HistoryLines {
             };
             let left = query.limit.unwrap_or(usize::MAX);
             let page = hub
+                .log()
                 .page(
                     &query.filter,
                     query.range,
@@ -333,6 +337,7 @@ pub(super) async fn read_page(
     let mut next = None;
     for _ in 0..ANSWER_MAX_PAGES {
         let page = hub
+            .log()
             .page(&query.filter, query.range, query.order, limit - events)
             .await?;
         for event in &page.events {

@@ -25,10 +25,14 @@ use super::{
     },
     parameter::{Checked, optional},
 };
-use crate::http::problem::{Code, Codes, Problem, ProblemOf};
+use crate::http::{
+    origin_of,
+    problem::{Code, Codes, Problem, ProblemOf},
+};
 use crate::{
     db::Stored,
     event::{Data, Event, EventId, EventType, Key, NewEvent, Topic},
+    hub::Origin,
     limits,
 };
 
@@ -51,8 +55,13 @@ impl PublishApi {
         tag = "Tag::Publish",
         operation_id = "publish"
     )]
-    async fn publish(&self, body: EventsBody) -> Result<PublishedAny, ProblemOf<PublishEvents>> {
-        Ok(PublishedAny(self.publish_events(body).await?))
+    async fn publish(
+        &self,
+        body: EventsBody,
+        request: &Request,
+    ) -> Result<PublishedAny, ProblemOf<PublishEvents>> {
+        let origin = origin_of(request);
+        Ok(PublishedAny(self.publish_events(body, origin).await?))
     }
 
     /// Publish a body as it is
@@ -75,6 +84,7 @@ impl PublishApi {
         #[oai(name = "Idempotency-Key")]
         key: Header<Option<Checked<Key>>>,
         body: RawData,
+        request: &Request,
     ) -> Result<Published, ProblemOf<PublishRaw>> {
         let event = NewEvent {
             topic: topic.0.get()?,
@@ -82,7 +92,8 @@ impl PublishApi {
             data: body.0,
             key: optional(key.0)?,
         };
-        Ok(Published::one(self.0.hub.publish(vec![event]).await?))
+        let published = self.0.hub.publish(vec![event], origin_of(request));
+        Ok(Published::one(published.await?))
     }
 }
 
@@ -92,10 +103,11 @@ impl PublishApi {
     pub(in crate::http) async fn answer_publish(&self, request: Request) -> Response {
         let (request, mut body) = request.split();
         let published = async move {
+            let origin = origin_of(&request);
             let events = EventsBody::read(&request, &mut body).await?;
             // Before the wait for the commit: they hold the buffer that the next request is read into.
             drop((request, body));
-            self.publish_events(events).await
+            self.publish_events(events, origin).await
         };
         match published.await {
             Ok(published) => published.into_response(),
@@ -103,10 +115,15 @@ impl PublishApi {
         }
     }
 
-    async fn publish_events(&self, events: EventsBody) -> Result<Published, Problem> {
+    async fn publish_events(
+        &self,
+        events: EventsBody,
+        origin: Origin,
+    ) -> Result<Published, Problem> {
+        let hub = &self.0.hub;
         Ok(match events {
-            EventsBody::One(event) => Published::one(self.0.hub.publish(vec![event]).await?),
-            EventsBody::Batch(events) => Published::Batch(self.0.hub.publish(events).await?),
+            EventsBody::One(event) => Published::one(hub.publish(vec![event], origin).await?),
+            EventsBody::Batch(events) => Published::Batch(hub.publish(events, origin).await?),
         })
     }
 }

@@ -14,7 +14,10 @@ use super::{
     publish::{json_response, publish_codes},
 };
 use crate::event::{Data, EventId, EventType, NewEvent, Topic};
-use crate::http::problem::{Code, Codes, Problem, ProblemOf};
+use crate::http::{
+    origin_of,
+    problem::{Code, Codes, Problem, ProblemOf},
+};
 
 /// Topic of what comes in over `/messages` and `/send_rest`.
 const MESSAGES_TOPIC: &str = "messages";
@@ -37,8 +40,9 @@ impl TutorialApi {
     async fn send_message(
         &self,
         body: MessageBody,
+        request: &Request,
     ) -> Result<MessageAnswer, ProblemOf<PublishMessage>> {
-        self.send(&body, MessageStatus::Received).await
+        self.send(&body, MessageStatus::Received, request).await
     }
 
     /// Send a message as REST
@@ -53,8 +57,10 @@ impl TutorialApi {
     async fn send_rest(
         &self,
         body: MessageBody,
+        request: &Request,
     ) -> Result<MessageAnswer, ProblemOf<PublishMessage>> {
-        self.send(&body, MessageStatus::ReceivedViaRest).await
+        self.send(&body, MessageStatus::ReceivedViaRest, request)
+            .await
     }
 }
 
@@ -63,8 +69,10 @@ impl TutorialApi {
         &self,
         body: &MessageBody,
         status: MessageStatus,
+        request: &Request,
     ) -> Result<MessageAnswer, ProblemOf<PublishMessage>> {
-        let stored = self.0.hub.publish(vec![body.to_event(status)?]).await?;
+        let events = vec![body.to_event(status)?];
+        let stored = self.0.hub.publish(events, origin_of(request)).await?;
         Ok(body.answer(status, stored[0].event.id))
     }
 }

@@ -1,4 +1,4 @@
-//! A timer that watches the hub: sends the canary round, and looks for subscribers that are slow.
+//! A timer that monitors the hub: sends the canary, and looks for slow subscribers.
 
 use std::time::Duration;
 
@@ -6,25 +6,26 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::hub::Hub;
 
-/// Watches the hub, for ever, and calls `alive` after each round trip of the canary. To be dropped when the hub drains.
+/// Monitors the hub, for ever, and calls `alive` after each canary that was answered. To be dropped when the hub drains.
 pub async fn run(hub: &Hub, alive: impl Fn()) {
     let every = hub.settings().canary;
     let mut failing = false;
     loop {
         let begun = Instant::now();
         match hub.send_canary().await {
-            Ok(_) if failing => {
+            Ok(()) => {
+                if failing {
+                    tracing::info!("the canary is answered again");
+                }
                 failing = false;
-                tracing::info!("the canary is back");
                 alive();
             }
-            Ok(_) => alive(),
             Err(error) => {
-                // The first of a row: what lasts would else fill the trace as well.
+                // The first of consecutive failures: a lasting one would else fill the log files.
                 if !failing {
                     tracing::error!(
                         error = &error as &dyn std::error::Error,
-                        "the canary did not come back"
+                        "the canary was not answered"
                     );
                 }
                 failing = true;

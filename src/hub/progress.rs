@@ -22,7 +22,7 @@ use crate::event::EventId;
 
 /// All subscribers there are.
 #[derive(Debug, Default)]
-pub(super) struct Subscribers {
+pub(super) struct ProgressTable {
     table: Mutex<Slab<Watched>>,
 }
 
@@ -67,7 +67,7 @@ struct Progress {
 
 /// A subscriber's place among them. To be given back.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ProgressHandle {
     index: usize,
     progress: Arc<Progress>,
 }
@@ -81,14 +81,14 @@ pub struct Behind {
     pub lag_events: u64,
 }
 
-impl Subscribers {
-    pub(super) fn join(&self, address: SocketAddr) -> Place {
+impl ProgressTable {
+    pub(super) fn join(&self, address: SocketAddr) -> ProgressHandle {
         let progress = Arc::new(Progress {
             address,
             cursor: AtomicI64::new(0),
             turns: AtomicU64::new(1),
         });
-        Place {
+        ProgressHandle {
             index: self.table().insert(Watched {
                 progress: progress.clone(),
                 episode: None,
@@ -97,7 +97,7 @@ impl Subscribers {
         }
     }
 
-    pub(super) fn leave(&self, place: &Place) {
+    pub(super) fn leave(&self, place: &ProgressHandle) {
         self.table().remove(place.index);
     }
 
@@ -161,7 +161,7 @@ impl Progress {
     }
 }
 
-impl Place {
+impl ProgressHandle {
     pub(super) fn address(&self) -> SocketAddr {
         self.progress.address
     }
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn behind_is_who_is_at_work_with_events_to_come() {
-        let subscribers = Subscribers::default();
+        let subscribers = ProgressTable::default();
         let address = "127.0.0.1:1".parse().unwrap();
         let places = [0, 4, 10, 10].map(|cursor| {
             let place = subscribers.join(address);
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_slow_one_is_found_once_until_it_has_had_a_rest() {
-        let subscribers = Subscribers::default();
+        let subscribers = ProgressTable::default();
         let place = subscribers.join("127.0.0.1:1".parse().unwrap());
         place.reached(EventId::from_row(3));
         let find = |millis| {
