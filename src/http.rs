@@ -16,6 +16,7 @@ mod opening;
 mod operations;
 mod problem;
 mod request_id;
+mod schema;
 mod stats;
 
 use std::{
@@ -195,7 +196,7 @@ impl HubEndpoint {
         let answer = self.answer(request).instrument(span.clone()).await;
         let status = answer.status().as_u16();
         span.record("http.response.status_code", status);
-        let duration_ms = begun.elapsed().as_secs_f64() * 1000.0;
+        let duration_ms = milliseconds(begun.elapsed());
         tracing::debug!(request_id = id, %method, path, status, duration_ms, "request");
         answer
     }
@@ -245,6 +246,11 @@ fn count_refusal(response: &Response, refusals: &Counters) {
 
 fn count_code(code: Code, refusals: &Counters) {
     refusals.get_or_create(&[("code", code.as_str())]).inc();
+}
+
+/// Milliseconds to three places: more would be noise.
+fn milliseconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1e6).round() / 1e3
 }
 
 /// Asks the routes, and tells what poem itself refused in our shape.

@@ -1,16 +1,13 @@
 //! Whether the hub runs, and whether it takes events.
 
-use poem::{IntoResponse, Response};
-use poem_openapi::{
-    ApiResponse, OpenApi,
-    registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
-};
-use serde_json::json;
+use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
+use serde::Serialize;
 
 use super::{
     api::{Api, Tag},
-    metrics::{Figures, ReadMetrics},
+    metrics::{Figures, MetricsText, ReadMetrics},
     problem::{Code, Codes, Problem, ProblemOf},
+    schema::Json,
     stats::HubStats,
 };
 
@@ -33,7 +30,7 @@ impl HealthApi {
     async fn live(&self) -> Result<Healthy, ProblemOf<Liveness>> {
         match self.0.hub.is_stuck() {
             true => Err(Problem::new(Code::Stuck, "the writer does not work any more").into()),
-            false => Ok(Healthy),
+            false => Ok(Healthy::yes()),
         }
     }
 
@@ -49,7 +46,7 @@ impl HealthApi {
     )]
     async fn ready(&self) -> Result<Healthy, ProblemOf<Readiness>> {
         self.0.hub.ready().await?;
-        Ok(Healthy)
+        Ok(Healthy::yes())
     }
 
     /// The hub in figures
@@ -62,11 +59,8 @@ impl HealthApi {
         operation_id = "stats"
     )]
     async fn stats(&self) -> Result<HubStats, ProblemOf<Looking>> {
-        Ok(HubStats {
-            hub: self.0.hub.stats().await,
-            metrics: self.0.hub.metrics().clone(),
-            limits: self.0.settings.limits.clone(),
-        })
+        let (stats, limits) = (self.0.hub.stats().await, &self.0.settings.limits);
+        Ok(HubStats::of(&stats, limits, self.0.hub.metrics()))
     }
 
     /// The hub in figures, for Prometheus
@@ -78,44 +72,42 @@ impl HealthApi {
         tag = "Tag::Health",
         operation_id = "metrics"
     )]
-    async fn metrics(&self) -> Result<Figures, ProblemOf<ReadMetrics>> {
-        Ok(Figures::of(&self.0.hub, &self.0.settings.limits).await?)
+    async fn metrics(&self) -> Result<MetricsText, ProblemOf<ReadMetrics>> {
+        let figures = Figures::of(&self.0.hub, &self.0.settings.limits).await?;
+        Ok(MetricsText::Read(figures, "no-store".into()))
     }
 }
 
-/// `{"status":"ok"}`.
-#[derive(Debug)]
-pub(super) struct Healthy;
-
-impl IntoResponse for Healthy {
-    fn into_response(self) -> Response {
-        Response::builder()
-            .content_type("application/json")
-            .body(json!({"status": "ok"}).to_string())
-    }
+/// Whether the hub is well.
+#[derive(Debug, Serialize, Object)]
+pub(super) struct Health {
+    /// A hub that is not well answers with a problem.
+    status: HealthStatus,
 }
 
-impl ApiResponse for Healthy {
-    fn meta() -> MetaResponses {
-        let schema = MetaSchema {
-            example: Some(json!({"status": "ok"})),
-            ..MetaSchema::new("object")
-        };
-        MetaResponses {
-            responses: vec![MetaResponse {
-                description: "Yes.",
-                status: Some(200),
-                status_range: None,
-                content: vec![MetaMediaType {
-                    content_type: "application/json",
-                    schema: MetaSchemaRef::Inline(Box::new(schema)),
-                }],
-                headers: vec![],
-            }],
-        }
-    }
+/// The only answer that is not a problem.
+#[derive(Debug, Serialize, Enum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase")]
+enum HealthStatus {
+    Ok,
+}
 
-    fn register(_: &mut Registry) {}
+/// The answer of `GET /health/live` and `GET /health/ready`.
+#[derive(Debug, ApiResponse)]
+pub(super) enum Healthy {
+    /// Yes.
+    #[oai(status = 200)]
+    Yes(Json<Health>),
+}
+
+impl Healthy {
+    /// It is well.
+    pub(super) fn yes() -> Self {
+        Self::Yes(Json::of(&Health {
+            status: HealthStatus::Ok,
+        }))
+    }
 }
 
 /// The refusals of what only looks at the hub: none of its own.

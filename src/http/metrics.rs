@@ -2,10 +2,11 @@
 
 use std::time::SystemTime;
 
-use poem::{IntoResponse, Response, http::header};
+use poem::{IntoResponse, Response};
 use poem_openapi::{
     ApiResponse,
-    registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+    payload::Payload,
+    registry::{MetaSchema, MetaSchemaRef},
 };
 use prometheus_client::{
     encoding::prometheus_text,
@@ -24,7 +25,7 @@ use crate::{
 /// What the exposition says the version of its format is. Source: Prometheus, Exposition formats.
 const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 
-/// The answer of `GET /metrics`: the text exposition format of Prometheus.
+/// The figures in the text exposition format of Prometheus.
 #[derive(Debug)]
 pub(super) struct Figures(String);
 
@@ -232,34 +233,27 @@ async fn register_log(segno: &mut Exposition, hub: &Hub) -> Result<(), db::Error
 
 impl IntoResponse for Figures {
     fn into_response(self) -> Response {
-        Response::builder()
-            .content_type(CONTENT_TYPE)
-            .header(header::CACHE_CONTROL, "no-store")
-            .body(self.0)
+        Response::builder().content_type(CONTENT_TYPE).body(self.0)
     }
 }
 
-impl ApiResponse for Figures {
-    fn meta() -> MetaResponses {
-        let schema = MetaSchema {
+impl Payload for Figures {
+    const CONTENT_TYPE: &'static str = CONTENT_TYPE;
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
             example: Some("# TYPE segno_last_id gauge\nsegno_last_id 1000\n".into()),
             ..MetaSchema::new("string")
-        };
-        MetaResponses {
-            responses: vec![MetaResponse {
-                description: "The text exposition format of Prometheus.",
-                status: Some(200),
-                status_range: None,
-                content: vec![MetaMediaType {
-                    content_type: CONTENT_TYPE,
-                    schema: MetaSchemaRef::Inline(Box::new(schema)),
-                }],
-                headers: vec![],
-            }],
-        }
+        }))
     }
+}
 
-    fn register(_: &mut Registry) {}
+/// The answer of `GET /metrics`.
+#[derive(Debug, ApiResponse)]
+pub(super) enum MetricsText {
+    /// The text exposition format of Prometheus.
+    #[oai(status = 200)]
+    Read(Figures, #[oai(header = "Cache-Control")] String),
 }
 
 /// The refusals of `GET /metrics`.

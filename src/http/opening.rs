@@ -31,7 +31,7 @@ impl Endpoint for Opening {
     async fn call(&self, request: Request) -> Result<Answer> {
         let hub = match (self.hub.get(), request.uri().path()) {
             (Some(hub), _) => hub,
-            (None, "/health/live") => return Ok(early(&request, Healthy).into()),
+            (None, "/health/live") => return Ok(early(&request, Healthy::yes()).into()),
             (None, "/health/ready") => {
                 let problem = Problem::new(Code::Starting, "the file is being opened");
                 return Ok(early(&request, problem).into());

@@ -8,10 +8,11 @@ use poem::{
     http::{HeaderValue, StatusCode, header},
 };
 use poem_openapi::{
-    ApiResponse,
-    registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+    ApiResponse, Object,
+    registry::{MetaMediaType, MetaResponse, MetaResponses, Registry},
+    types::{Example, Type},
 };
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{
     db, hub,
@@ -27,53 +28,70 @@ const BUSY_RETRY_AFTER: Duration = Duration::from_secs(1);
 /// When a client that found the hub draining may try again: by then another may run.
 const DRAINING_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// What went wrong, in a word for programs. The words are part of the API and do not change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Code {
-    InvalidJson,
-    InvalidText,
-    MissingField,
-    UnknownField,
-    InvalidField,
-    InvalidTopic,
-    InvalidType,
-    InvalidKey,
-    EmptyBatch,
-    InvalidId,
-    InvalidCursor,
-    InvalidTime,
-    InvalidLimit,
-    InvalidOrder,
-    InvalidFormat,
-    InvalidParameter,
-    UnknownParameter,
-    ConflictingStarts,
-    UnknownPath,
-    UnknownEvent,
-    UnknownTopic,
-    MethodNotAllowed,
-    RequestTimeout,
-    KeyConflict,
-    EventTooLarge,
-    BatchTooLarge,
-    UnsupportedContentType,
-    TooManyConnectionsOfAddress,
-    TooManyStreamsOfAddress,
-    TooManyEventsOfAddress,
-    Internal,
-    TooManyConnections,
-    Starting,
-    Busy,
-    Draining,
-    LogBusy,
-    CommitsFail,
-    LogMoved,
-    LogCorrupt,
-    DiskFailed,
-    CanaryLate,
-    Stuck,
-    DiskFull,
-    ReadOnly,
+/// Makes [`Code`] of a table: its variant, status, word, and what it means, which the OpenAPI document says of it.
+macro_rules! codes {
+    ($($code:ident, $status:ident, $word:literal, $meaning:literal;)*) => {
+        /// What went wrong, in a word for programs. The words are part of the API and do not change.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Code {
+            $($code,)*
+        }
+
+        impl Code {
+            const fn entry(self) -> (StatusCode, &'static str, &'static str) {
+                match self {
+                    $(Self::$code => (StatusCode::$status, $word, $meaning),)*
+                }
+            }
+        }
+    };
+}
+
+codes! {
+    InvalidJson, BAD_REQUEST, "invalid_json", "the body is not JSON; the detail says where";
+    InvalidText, BAD_REQUEST, "invalid_text", "the body is not UTF-8 text";
+    MissingField, BAD_REQUEST, "missing_field", "a required field is missing";
+    UnknownField, BAD_REQUEST, "unknown_field", "an object has an unknown field";
+    InvalidField, BAD_REQUEST, "invalid_field", "a field has the wrong type of JSON value";
+    InvalidTopic, BAD_REQUEST, "invalid_topic", "a topic breaks the rule for topics; the detail says how";
+    InvalidType, BAD_REQUEST, "invalid_type", "an event type breaks the rule for types; the detail says how";
+    InvalidKey, BAD_REQUEST, "invalid_key", "a key breaks the rule for keys; the detail says how";
+    EmptyBatch, BAD_REQUEST, "empty_batch", "the body has no event";
+    InvalidId, BAD_REQUEST, "invalid_id", "an id is not a whole number";
+    InvalidCursor, BAD_REQUEST, "invalid_cursor", "a cursor is not a whole number";
+    InvalidTime, BAD_REQUEST, "invalid_time", "a time is neither an age such as 15m nor RFC 3339";
+    InvalidLimit, BAD_REQUEST, "invalid_limit", "a limit is not a whole number in its range";
+    InvalidOrder, BAD_REQUEST, "invalid_order", "the order is neither asc nor desc";
+    InvalidFormat, BAD_REQUEST, "invalid_format", "the format is unknown";
+    InvalidParameter, BAD_REQUEST, "invalid_parameter", "a parameter cannot be read";
+    UnknownParameter, BAD_REQUEST, "unknown_parameter", "a query parameter is unknown; the detail lists those of the operation";
+    ConflictingStarts, BAD_REQUEST, "conflicting_starts", "the query has more than one start";
+    UnknownPath, NOT_FOUND, "unknown_path", "no such path";
+    UnknownEvent, NOT_FOUND, "unknown_event", "no event has this id, or it was trimmed";
+    UnknownTopic, NOT_FOUND, "unknown_topic", "no stored event has this topic";
+    MethodNotAllowed, METHOD_NOT_ALLOWED, "method_not_allowed", "the path has other methods; see `Allow`";
+    RequestTimeout, REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time";
+    KeyConflict, CONFLICT, "key_conflict", "the key was used on this topic for an event with other content";
+    EventTooLarge, PAYLOAD_TOO_LARGE, "event_too_large", "an event is larger than `--max-event-bytes` (at most 1 MiB)";
+    BatchTooLarge, PAYLOAD_TOO_LARGE, "batch_too_large", "a batch is over `--max-batch-bytes` (at most 16 MiB) or `--max-batch-events` (at most 10,000)";
+    UnsupportedContentType, UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", "the operation does not take this media type";
+    TooManyConnectionsOfAddress, TOO_MANY_REQUESTS, "too_many_connections_of_address", "the address reached its limit of connections; try again after `Retry-After`";
+    TooManyStreamsOfAddress, TOO_MANY_REQUESTS, "too_many_streams_of_address", "the address reached its limit of open streams; try again after `Retry-After`";
+    TooManyEventsOfAddress, TOO_MANY_REQUESTS, "too_many_events_of_address", "the address publishes above its rate; try again after `Retry-After`";
+    Internal, INTERNAL_SERVER_ERROR, "internal", "the hub failed; its log says why";
+    TooManyConnections, SERVICE_UNAVAILABLE, "too_many_connections", "the hub reached its limit of connections; try again after `Retry-After`";
+    Starting, SERVICE_UNAVAILABLE, "starting", "the hub is opening its file; try again after `Retry-After`";
+    Busy, SERVICE_UNAVAILABLE, "busy", "the publish queue is full; try again after `Retry-After`";
+    Draining, SERVICE_UNAVAILABLE, "draining", "the hub is stopping; try again after `Retry-After`";
+    LogBusy, SERVICE_UNAVAILABLE, "log_busy", "another process holds the file; try again after `Retry-After`";
+    CommitsFail, SERVICE_UNAVAILABLE, "commits_fail", "the last commits failed; the detail says why";
+    LogMoved, SERVICE_UNAVAILABLE, "log_moved", "the file was moved, deleted or replaced while the hub runs";
+    LogCorrupt, INTERNAL_SERVER_ERROR, "log_corrupt", "the file is damaged; `segno check` says where";
+    DiskFailed, SERVICE_UNAVAILABLE, "disk_failed", "the disk failed to read, write or sync; try again after `Retry-After`";
+    CanaryLate, SERVICE_UNAVAILABLE, "canary_late", "the hub's own test event did not come back in time";
+    Stuck, SERVICE_UNAVAILABLE, "stuck", "the writer stopped working; restart the hub";
+    DiskFull, INSUFFICIENT_STORAGE, "disk_full", "the disk is full";
+    ReadOnly, INSUFFICIENT_STORAGE, "read_only", "the file cannot be written";
 }
 
 impl Code {
@@ -84,232 +102,6 @@ impl Code {
             Limit::ConnectionsOfAddress => Self::TooManyConnectionsOfAddress,
             Limit::StreamsOfAddress => Self::TooManyStreamsOfAddress,
             Limit::EventsOfAddress => Self::TooManyEventsOfAddress,
-        }
-    }
-
-    /// The table: status, word, and what it means.
-    const fn entry(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            Self::InvalidJson => (
-                StatusCode::BAD_REQUEST,
-                "invalid_json",
-                "the body is not JSON; the detail says where",
-            ),
-            Self::InvalidText => (
-                StatusCode::BAD_REQUEST,
-                "invalid_text",
-                "the body is not UTF-8",
-            ),
-            Self::MissingField => (
-                StatusCode::BAD_REQUEST,
-                "missing_field",
-                "a field that is needed is not there",
-            ),
-            Self::UnknownField => (
-                StatusCode::BAD_REQUEST,
-                "unknown_field",
-                "there is a field that nobody knows",
-            ),
-            Self::InvalidField => (
-                StatusCode::BAD_REQUEST,
-                "invalid_field",
-                "a field has another type of JSON",
-            ),
-            Self::InvalidTopic => (
-                StatusCode::BAD_REQUEST,
-                "invalid_topic",
-                "a topic is out of rule",
-            ),
-            Self::InvalidType => (
-                StatusCode::BAD_REQUEST,
-                "invalid_type",
-                "an event type is out of rule",
-            ),
-            Self::InvalidKey => (
-                StatusCode::BAD_REQUEST,
-                "invalid_key",
-                "a key is out of rule",
-            ),
-            Self::EmptyBatch => (
-                StatusCode::BAD_REQUEST,
-                "empty_batch",
-                "there is no event in the body",
-            ),
-            Self::InvalidId => (
-                StatusCode::BAD_REQUEST,
-                "invalid_id",
-                "an id is not a whole number",
-            ),
-            Self::InvalidCursor => (
-                StatusCode::BAD_REQUEST,
-                "invalid_cursor",
-                "a cursor is not a whole number",
-            ),
-            Self::InvalidTime => (
-                StatusCode::BAD_REQUEST,
-                "invalid_time",
-                "a time cannot be read",
-            ),
-            Self::InvalidLimit => (
-                StatusCode::BAD_REQUEST,
-                "invalid_limit",
-                "a limit is out of range",
-            ),
-            Self::InvalidOrder => (
-                StatusCode::BAD_REQUEST,
-                "invalid_order",
-                "the order is neither asc nor desc",
-            ),
-            Self::InvalidFormat => (
-                StatusCode::BAD_REQUEST,
-                "invalid_format",
-                "there is no such format",
-            ),
-            Self::InvalidParameter => (
-                StatusCode::BAD_REQUEST,
-                "invalid_parameter",
-                "a parameter cannot be read",
-            ),
-            Self::UnknownParameter => (
-                StatusCode::BAD_REQUEST,
-                "unknown_parameter",
-                "there is a query parameter that nobody knows; the detail says which there are",
-            ),
-            Self::ConflictingStarts => (
-                StatusCode::BAD_REQUEST,
-                "conflicting_starts",
-                "more than one start was given",
-            ),
-            Self::UnknownPath => (
-                StatusCode::NOT_FOUND,
-                "unknown_path",
-                "there is nothing at this path",
-            ),
-            Self::UnknownEvent => (
-                StatusCode::NOT_FOUND,
-                "unknown_event",
-                "there is no event with this id, or no longer",
-            ),
-            Self::UnknownTopic => (
-                StatusCode::NOT_FOUND,
-                "unknown_topic",
-                "there is no event on this topic, or no longer",
-            ),
-            Self::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method_not_allowed",
-                "the path has other methods; see `Allow`",
-            ),
-            Self::RequestTimeout => (
-                StatusCode::REQUEST_TIMEOUT,
-                "request_timeout",
-                "the body took too long to arrive",
-            ),
-            Self::KeyConflict => (
-                StatusCode::CONFLICT,
-                "key_conflict",
-                "the key was used for another event",
-            ),
-            Self::EventTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "event_too_large",
-                "the data of an event is over 1 MiB, or what the hub is set to",
-            ),
-            Self::BatchTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "batch_too_large",
-                "a batch is over 16 MiB or 10,000 events, or what the hub is set to",
-            ),
-            Self::UnsupportedContentType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_content_type",
-                "the body is of a type that is not taken here",
-            ),
-            Self::TooManyConnectionsOfAddress => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_connections_of_address",
-                "the address has as many connections as it may; try again after `Retry-After`",
-            ),
-            Self::TooManyStreamsOfAddress => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_streams_of_address",
-                "the address has as many streams open as it may; try again after `Retry-After`",
-            ),
-            Self::TooManyEventsOfAddress => (
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_events_of_address",
-                "the address publishes faster than it may; try again after `Retry-After`",
-            ),
-            Self::Internal => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal",
-                "the hub failed; its trace says why",
-            ),
-            Self::TooManyConnections => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "too_many_connections",
-                "the hub has as many connections as it may; try again after `Retry-After`",
-            ),
-            Self::Starting => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "starting",
-                "the hub is opening its file; try again after `Retry-After`",
-            ),
-            Self::Busy => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                "too many events wait; try again after `Retry-After`",
-            ),
-            Self::Draining => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "draining",
-                "the hub is stopping; try again after `Retry-After`",
-            ),
-            Self::LogBusy => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "log_busy",
-                "another process holds the file; try again after `Retry-After`",
-            ),
-            Self::CommitsFail => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "commits_fail",
-                "events cannot be stored; the detail says why",
-            ),
-            Self::LogMoved => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "log_moved",
-                "the file was moved, deleted or replaced while the hub runs",
-            ),
-            Self::LogCorrupt => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "log_corrupt",
-                "the file is damaged; `segno check` says where",
-            ),
-            Self::DiskFailed => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "disk_failed",
-                "the disk did not read, write or sync; try again after `Retry-After`",
-            ),
-            Self::CanaryLate => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "canary_late",
-                "what the hub published to itself did not come back in time",
-            ),
-            Self::Stuck => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "stuck",
-                "nothing has come back for so long that only a restart will help",
-            ),
-            Self::DiskFull => (
-                StatusCode::INSUFFICIENT_STORAGE,
-                "disk_full",
-                "there is no room to store the event",
-            ),
-            Self::ReadOnly => (
-                StatusCode::INSUFFICIENT_STORAGE,
-                "read_only",
-                "the file may not be written",
-            ),
         }
     }
 
@@ -394,17 +186,8 @@ impl Problem {
 
     /// The body of the answer.
     pub(crate) fn to_json(&self) -> String {
-        let status = self.code.status();
-        let mut problem = json!({
-            "title": status.canonical_reason(),
-            "status": status.as_u16(),
-            "code": self.code.as_str(),
-            "detail": self.detail,
-        });
-        if let Some(limit) = self.limit {
-            problem["limit"] = limit.into();
-        }
-        problem.to_string()
+        let problem = ProblemJson::from(self);
+        serde_json::to_string(&problem).expect("a problem always serializes into memory")
     }
 }
 
@@ -612,7 +395,7 @@ impl<O: Codes> ApiResponse for ProblemOf<O> {
     }
 
     fn register(registry: &mut Registry) {
-        registry.create_schema::<Problem, _>("Problem".into(), |_| problem_schema());
+        ProblemJson::register(registry);
     }
 }
 
@@ -628,55 +411,46 @@ fn describe(status: StatusCode, codes: &[Code]) -> MetaResponse {
         status_range: None,
         content: vec![MetaMediaType {
             content_type: PROBLEM_JSON,
-            schema: MetaSchemaRef::Reference("Problem".into()),
+            schema: ProblemJson::schema_ref(),
         }],
         headers: vec![],
     }
 }
 
-fn problem_schema() -> MetaSchema {
-    let field = |ty, description, example: serde_json::Value| {
-        MetaSchemaRef::Inline(Box::new(MetaSchema {
-            description: Some(description),
-            example: Some(example),
-            ..MetaSchema::new(ty)
-        }))
-    };
-    MetaSchema {
-        description: Some("A refusal, as RFC 9457 has it."),
-        required: vec!["title", "status", "code", "detail"],
-        properties: vec![
-            (
-                "title",
-                field("string", "The status in words.", json!("Bad Request")),
-            ),
-            ("status", field("integer", "The status.", json!(400))),
-            (
-                "code",
-                field(
-                    "string",
-                    "What went wrong, for programs. The codes do not change.",
-                    json!("invalid_topic"),
-                ),
-            ),
-            (
-                "detail",
-                field(
-                    "string",
-                    "What went wrong and what to do, for people.",
-                    json!("topic: it is empty"),
-                ),
-            ),
-            (
-                "limit",
-                field(
-                    "integer",
-                    "The value of the limit that was hit, where the code says `too_many_…`.",
-                    json!(10_000),
-                ),
-            ),
-        ],
-        ..MetaSchema::new("object")
+/// A refusal, as RFC 9457 has it.
+#[derive(Serialize, Object)]
+#[oai(rename = "Problem", example)]
+struct ProblemJson {
+    /// The status in words.
+    title: String,
+    /// The status.
+    status: u16,
+    /// What went wrong, for programs. The codes do not change.
+    code: String,
+    /// What went wrong and what to do, for people.
+    detail: String,
+    /// The value of the limit that was reached, where the code is `too_many_…`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    limit: Option<u32>,
+}
+
+impl From<&Problem> for ProblemJson {
+    fn from(problem: &Problem) -> Self {
+        let status = problem.code.status();
+        Self {
+            title: status.canonical_reason().unwrap_or_default().into(),
+            status: status.as_u16(),
+            code: problem.code.as_str().into(),
+            detail: problem.detail.clone(),
+            limit: problem.limit,
+        }
+    }
+}
+
+impl Example for ProblemJson {
+    fn example() -> Self {
+        Self::from(&Problem::new(Code::InvalidTopic, "topic: it is empty"))
     }
 }
 

@@ -34,7 +34,7 @@ impl EraseApi {
     ) -> Result<OneEvent, ProblemOf<EraseEvent>> {
         let id = id.0.get()?;
         match self.0.hub.erase(id).await? {
-            Some(event) => Ok(OneEvent(event)),
+            Some(event) => Ok((&*event).into()),
             None => Err(unknown_event(id).into()),
         }
     }
@@ -57,7 +57,7 @@ impl EraseApi {
     ) -> Result<OneEvent, ProblemOf<EraseTopic>> {
         let KeptTopic(topic) = topic.0.get()?;
         match self.0.hub.erase_topic(topic.clone()).await? {
-            Some(notice) => Ok(OneEvent(notice)),
+            Some(notice) => Ok((&*notice).into()),
             None => Err(Problem::new(
                 Code::UnknownTopic,
                 format_args!(

@@ -1,19 +1,17 @@
 //! What is kept: events by range, one by its id, and the topics there are.
 
-use std::sync::Arc;
-
 use futures_util::{Stream, stream};
 use poem::{
     Body, IntoResponse, Request, Response,
     http::{Uri, header},
 };
 use poem_openapi::{
-    ApiResponse, OpenApi,
+    ApiResponse, Object, OpenApi, ResponseContent,
     param::{Path, Query},
-    registry::{
-        MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry,
-    },
+    payload::Payload,
+    registry::{MetaSchema, MetaSchemaRef},
 };
+use serde::Serialize;
 use serde_json::json;
 
 use super::{
@@ -23,10 +21,13 @@ use super::{
         TypePattern, optional,
     },
 };
-use crate::http::problem::{Code, Codes, Problem, ProblemOf};
+use crate::http::{
+    problem::{Code, Codes, Problem, ProblemOf},
+    schema::{Json, Nullable, Raw},
+};
 use crate::{
     db::{self, Order, Page, Range, TopicSummary},
-    event::{Event, EventId, Topic},
+    event::{Event, EventId, EventType, Key, Timestamp, Topic},
     filter::Filter,
     hub::{Bounds, Hub, Start},
 };
@@ -112,7 +113,8 @@ impl HistoryApi {
         };
         let format = optional(format.0)?.unwrap_or_else(|| HistoryFormat::accepted_by(request));
         if format == HistoryFormat::Ndjson {
-            return Ok(History::Lines(HistoryLines::new(self.0.hub.clone(), query)));
+            let lines = HistoryLines::new(self.0.hub.clone(), query);
+            return Ok(History::Found(Events::Lines(lines), None));
         }
         Ok(read_page(&self.0.hub, query, request.uri()).await?)
     }
@@ -131,7 +133,7 @@ impl HistoryApi {
     ) -> Result<OneEvent, ProblemOf<ReadEvent>> {
         let id = id.0.get()?;
         match self.0.hub.log().event(id).await? {
-            Some(event) => Ok(OneEvent(event.into())),
+            Some(event) => Ok((&event).into()),
             None => Err(unknown_event(id).into()),
         }
     }
@@ -160,7 +162,11 @@ impl HistoryApi {
             .log()
             .topics_after(&after, u32::try_from(limit).expect("a limit is small"))
             .await?;
-        Ok(TopicList::new(topics, limit))
+        // A page that is full may be the last.
+        let last = topics.last().filter(|_| topics.len() == limit);
+        let next = Nullable(last.map(|summary| summary.topic.clone()));
+        let topics = topics.into_iter().map(TopicJson::from).collect();
+        Ok(TopicList::Found(Json::of(&Topics { topics, next })))
     }
 }
 
@@ -231,20 +237,6 @@ impl Parameter for HistoryFormat {
             )),
         }
     }
-}
-
-/// The answer of `GET /events`.
-#[derive(Debug)]
-pub(super) enum History {
-    /// `{"events":[…],"first_id":1,"last_id":9,"next":"/events?after=5"}`.
-    Page {
-        /// The JSON.
-        body: Vec<u8>,
-        /// Where to go on.
-        next: Option<String>,
-    },
-    /// The whole range, one event a line.
-    Lines(HistoryLines),
 }
 
 /// A range of events that is yet to be read.
@@ -325,11 +317,7 @@ fn broken_off(error: db::Error) -> std::io::Error {
 }
 
 /// Reads a page of history. `uri` is the request's, to make the link to the next page from.
-pub(super) async fn read_page(
-    hub: &Hub,
-    mut query: HistoryQuery,
-    uri: &Uri,
-) -> Result<History, Problem> {
+async fn read_page(hub: &Hub, mut query: HistoryQuery, uri: &Uri) -> Result<History, Problem> {
     let Bounds { first_id, last_id } = hub.bounds();
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT_EVENTS);
     let mut body = b"{\"events\":[".to_vec();
@@ -355,12 +343,13 @@ pub(super) async fn read_page(
         }
     }
     let next = next.map(|id| next_link(uri, query.order, id));
+    let link = next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
     let tail = format!(
         "],\"first_id\":{first_id},\"last_id\":{last_id},\"next\":{}}}",
         json!(next)
     );
     body.extend_from_slice(tail.as_bytes());
-    Ok(History::Page { body, next })
+    Ok(History::Found(Events::Page(Json::written(body)), link))
 }
 
 /// The same query with its cursor moved.
@@ -375,280 +364,137 @@ fn next_link(uri: &Uri, order: Order, id: EventId) -> String {
     format!("/events?{query}{moved}={id}")
 }
 
-impl IntoResponse for History {
+/// A stored event.
+//
+// What `Event::write_json` writes; a test holds the two together.
+#[derive(Debug, Object)]
+#[oai(rename = "Event", deny_unknown_fields)]
+pub(super) struct EventJson {
+    /// Its position in the log. Grows, and is never used again.
+    id: EventId,
+    /// The name that groups events.
+    topic: Topic,
+    /// What happened. `segno.erased` where the event was erased; `data` is then `{"id":…}`.
+    #[oai(rename = "type")]
+    event_type: EventType,
+    /// The JSON that was published.
+    data: Raw<'static>,
+    /// When it was committed.
+    created_at: Timestamp,
+    /// The publisher's own name for it, if it gave one.
+    key: Option<Key>,
+}
+
+/// A page of history. It may have fewer events than the limit and still a `next`.
+#[derive(Debug, Object)]
+#[oai(rename = "History", deny_unknown_fields)]
+pub(super) struct PageJson {
+    events: Vec<EventJson>,
+    /// The oldest event kept. Above `last_id` when none is kept.
+    first_id: EventId,
+    /// The newest event committed; 0 if there never was one.
+    last_id: EventId,
+    /// Where to go on; null at the end of the range.
+    next: Nullable<String>,
+}
+
+/// A range of events, in the format that was asked for.
+#[derive(Debug, ResponseContent)]
+pub(super) enum Events {
+    Page(Json<PageJson>),
+    Lines(HistoryLines),
+}
+
+/// The answer of `GET /events`.
+#[derive(Debug, ApiResponse)]
+pub(super) enum History {
+    /// The events of the range.
+    #[oai(status = 200)]
+    Found(
+        Events,
+        /// The next page, as `rel="next"`.
+        #[oai(header = "Link")]
+        Option<String>,
+    ),
+}
+
+impl IntoResponse for HistoryLines {
     fn into_response(self) -> Response {
-        match self {
-            Self::Page { body, next } => {
-                let mut response = Response::builder().content_type("application/json");
-                if let Some(next) = next {
-                    response = response.header(header::LINK, format!("<{next}>; rel=\"next\""));
-                }
-                response.body(body)
-            }
-            Self::Lines(lines) => Response::builder()
-                .content_type("application/x-ndjson")
-                .header("x-accel-buffering", "no")
-                .body(Body::from_bytes_stream(lines.into_chunks())),
-        }
+        Response::builder()
+            .content_type(Self::CONTENT_TYPE)
+            .header("x-accel-buffering", "no")
+            .body(Body::from_bytes_stream(self.into_chunks()))
+    }
+}
+
+impl Payload for HistoryLines {
+    const CONTENT_TYPE: &'static str = "application/x-ndjson";
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema {
+            description: Some("The whole range, one event a line."),
+            ..MetaSchema::new("string")
+        }))
     }
 }
 
 /// The answer of `GET /events/{id}`.
-#[derive(Debug)]
-pub(super) struct OneEvent(pub(super) Arc<Event>);
+#[derive(Debug, ApiResponse)]
+pub(super) enum OneEvent {
+    /// The event.
+    #[oai(status = 200)]
+    Found(Json<EventJson>),
+}
 
-impl IntoResponse for OneEvent {
-    fn into_response(self) -> Response {
-        let mut body = Vec::new();
-        self.0.write_json(&mut body);
-        Response::builder()
-            .content_type("application/json")
-            .body(body)
+impl From<&Event> for OneEvent {
+    fn from(event: &Event) -> Self {
+        let mut json = Vec::new();
+        event.write_json(&mut json);
+        Self::Found(Json::written(json))
     }
+}
+
+/// A topic that has events.
+#[derive(Debug, Serialize, Object)]
+pub(super) struct TopicJson {
+    /// Its name.
+    topic: Topic,
+    /// Number of its events that are kept.
+    events: u64,
+    /// The oldest of them.
+    first_id: EventId,
+    /// The newest of them.
+    last_id: EventId,
+    /// When the newest was committed.
+    last_created_at: Timestamp,
+}
+
+impl From<TopicSummary> for TopicJson {
+    fn from(summary: TopicSummary) -> Self {
+        Self {
+            topic: summary.topic,
+            events: summary.events,
+            first_id: summary.first_id,
+            last_id: summary.last_id,
+            last_created_at: summary.last_created_at,
+        }
+    }
+}
+
+/// Topics, in the order of their names.
+#[derive(Debug, Serialize, Object)]
+pub(super) struct Topics {
+    topics: Vec<TopicJson>,
+    /// The `after` to go on with; null at the end.
+    next: Nullable<Topic>,
 }
 
 /// The answer of `GET /topics`.
-#[derive(Debug)]
-pub(super) struct TopicList {
-    topics: Vec<TopicSummary>,
-    /// The name to go on after, if there may be more.
-    next: Option<Topic>,
-}
-
-impl TopicList {
-    pub(super) fn new(topics: Vec<TopicSummary>, limit: usize) -> Self {
-        let next = topics
-            .last()
-            .filter(|_| topics.len() == limit)
-            .map(|summary| summary.topic.clone());
-        Self { topics, next }
-    }
-}
-
-impl IntoResponse for TopicList {
-    fn into_response(self) -> Response {
-        let topics: Vec<_> = self
-            .topics
-            .iter()
-            .map(|summary| {
-                json!({
-                    "topic": summary.topic,
-                    "events": summary.events,
-                    "first_id": summary.first_id,
-                    "last_id": summary.last_id,
-                    "last_created_at": summary.last_created_at,
-                })
-            })
-            .collect();
-        let body = json!({"topics": topics, "next": self.next});
-        Response::builder()
-            .content_type("application/json")
-            .body(body.to_string())
-    }
-}
-
-fn field(schema: MetaSchema) -> MetaSchemaRef {
-    MetaSchemaRef::Inline(Box::new(schema))
-}
-
-fn id_field(description: &'static str) -> MetaSchemaRef {
-    field(MetaSchema {
-        description: Some(description),
-        example: Some(json!(1)),
-        ..MetaSchema::new_with_format("integer", "int64")
-    })
-}
-
-fn text_field(description: &'static str, example: &str) -> MetaSchemaRef {
-    field(MetaSchema {
-        description: Some(description),
-        example: Some(json!(example)),
-        ..MetaSchema::new("string")
-    })
-}
-
-fn time_field(description: &'static str) -> MetaSchemaRef {
-    field(MetaSchema {
-        description: Some(description),
-        example: Some(json!("2026-01-31T12:00:00.000Z")),
-        ..MetaSchema::new_with_format("string", "date-time")
-    })
-}
-
-fn event_schema() -> MetaSchema {
-    let data = MetaSchema {
-        description: Some("The JSON that was published."),
-        example: Some(json!({"text": "hello"})),
-        ..MetaSchema::ANY
-    };
-    MetaSchema {
-        description: Some("A stored event."),
-        required: vec!["id", "topic", "type", "data", "created_at"],
-        properties: vec![
-            (
-                "id",
-                id_field("Its position in the log. Grows, and is never used again."),
-            ),
-            (
-                "topic",
-                text_field("The name that groups events.", "greetings"),
-            ),
-            ("type", text_field("What happened.", "message")),
-            ("data", field(data)),
-            ("created_at", time_field("When it was committed.")),
-            (
-                "key",
-                text_field(
-                    "The publisher's own name for it, if it gave one.",
-                    "order-1001-paid",
-                ),
-            ),
-        ],
-        ..MetaSchema::new("object")
-    }
-}
-
-fn history_schema() -> MetaSchema {
-    let events = MetaSchema {
-        items: Some(Box::new(MetaSchemaRef::Reference("Event".into()))),
-        ..MetaSchema::new("array")
-    };
-    let next = MetaSchema {
-        description: Some("Where to go on; null at the end of the range."),
-        nullable: true,
-        ..MetaSchema::new("string")
-    };
-    MetaSchema {
-        description: Some(
-            "A page of history. It may have fewer events than the limit and still a `next`.",
-        ),
-        required: vec!["events", "first_id", "last_id", "next"],
-        properties: vec![
-            ("events", field(events)),
-            (
-                "first_id",
-                id_field("The oldest event kept. Above `last_id` when nothing is."),
-            ),
-            (
-                "last_id",
-                id_field("The newest event committed; 0 if there never was one."),
-            ),
-            ("next", field(next)),
-        ],
-        ..MetaSchema::new("object")
-    }
-}
-
-fn topics_schema() -> MetaSchema {
-    let summary = MetaSchema {
-        required: vec!["topic", "events", "first_id", "last_id", "last_created_at"],
-        properties: vec![
-            ("topic", text_field("Its name.", "greetings")),
-            ("events", id_field("How many of its events are kept.")),
-            ("first_id", id_field("The oldest of them.")),
-            ("last_id", id_field("The newest of them.")),
-            (
-                "last_created_at",
-                time_field("When the newest was committed."),
-            ),
-        ],
-        ..MetaSchema::new("object")
-    };
-    let topics = MetaSchema {
-        items: Some(Box::new(field(summary))),
-        ..MetaSchema::new("array")
-    };
-    let next = MetaSchema {
-        description: Some("The `after` to go on with; null at the end."),
-        nullable: true,
-        ..MetaSchema::new("string")
-    };
-    MetaSchema {
-        description: Some("Topics, in the order of their names."),
-        required: vec!["topics", "next"],
-        properties: vec![("topics", field(topics)), ("next", field(next))],
-        ..MetaSchema::new("object")
-    }
-}
-
-fn found(
-    description: &'static str,
-    content: Vec<MetaMediaType>,
-    headers: Vec<MetaHeader>,
-) -> MetaResponses {
-    MetaResponses {
-        responses: vec![MetaResponse {
-            description,
-            status: Some(200),
-            status_range: None,
-            content,
-            headers,
-        }],
-    }
-}
-
-fn as_json(schema: MetaSchemaRef) -> MetaMediaType {
-    MetaMediaType {
-        content_type: "application/json",
-        schema,
-    }
-}
-
-impl ApiResponse for History {
-    fn meta() -> MetaResponses {
-        let lines = MetaSchema {
-            description: Some("The whole range, one event a line."),
-            ..MetaSchema::new("string")
-        };
-        let link = MetaHeader {
-            name: "LINK".into(),
-            description: Some("The next page, as `rel=\"next\"`.".into()),
-            required: false,
-            deprecated: false,
-            schema: field(MetaSchema::new("string")),
-        };
-        let content = vec![
-            as_json(MetaSchemaRef::Reference("History".into())),
-            MetaMediaType {
-                content_type: "application/x-ndjson",
-                schema: field(lines),
-            },
-        ];
-        found("The events of the range.", content, vec![link])
-    }
-
-    fn register(registry: &mut Registry) {
-        registry.create_schema::<OneEvent, _>("Event".into(), |_| event_schema());
-        registry.create_schema::<Self, _>("History".into(), |_| history_schema());
-    }
-}
-
-impl ApiResponse for OneEvent {
-    fn meta() -> MetaResponses {
-        found(
-            "The event.",
-            vec![as_json(MetaSchemaRef::Reference("Event".into()))],
-            vec![],
-        )
-    }
-
-    fn register(registry: &mut Registry) {
-        registry.create_schema::<Self, _>("Event".into(), |_| event_schema());
-    }
-}
-
-impl ApiResponse for TopicList {
-    fn meta() -> MetaResponses {
-        found(
-            "The topics.",
-            vec![as_json(MetaSchemaRef::Reference("Topics".into()))],
-            vec![],
-        )
-    }
-
-    fn register(registry: &mut Registry) {
-        registry.create_schema::<Self, _>("Topics".into(), |_| topics_schema());
-    }
+#[derive(Debug, ApiResponse)]
+pub(super) enum TopicList {
+    /// The topics.
+    #[oai(status = 200)]
+    Found(Json<Topics>),
 }
 
 /// The refusals of `GET /events`.
@@ -698,4 +544,33 @@ impl Codes for ReadTopics {
         Code::LogCorrupt,
         Code::DiskFailed,
     ];
+}
+
+#[cfg(test)]
+mod tests {
+    use poem_openapi::types::{ParseFromJSON, ToJSON};
+
+    use super::*;
+    use crate::event::Data;
+
+    #[test]
+    fn the_document_describes_the_event_that_is_written() {
+        let mut event = Event {
+            id: EventId::from_row(7),
+            topic: Topic::new("orders").unwrap(),
+            event_type: EventType::default(),
+            data: Data::from_text("hello").unwrap(),
+            created_at: Timestamp::from_millis(0),
+            key: None,
+        };
+        for key in [None, Some(Key::new("k").unwrap())] {
+            event.key = key;
+            let mut json = Vec::new();
+            event.write_json(&mut json);
+            let written = serde_json::from_slice(&json).unwrap();
+            let described = EventJson::parse_from_json(Some(written)).unwrap();
+            assert_eq!(described.data.to_json(), Some(json!("hello")));
+            assert_eq!(described.key, event.key);
+        }
+    }
 }

@@ -1,18 +1,11 @@
 //! Publishing: an event, a batch, a raw body.
 
-use std::{borrow::Cow, sync::Arc};
-
-use poem::{
-    IntoResponse, Request, RequestBody, Response,
-    http::{StatusCode, header},
-};
+use poem::{IntoResponse, Request, RequestBody, Response};
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, OpenApi,
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi, Union,
     param::{Header, Path, Query},
-    registry::{
-        MetaHeader, MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchema,
-        MetaSchemaRef, Registry,
-    },
+    registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry},
+    types::{Example, ToJSON, Type},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
@@ -28,10 +21,11 @@ use super::{
 use crate::http::{
     origin_of,
     problem::{Code, Codes, Problem, ProblemOf},
+    schema::{Json, Raw, Text},
 };
 use crate::{
     db::Stored,
-    event::{Data, Event, EventId, EventType, Key, NewEvent, Topic},
+    event::{Data, EventId, EventType, Key, NewEvent, Timestamp, Topic},
     hub::Origin,
     limits,
 };
@@ -48,7 +42,7 @@ impl PublishApi {
     /// Publish an event or a batch
     ///
     /// A batch is stored whole or not at all, and its events follow each other in the log. An event with a `key` that was
-    /// published on the topic before is not stored again: the answer is 200 with the first one's id.
+    /// published on the topic before is not stored again: the answer is 200 with the first event's id.
     #[oai(
         path = "/events",
         method = "post",
@@ -59,14 +53,13 @@ impl PublishApi {
         &self,
         body: EventsBody,
         request: &Request,
-    ) -> Result<PublishedAny, ProblemOf<PublishEvents>> {
-        let origin = origin_of(request);
-        Ok(PublishedAny(self.publish_events(body, origin).await?))
+    ) -> Result<Published<ReceiptOrIds>, ProblemOf<PublishEvents>> {
+        Ok(self.publish_events(body, origin_of(request)).await?)
     }
 
     /// Publish a body as it is
     ///
-    /// `curl -d hello localhost:8000/topics/greetings` publishes `"hello"`. A topic may have slashes in it.
+    /// `curl -d hello localhost:8000/topics/greetings` publishes `"hello"`. A topic may contain slashes.
     #[oai(
         path = "/topics/:topic",
         method = "post",
@@ -85,15 +78,15 @@ impl PublishApi {
         key: Header<Option<Checked<Key>>>,
         body: RawData,
         request: &Request,
-    ) -> Result<Published, ProblemOf<PublishRaw>> {
+    ) -> Result<Published<Receipt>, ProblemOf<PublishRaw>> {
         let event = NewEvent {
             topic: topic.0.get()?,
             event_type: optional(event_type.0)?.unwrap_or_default(),
             data: body.0,
             key: optional(key.0)?,
         };
-        let published = self.0.hub.publish(vec![event], origin_of(request));
-        Ok(Published::one(published.await?))
+        let stored = self.0.hub.publish(vec![event], origin_of(request)).await?;
+        Ok(Published::one(&stored, |receipt| receipt))
     }
 }
 
@@ -119,11 +112,14 @@ impl PublishApi {
         &self,
         events: EventsBody,
         origin: Origin,
-    ) -> Result<Published, Problem> {
+    ) -> Result<Published<ReceiptOrIds>, Problem> {
         let hub = &self.0.hub;
         Ok(match events {
-            EventsBody::One(event) => Published::one(hub.publish(vec![event], origin).await?),
-            EventsBody::Batch(events) => Published::Batch(hub.publish(events, origin).await?),
+            EventsBody::One(event) => {
+                let stored = hub.publish(vec![event], origin).await?;
+                Published::one(&stored, ReceiptOrIds::Receipt)
+            }
+            EventsBody::Batch(events) => Published::batch(&hub.publish(events, origin).await?),
         })
     }
 }
@@ -137,33 +133,42 @@ pub(super) enum EventsBody {
     Batch(Vec<NewEvent>),
 }
 
-impl EventsBody {
-    fn len(&self) -> usize {
-        match self {
-            Self::One(_) => 1,
-            Self::Batch(events) => events.len(),
-        }
+/// An event to publish. Only `data` is required.
+#[derive(Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(rename = "NewEvent", deny_unknown_fields, example)]
+struct NewEventJson<'b> {
+    /// The name that groups events; `events` if not given. 1 to 255 bytes without white space, control characters or `*`.
+    #[serde(borrow, default)]
+    #[oai(nullable)]
+    topic: Option<Text<'b, Topic>>,
+    /// What happened; `message` if not given. The rule of topics, and not beginning with `segno.`.
+    #[serde(borrow, default, rename = "type")]
+    #[oai(nullable, rename = "type")]
+    event_type: Option<Text<'b, EventType>>,
+    /// Any JSON, at most 1 MiB. It is kept as it is, digit by digit.
+    #[serde(borrow)]
+    data: Raw<'b>,
+    /// Your own name for the event. The same key again on the same topic is not a second event.
+    #[serde(borrow, default)]
+    #[oai(nullable, skip_serializing_if_is_none)]
+    key: Option<Text<'b, Key>>,
+}
+
+impl Example for NewEventJson<'_> {
+    fn example() -> Self {
+        let text = r#"{"topic":"greetings","type":"message","data":{"text":"hello"}}"#;
+        serde_json::from_str(text).expect("it is an event")
     }
 }
 
-/// One event as JSON.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct EventJson<'a> {
-    #[serde(borrow, default)]
-    topic: Option<Cow<'a, str>>,
-    #[serde(borrow, default, rename = "type")]
-    event_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    data: &'a RawValue,
-    #[serde(borrow, default)]
-    key: Option<Cow<'a, str>>,
-}
-
-impl EventJson<'_> {
+impl NewEventJson<'_> {
     fn into_event(self, limits: &limits::Settings) -> Result<NewEvent, Problem> {
-        let topic = self.topic.as_deref().unwrap_or(DEFAULT_TOPIC);
-        let data = Data::from_json(self.data)?;
+        let topic = self
+            .topic
+            .as_ref()
+            .map_or(DEFAULT_TOPIC, |topic| topic.as_str());
+        let data = Data::from_json(&self.data.0)?;
         fit(data.as_str().len(), limits)?;
         Ok(NewEvent {
             topic: Topic::new(topic).map_err(|error| {
@@ -171,14 +176,14 @@ impl EventJson<'_> {
             })?,
             event_type: match self.event_type {
                 None => EventType::default(),
-                Some(name) => EventType::new(&name).map_err(|error| {
+                Some(name) => EventType::new(name.as_str()).map_err(|error| {
                     Problem::new(Code::InvalidType, format_args!("type: {error}"))
                 })?,
             },
             data,
             key: self
                 .key
-                .map(|key| Key::new(&key))
+                .map(|key| Key::new(key.as_str()))
                 .transpose()
                 .map_err(|error| Problem::new(Code::InvalidKey, format_args!("key: {error}")))?,
         })
@@ -186,7 +191,7 @@ impl EventJson<'_> {
 }
 
 fn parse_event(json: &[u8], limits: &limits::Settings) -> Result<NewEvent, Problem> {
-    parse_object::<EventJson>(json)?.into_event(limits)
+    parse_object::<NewEventJson<'_>>(json)?.into_event(limits)
 }
 
 fn parse_json(body: &[u8], limits: &limits::Settings) -> Result<EventsBody, Problem> {
@@ -221,18 +226,47 @@ fn batch(
     let max = limits.max_batch_events;
     let events: Vec<_> = events.take(max + 1).collect::<Result<_, _>>()?;
     if events.is_empty() {
-        return Err(Problem::new(
-            Code::EmptyBatch,
-            "there is no event in the body",
-        ));
+        return Err(Problem::new(Code::EmptyBatch, "the body has no event"));
     }
     if events.len() > max {
         return Err(Problem::new(
             Code::BatchTooLarge,
-            format_args!("a batch has at most {max} events"),
+            format_args!("a batch has at most {max} events (--max-batch-events); send several"),
         ));
     }
     Ok(EventsBody::Batch(events))
+}
+
+impl EventsBody {
+    /// Reads an event or a batch, and counts it for the client.
+    async fn read(request: &Request, body: &mut RequestBody) -> Result<Self, Problem> {
+        let parse = match media_type(request).as_deref() {
+            Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
+                parse_ndjson
+            }
+            None => parse_json,
+            Some(media_type) if is_json(media_type) => parse_json,
+            Some(other) => return Err(unsupported(other, "application/json")),
+        };
+        let events = parse(&read_batch(request, body).await?, limits_of(request))?;
+        count(request, events.len())?;
+        Ok(events)
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Batch(events) => events.len(),
+        }
+    }
+}
+
+/// A body of this media type, and what stands in it.
+pub(super) fn media(content_type: &'static str, schema: MetaSchema) -> MetaMediaType {
+    MetaMediaType {
+        content_type,
+        schema: MetaSchemaRef::Inline(Box::new(schema)),
+    }
 }
 
 impl<'a> ApiExtractor<'a> for EventsBody {
@@ -241,19 +275,22 @@ impl<'a> ApiExtractor<'a> for EventsBody {
     type ParamRawType = ();
 
     fn register(registry: &mut Registry) {
-        registry.create_schema::<EventsBody, _>("NewEvent".into(), |_| new_event_schema());
+        NewEventJson::register(registry);
     }
 
     fn request_meta() -> Option<MetaRequest> {
-        let one = || MetaSchemaRef::Reference("NewEvent".into());
         let many = MetaSchema {
-            items: Some(Box::new(one())),
+            items: Some(Box::new(NewEventJson::schema_ref())),
+            min_items: Some(1),
             max_items: Some(limits::BATCH_MAX_EVENTS),
             ..MetaSchema::new("array")
         };
         let json = MetaSchema {
-            one_of: vec![one(), MetaSchemaRef::Inline(Box::new(many))],
-            example: Some(new_event_example()),
+            one_of: vec![
+                NewEventJson::schema_ref(),
+                MetaSchemaRef::Inline(Box::new(many)),
+            ],
+            example: NewEventJson::example().to_json(),
             ..MetaSchema::ANY
         };
         let ndjson = MetaSchema {
@@ -262,16 +299,12 @@ impl<'a> ApiExtractor<'a> for EventsBody {
             ..MetaSchema::new("string")
         };
         Some(MetaRequest {
-            description: Some("An event, or many: as a JSON array or as NDJSON, one event a line."),
+            description: Some(
+                "An event, or a batch: a JSON array, or NDJSON with one event a line.",
+            ),
             content: vec![
-                MetaMediaType {
-                    content_type: "application/json",
-                    schema: MetaSchemaRef::Inline(Box::new(json)),
-                },
-                MetaMediaType {
-                    content_type: "application/x-ndjson",
-                    schema: MetaSchemaRef::Inline(Box::new(ndjson)),
-                },
+                media("application/json", json),
+                media("application/x-ndjson", ndjson),
             ],
             required: true,
         })
@@ -286,78 +319,9 @@ impl<'a> ApiExtractor<'a> for EventsBody {
     }
 }
 
-impl EventsBody {
-    /// Reads an event or a batch, and counts it for the client.
-    pub(super) async fn read(request: &Request, body: &mut RequestBody) -> Result<Self, Problem> {
-        let parse = match media_type(request).as_deref() {
-            Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
-                parse_ndjson
-            }
-            None => parse_json,
-            Some(media_type) if is_json(media_type) => parse_json,
-            Some(other) => return Err(unsupported(other, "application/json")),
-        };
-        let events = parse(&read_batch(request, body).await?, limits_of(request))?;
-        count(request, events.len())?;
-        Ok(events)
-    }
-}
-
-fn new_event_example() -> serde_json::Value {
-    json!({"topic": "greetings", "type": "message", "data": {"text": "hello"}})
-}
-
-fn text_field(description: &'static str, example: &str) -> MetaSchemaRef {
-    MetaSchemaRef::Inline(Box::new(MetaSchema {
-        description: Some(description),
-        example: Some(json!(example)),
-        max_length: Some(255),
-        ..MetaSchema::new("string")
-    }))
-}
-
-fn new_event_schema() -> MetaSchema {
-    let data = MetaSchema {
-        description: Some("Any JSON, at most 1 MiB. It is kept as it is, digit by digit."),
-        example: Some(json!({"text": "hello"})),
-        ..MetaSchema::ANY
-    };
-    MetaSchema {
-        description: Some("An event to publish. Only `data` is needed."),
-        required: vec!["data"],
-        properties: vec![
-            (
-                "topic",
-                text_field(
-                    "The name that groups events; `events` if not given. 1 to 255 bytes without white space, control characters or `*`.",
-                    "greetings",
-                ),
-            ),
-            (
-                "type",
-                text_field(
-                    "What happened; `message` if not given. The rule of topics, and not beginning with `segno.`.",
-                    "message",
-                ),
-            ),
-            ("data", MetaSchemaRef::Inline(Box::new(data))),
-            (
-                "key",
-                text_field(
-                    "Your own name for the event. The same key again on the same topic is not a second event.",
-                    "order-1001-paid",
-                ),
-            ),
-        ],
-        additional_properties: None,
-        example: Some(new_event_example()),
-        ..MetaSchema::new("object")
-    }
-}
-
 /// The body of `POST /topics/{topic}`, whatever it is.
 #[derive(Debug)]
-pub(super) struct RawData(pub(super) Data);
+pub(super) struct RawData(Data);
 
 impl<'a> ApiExtractor<'a> for RawData {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
@@ -365,14 +329,7 @@ impl<'a> ApiExtractor<'a> for RawData {
     type ParamRawType = ();
 
     fn request_meta() -> Option<MetaRequest> {
-        let of = |content_type, schema| MetaMediaType {
-            content_type,
-            schema: MetaSchemaRef::Inline(Box::new(schema)),
-        };
-        let json = MetaSchema {
-            example: Some(json!({"text": "hello"})),
-            ..MetaSchema::ANY
-        };
+        let json = Raw::schema_ref().unwrap_inline().clone();
         let text = MetaSchema {
             example: Some(json!("hello")),
             ..MetaSchema::new("string")
@@ -381,7 +338,7 @@ impl<'a> ApiExtractor<'a> for RawData {
             description: Some(
                 "The data, at most 1 MiB, of any content type. JSON is kept as JSON, anything else becomes a JSON string.",
             ),
-            content: vec![of("application/json", json), of("text/plain", text)],
+            content: vec![media("application/json", json), media("text/plain", text)],
             required: true,
         })
     }
@@ -395,12 +352,8 @@ impl<'a> ApiExtractor<'a> for RawData {
         let says_json = media_type(request).is_some_and(|media_type| is_json(&media_type));
         let data = match serde_json::from_slice::<&RawValue>(&body) {
             Ok(json) => Data::from_json(json),
-            Err(error) if says_json => return Err(Problem::new(Code::InvalidJson, error).into()),
-            Err(_) => {
-                let text = str::from_utf8(&body)
-                    .map_err(|error| Problem::new(Code::InvalidText, error))?;
-                Data::from_text(text)
-            }
+            Err(error) if says_json => return Err(json_problem(&error).into()),
+            Err(_) => Data::from_text(as_text(&body)?),
         };
         let data = data.map_err(Problem::from)?;
         fit(data.as_str().len(), limits_of(request))?;
@@ -409,35 +362,35 @@ impl<'a> ApiExtractor<'a> for RawData {
     }
 }
 
-pub(super) fn json_response(
-    status: u16,
-    description: &'static str,
-    schema: MetaSchema,
-    headers: Vec<MetaHeader>,
-) -> MetaResponse {
-    MetaResponse {
-        description,
-        status: Some(status),
-        status_range: None,
-        content: vec![MetaMediaType {
-            content_type: "application/json",
-            schema: MetaSchemaRef::Inline(Box::new(schema)),
-        }],
-        headers,
-    }
+fn as_text(body: &[u8]) -> Result<&str, Problem> {
+    str::from_utf8(body).map_err(|error| {
+        let detail = format!(
+            "the body is not UTF-8 text (byte {}); encode binary data, such as with base64",
+            error.valid_up_to()
+        );
+        Problem::new(Code::InvalidText, detail)
+    })
 }
 
-/// What is told of a stored event: all of it but its data.
-#[derive(Debug, Serialize)]
-struct Receipt<'a> {
+/// A stored event without its data.
+#[derive(Debug, Serialize, Object)]
+pub(super) struct Receipt {
+    /// The event's id.
     id: EventId,
-    topic: &'a str,
+    /// The name that groups events.
+    topic: Topic,
+    /// What happened.
     #[serde(rename = "type")]
-    event_type: &'a str,
-    created_at: String,
+    #[oai(rename = "type")]
+    event_type: EventType,
+    /// When it was committed.
+    created_at: Timestamp,
+    /// The key it was published with, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<&'a str>,
+    key: Option<Key>,
+    /// Whether the key was published before, so that nothing was added.
     #[serde(skip_serializing_if = "is_false")]
+    #[oai(default)]
     duplicate: bool,
 }
 
@@ -446,210 +399,92 @@ fn is_false(value: &bool) -> bool {
     !*value
 }
 
-impl<'a> Receipt<'a> {
-    fn new(event: &'a Event, duplicate: bool) -> Self {
+impl From<&Stored> for Receipt {
+    fn from(Stored { event, duplicate }: &Stored) -> Self {
         Self {
             id: event.id,
-            topic: event.topic.as_str(),
-            event_type: event.event_type.as_str(),
-            created_at: event.created_at.to_string(),
-            key: event.key.as_ref().map(Key::as_str),
-            duplicate,
+            topic: event.topic.clone(),
+            event_type: event.event_type.clone(),
+            created_at: event.created_at,
+            key: event.key.clone(),
+            duplicate: *duplicate,
         }
     }
+}
+
+/// The ids of a stored batch.
+#[derive(Debug, Serialize, Object)]
+pub(super) struct Ids {
+    /// One for each event, in the order of the batch.
+    ids: Vec<EventId>,
+    /// The ids of events whose key was published before. Left out if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[oai(default)]
+    duplicates: Vec<EventId>,
+}
+
+/// What is told of a stored event, or of a batch.
+#[derive(Debug, Serialize, Union)]
+#[serde(untagged)]
+#[oai(one_of)]
+pub(super) enum ReceiptOrIds {
+    /// Of an event.
+    Receipt(Receipt),
+    /// Of a batch.
+    Ids(Ids),
 }
 
 /// The answer to who published.
-#[derive(Debug)]
-pub(super) enum Published {
-    /// One event: 201, or 200 if its key was there before.
-    One(Stored),
-    /// A batch: 201, or 200 if all its keys were there before.
-    Batch(Vec<Stored>),
+#[derive(Debug, ApiResponse)]
+pub(super) enum Published<T: Type + Serialize> {
+    /// Committed, synced and announced.
+    #[oai(status = 201)]
+    Created(
+        Json<T>,
+        /// Where the event can be read: `/events/{id}`. A batch has none.
+        #[oai(header = "Location")]
+        Option<String>,
+    ),
+    /// The key was published before: the first event's id. Nothing was added.
+    #[oai(status = 200)]
+    Known(
+        Json<T>,
+        /// Where the event can be read: `/events/{id}`. A batch has none.
+        #[oai(header = "Location")]
+        Option<String>,
+    ),
 }
 
-impl Published {
-    pub(super) fn one(stored: Vec<Stored>) -> Self {
-        Self::One(stored.into_iter().next().expect("one event gives one"))
-    }
-}
-
-impl IntoResponse for Published {
-    fn into_response(self) -> Response {
-        match self {
-            Self::One(Stored { event, duplicate }) => one_published(&event, duplicate),
-            Self::Batch(stored) => batch_published(&stored),
+impl<T: Type + Serialize> Published<T> {
+    fn new(answer: &T, location: Option<String>, all_known: bool) -> Self {
+        match all_known {
+            true => Self::Known(Json::of(answer), location),
+            false => Self::Created(Json::of(answer), location),
         }
     }
-}
 
-fn one_published(event: &Arc<Event>, duplicate: bool) -> Response {
-    let body = serde_json::to_vec(&Receipt::new(event, duplicate))
-        .expect("a receipt always serializes into memory");
-    Response::builder()
-        .status(created_or_known(duplicate))
-        .header(header::LOCATION, format!("/events/{}", event.id))
-        .content_type("application/json")
-        .body(body)
-}
-
-fn batch_published(stored: &[Stored]) -> Response {
-    let ids: Vec<_> = stored.iter().map(|stored| stored.event.id).collect();
-    let duplicates: Vec<_> = stored
-        .iter()
-        .filter(|stored| stored.duplicate)
-        .map(|stored| stored.event.id)
-        .collect();
-    let all_known = duplicates.len() == ids.len();
-    let mut answer = json!({"ids": ids});
-    if !duplicates.is_empty() {
-        answer["duplicates"] = json!(duplicates);
-    }
-    Response::builder()
-        .status(created_or_known(all_known))
-        .content_type("application/json")
-        .body(answer.to_string())
-}
-
-fn created_or_known(known: bool) -> StatusCode {
-    if known {
-        StatusCode::OK
-    } else {
-        StatusCode::CREATED
+    fn one(stored: &[Stored], answer: impl FnOnce(Receipt) -> T) -> Self {
+        let stored = stored.first().expect("one event gives one");
+        let location = format!("/events/{}", stored.event.id);
+        Self::new(&answer(stored.into()), Some(location), stored.duplicate)
     }
 }
 
-/// The document's description of [`Published`], for the operations that may answer with a batch.
-#[derive(Debug)]
-pub(super) struct PublishedAny(pub(super) Published);
-
-impl IntoResponse for PublishedAny {
-    fn into_response(self) -> Response {
-        self.0.into_response()
+impl Published<ReceiptOrIds> {
+    /// Known only if all its keys were.
+    fn batch(stored: &[Stored]) -> Self {
+        let id = |stored: &Stored| stored.event.id;
+        let known = stored.iter().filter(|stored| stored.duplicate);
+        let ids = Ids {
+            ids: stored.iter().map(id).collect(),
+            duplicates: known.map(id).collect(),
+        };
+        let all_known = ids.duplicates.len() == ids.ids.len();
+        Self::new(&ReceiptOrIds::Ids(ids), None, all_known)
     }
 }
 
-fn receipt_schema() -> MetaSchema {
-    let id = MetaSchema {
-        example: Some(json!(1)),
-        ..MetaSchema::new_with_format("integer", "int64")
-    };
-    let time = MetaSchema {
-        example: Some(json!("2026-01-31T12:00:00.000Z")),
-        ..MetaSchema::new_with_format("string", "date-time")
-    };
-    let duplicate = MetaSchema {
-        description: Some(
-            "Whether the key was there before, so that nothing was added. Left out if not.",
-        ),
-        ..MetaSchema::new("boolean")
-    };
-    MetaSchema {
-        description: Some("A stored event without its data."),
-        required: vec!["id", "topic", "type", "created_at"],
-        properties: vec![
-            ("id", MetaSchemaRef::Inline(Box::new(id))),
-            (
-                "topic",
-                text_field("The name that groups events.", "greetings"),
-            ),
-            ("type", text_field("What happened.", "message")),
-            ("created_at", MetaSchemaRef::Inline(Box::new(time))),
-            (
-                "key",
-                text_field("The key it was published with, if any.", "order-1001-paid"),
-            ),
-            ("duplicate", MetaSchemaRef::Inline(Box::new(duplicate))),
-        ],
-        ..MetaSchema::new("object")
-    }
-}
-
-fn ids_schema() -> MetaSchema {
-    let id = || {
-        Box::new(MetaSchemaRef::Inline(Box::new(
-            MetaSchema::new_with_format("integer", "int64"),
-        )))
-    };
-    let ids = |description| {
-        MetaSchemaRef::Inline(Box::new(MetaSchema {
-            description: Some(description),
-            items: Some(id()),
-            ..MetaSchema::new("array")
-        }))
-    };
-    MetaSchema {
-        description: Some("The ids of a stored batch."),
-        required: vec!["ids"],
-        properties: vec![
-            ("ids", ids("One for each event, in the order of the batch.")),
-            (
-                "duplicates",
-                ids("Those of events whose key was there before. Left out if there are none."),
-            ),
-        ],
-        example: Some(json!({"ids": [1, 2, 3]})),
-        ..MetaSchema::new("object")
-    }
-}
-
-fn location_header() -> MetaHeader {
-    MetaHeader {
-        name: "LOCATION".into(),
-        description: Some("Where one event can be read: `/events/{id}`.".into()),
-        required: false,
-        deprecated: false,
-        schema: MetaSchemaRef::Inline(Box::new(MetaSchema::new("string"))),
-    }
-}
-
-fn published_meta(schema: fn() -> MetaSchema) -> MetaResponses {
-    MetaResponses {
-        responses: vec![
-            json_response(
-                201,
-                "Committed, synced and announced.",
-                schema(),
-                vec![location_header()],
-            ),
-            json_response(
-                200,
-                "Known by its key: the first event's id, and nothing was added.",
-                schema(),
-                vec![location_header()],
-            ),
-        ],
-    }
-}
-
-impl ApiResponse for Published {
-    fn meta() -> MetaResponses {
-        published_meta(|| MetaSchema {
-            example: Some(
-                json!({"id": 1, "topic": "greetings", "type": "message", "created_at": "2026-01-31T12:00:00.000Z"}),
-            ),
-            ..receipt_schema()
-        })
-    }
-
-    fn register(_: &mut Registry) {}
-}
-
-impl ApiResponse for PublishedAny {
-    fn meta() -> MetaResponses {
-        published_meta(|| MetaSchema {
-            one_of: vec![
-                MetaSchemaRef::Inline(Box::new(receipt_schema())),
-                MetaSchemaRef::Inline(Box::new(ids_schema())),
-            ],
-            ..MetaSchema::ANY
-        })
-    }
-
-    fn register(_: &mut Registry) {}
-}
-
-/// What every way to publish may be refused with.
+/// The codes of every way to publish, and more.
 macro_rules! publish_codes {
     ($($more:ident),*) => {
         &[
@@ -659,6 +494,7 @@ macro_rules! publish_codes {
         ]
     };
 }
+pub(super) use publish_codes;
 
 /// The refusals of `POST /events`.
 #[derive(Debug)]
@@ -692,5 +528,3 @@ impl Codes for PublishRaw {
         KeyConflict
     ];
 }
-
-pub(super) use publish_codes;

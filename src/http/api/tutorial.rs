@@ -1,22 +1,26 @@
-//! The two ways to publish of the tutorial the hub grew out of: a message, which is told how it came.
+//! The two ways to publish of the tutorial the hub grew out of: a message, whose answer says how it came.
 
-use poem::{IntoResponse, Request, RequestBody, Response};
+use std::borrow::Cow;
+
+use poem::{Request, RequestBody};
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, OpenApi,
-    registry::{MetaMediaType, MetaRequest, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+    ApiExtractor, ApiExtractorType, ApiResponse, Enum, ExtractParamOptions, Object, OpenApi,
+    registry::{MetaMediaType, MetaRequest, Registry},
+    types::{Example, Type},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::RawValue};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Api, Tag,
     body::{count, fit, is_json, limits_of, media_type, parse_object, read_event, unsupported},
-    publish::{json_response, publish_codes},
+    publish::publish_codes,
 };
 use crate::event::{Data, EventId, EventType, NewEvent, Topic};
 use crate::http::{
     origin_of,
     problem::{Code, Codes, Problem, ProblemOf},
+    schema::{Json, Raw},
 };
 
 /// Topic of what comes in over `/messages` and `/send_rest`.
@@ -41,8 +45,8 @@ impl TutorialApi {
         &self,
         body: MessageBody,
         request: &Request,
-    ) -> Result<MessageAnswer, ProblemOf<PublishMessage>> {
-        self.send(&body, MessageStatus::Received, request).await
+    ) -> Result<MessageStored, ProblemOf<PublishMessage>> {
+        self.send(body, MessageStatus::Received, request).await
     }
 
     /// Send a message as REST
@@ -58,8 +62,8 @@ impl TutorialApi {
         &self,
         body: MessageBody,
         request: &Request,
-    ) -> Result<MessageAnswer, ProblemOf<PublishMessage>> {
-        self.send(&body, MessageStatus::ReceivedViaRest, request)
+    ) -> Result<MessageStored, ProblemOf<PublishMessage>> {
+        self.send(body, MessageStatus::ReceivedViaRest, request)
             .await
     }
 }
@@ -67,24 +71,45 @@ impl TutorialApi {
 impl TutorialApi {
     async fn send(
         &self,
-        body: &MessageBody,
+        body: MessageBody,
         status: MessageStatus,
         request: &Request,
-    ) -> Result<MessageAnswer, ProblemOf<PublishMessage>> {
+    ) -> Result<MessageStored, ProblemOf<PublishMessage>> {
         let events = vec![body.to_event(status)?];
         let stored = self.0.hub.publish(events, origin_of(request)).await?;
         Ok(body.answer(status, stored[0].event.id))
     }
 }
 
-/// The body of `POST /messages` and `POST /send_rest`: the JSON of its `message`.
-#[derive(Debug)]
-pub(super) struct MessageBody(pub(super) Box<RawValue>);
+/// How a message came, in the words of the tutorial.
+#[derive(Debug, Clone, Copy, Serialize, Enum)]
+pub(super) enum MessageStatus {
+    /// Over `/messages`.
+    Received,
+    /// Over `/send_rest`.
+    #[serde(rename = "Received via REST")]
+    #[oai(rename = "Received via REST")]
+    ReceivedViaRest,
+}
 
-#[derive(Deserialize)]
+/// A message to publish on the topic `messages`.
+#[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-struct MessageJson {
-    message: Box<RawValue>,
+#[oai(rename = "NewMessage", deny_unknown_fields, example)]
+struct NewMessage<'b> {
+    /// Any JSON, at most 1 MiB.
+    #[serde(borrow)]
+    message: Raw<'b>,
+}
+
+/// The body of both.
+#[derive(Debug)]
+pub(super) struct MessageBody(Box<RawValue>);
+
+impl Example for NewMessage<'_> {
+    fn example() -> Self {
+        serde_json::from_str(r#"{"message":"hello"}"#).expect("it is a message")
+    }
 }
 
 impl<'a> ApiExtractor<'a> for MessageBody {
@@ -93,20 +118,7 @@ impl<'a> ApiExtractor<'a> for MessageBody {
     type ParamRawType = ();
 
     fn register(registry: &mut Registry) {
-        registry.create_schema::<MessageBody, _>("NewMessage".into(), |_| {
-            let message = MetaSchema {
-                description: Some("Any JSON."),
-                example: Some(json!("hello")),
-                ..MetaSchema::ANY
-            };
-            MetaSchema {
-                description: Some("A message to publish on the topic `messages`."),
-                required: vec!["message"],
-                properties: vec![("message", MetaSchemaRef::Inline(Box::new(message)))],
-                example: Some(json!({"message": "hello"})),
-                ..MetaSchema::new("object")
-            }
-        });
+        NewMessage::register(registry);
     }
 
     fn request_meta() -> Option<MetaRequest> {
@@ -114,7 +126,7 @@ impl<'a> ApiExtractor<'a> for MessageBody {
             description: None,
             content: vec![MetaMediaType {
                 content_type: "application/json",
-                schema: MetaSchemaRef::Reference("NewMessage".into()),
+                schema: NewMessage::schema_ref(),
             }],
             required: true,
         })
@@ -129,95 +141,76 @@ impl<'a> ApiExtractor<'a> for MessageBody {
             return Err(unsupported(&other, "application/json").into());
         }
         let body = read_event(request, body).await?;
-        let message = parse_object::<MessageJson>(&body)?.message;
+        let message = parse_object::<NewMessage<'_>>(&body)?
+            .message
+            .0
+            .into_owned();
         fit(message.get().len(), limits_of(request))?;
         count(request, 1)?;
         Ok(Self(message))
     }
 }
 
-/// How a message came, in the words of the tutorial.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum MessageStatus {
-    /// Over `/messages`.
-    Received,
-    /// Over `/send_rest`.
-    ReceivedViaRest,
-}
-
-impl MessageStatus {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Received => "Received",
-            Self::ReceivedViaRest => "Received via REST",
-        }
-    }
-}
-
-/// The data of a message, and the answer but for its id.
+/// The data of the event that a message is stored as.
 #[derive(Serialize)]
 struct MessageData<'a> {
-    status: &'static str,
+    status: MessageStatus,
     message: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<EventId>,
 }
 
 impl MessageBody {
-    fn with_status(&self, status: MessageStatus, id: Option<EventId>) -> Box<RawValue> {
-        serde_json::value::to_raw_value(&MessageData {
-            status: status.as_str(),
-            message: &self.0,
-            id,
-        })
-        .expect("JSON always serializes into memory")
-    }
-
     /// The event that a message is stored as.
-    pub(super) fn to_event(&self, status: MessageStatus) -> Result<NewEvent, Problem> {
+    fn to_event(&self, status: MessageStatus) -> Result<NewEvent, Problem> {
+        let data = to_raw_value(&MessageData {
+            status,
+            message: &self.0,
+        });
         Ok(NewEvent {
             topic: Topic::new(MESSAGES_TOPIC).expect("a topic in rule"),
             event_type: EventType::default(),
-            data: Data::from_json(&self.with_status(status, None))?,
+            data: Data::from_json(&data.expect("JSON always serializes into memory"))?,
             key: None,
         })
     }
 
     /// The answer to who sent it.
-    pub(super) fn answer(&self, status: MessageStatus, id: EventId) -> MessageAnswer {
-        MessageAnswer(self.with_status(status, Some(id)).get().to_owned())
+    fn answer(self, status: MessageStatus, id: EventId) -> MessageStored {
+        MessageStored::Stored(Json::of(&MessageAnswer {
+            status,
+            message: Raw(Cow::Owned(self.0)),
+            id,
+        }))
     }
 }
 
-/// `{"status":"Received","message":…,"id":1}`.
-#[derive(Debug)]
-pub(super) struct MessageAnswer(String);
-
-impl IntoResponse for MessageAnswer {
-    fn into_response(self) -> Response {
-        Response::builder()
-            .content_type("application/json")
-            .body(self.0)
-    }
+/// A message as it was stored.
+#[derive(Debug, Serialize, Object)]
+#[oai(rename = "StoredMessage", example)]
+pub(super) struct MessageAnswer<'b> {
+    /// How it came.
+    status: MessageStatus,
+    /// The message.
+    message: Raw<'b>,
+    /// The event's id.
+    id: EventId,
 }
 
-impl ApiResponse for MessageAnswer {
-    fn meta() -> MetaResponses {
-        let schema = MetaSchema {
-            example: Some(json!({"status": "Received", "message": "hello", "id": 1})),
-            ..MetaSchema::new("object")
-        };
-        MetaResponses {
-            responses: vec![json_response(
-                200,
-                "Stored; its id is the event's.",
-                schema,
-                vec![],
-            )],
+impl Example for MessageAnswer<'_> {
+    fn example() -> Self {
+        Self {
+            status: MessageStatus::Received,
+            message: NewMessage::example().message,
+            id: EventId::ZERO.next(),
         }
     }
+}
 
-    fn register(_: &mut Registry) {}
+/// The answer of both.
+#[derive(Debug, ApiResponse)]
+pub(super) enum MessageStored {
+    /// Stored. `id` is the event's id.
+    #[oai(status = 200)]
+    Stored(Json<MessageAnswer<'static>>),
 }
 
 /// The refusals of `POST /messages` and `POST /send_rest`.
