@@ -15,6 +15,8 @@ mod erase;
 mod highest;
 mod page;
 mod place;
+#[cfg(test)]
+mod plans;
 mod schema;
 mod topics;
 mod trim;
@@ -47,8 +49,8 @@ pub use self::{
     upkeep::{FileSize, Room},
 };
 use self::{
+    draft::End,
     highest::{Highest, all_lost, skip_lost},
-    page::LAST_ID,
     place::Place,
     schema::{migrate, refuse_foreign},
 };
@@ -76,8 +78,7 @@ pub struct EventLog {
 #[derive(Debug)]
 pub struct Appender {
     connection: SqliteConnection,
-    last_id: EventId,
-    last_created_at: Timestamp,
+    end: End,
     place: Place,
     /// Held as long as this is, and with it the file.
     _lock: File,
@@ -205,7 +206,7 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
     skip_lost(&mut connection, Highest::of(path).read()?)
         .await
         .map_err(failed)?;
-    let (last_id, last_created_at) = newest(&mut connection).await.map_err(failed)?;
+    let end = newest(&mut connection).await.map_err(failed)?;
     let id: String = sqlx::query_scalar("select id from log")
         .fetch_one(&mut connection)
         .await
@@ -217,8 +218,7 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
     })?;
     let appender = Appender {
         connection,
-        last_id,
-        last_created_at,
+        end,
         place,
         _lock: lock,
     };
@@ -301,27 +301,20 @@ fn open_error(path: &Path, source: sqlx::Error) -> OpenError {
 }
 
 /// The newest id there ever was, also where its row is gone, and the newest time.
-async fn newest(connection: &mut SqliteConnection) -> Result<(EventId, Timestamp), sqlx::Error> {
+async fn newest(connection: &mut SqliteConnection) -> Result<End, sqlx::Error> {
     let (id, created_at): (i64, i64) = sqlx::query_as(
         "select coalesce((select seq from sqlite_sequence where name = 'events'), 0), \
          coalesce((select created_at from events order by id desc limit 1), 0)",
     )
     .fetch_one(connection)
     .await?;
-    Ok((EventId::from_row(id), Timestamp::from_millis(created_at)))
+    Ok(End {
+        last_id: EventId::from_row(id),
+        last_created_at: Timestamp::from_millis(created_at),
+    })
 }
 
 impl Appender {
-    /// The newest id there ever was in this file; zero if none.
-    pub fn last_id(&self) -> EventId {
-        self.last_id
-    }
-
-    /// The time of the newest event.
-    pub fn last_created_at(&self) -> Timestamp {
-        self.last_created_at
-    }
-
     /// Begins a transaction, by hand: sqlx's own count how deep they are, and the count is wrong once SQLite has rolled back
     /// by itself, as it may on a full disk. What is appended later would then be in a transaction that nobody commits.
     async fn begin(&mut self) -> Result<(), Error> {
@@ -372,12 +365,6 @@ impl EventLog {
     /// The stretches of ids whose events were lost with a file that an older copy replaced, oldest first. Few.
     pub fn lost(&self) -> &[Lost] {
         &self.lost
-    }
-
-    /// The newest id there ever was; zero if none.
-    pub async fn last_id(&self) -> Result<EventId, Error> {
-        let last: i64 = sqlx::query_scalar(LAST_ID).fetch_one(&self.pool).await?;
-        Ok(EventId::from_row(last))
     }
 
     /// Ends all reading; waits for what is being read.

@@ -6,6 +6,7 @@ use std::{
     io::{self, BufRead, BufReader},
     mem,
     path::PathBuf,
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -76,7 +77,7 @@ struct Import {
     appender: Appender,
     /// Events of the log that the next lines are compared with: those of a run that was broken off.
     known: VecDeque<Event>,
-    waiting: Vec<Event>,
+    waiting: Vec<Arc<Event>>,
     waiting_bytes: usize,
     imported: u64,
     skipped: u64,
@@ -119,7 +120,7 @@ impl Import {
             bail!("event {} does not come after event {last_id}", event.id);
         }
         self.waiting_bytes += event.data.as_str().len();
-        self.waiting.push(event);
+        self.waiting.push(event.into());
         if self.waiting.len() == COMMIT_MAX_EVENTS || self.waiting_bytes >= COMMIT_MAX_BYTES {
             self.commit().await?;
         }

@@ -1,4 +1,4 @@
-//! A transaction that is being put together: which id and time each event gets, and what its key says of it. Pure.
+//! Ids, times and verdicts on keys: what turns events as they were published into events of the log. Pure.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -25,31 +25,59 @@ pub struct KeyConflict {
     pub id: EventId,
 }
 
-/// The events that were given together, or why none of them was taken.
+/// The events that were published together, or why none of them was stored.
 pub type Outcome = Result<Vec<Stored>, KeyConflict>;
 
+/// Events by their key, which is unique on a topic.
 pub(super) type KeyedEvents = HashMap<(Topic, Key), Arc<Event>>;
 
-/// A transaction that is being put together.
-pub(super) struct Draft {
+/// The end of the log: what comes next has a higher id, and a time that is not earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct End {
     pub(super) last_id: EventId,
-    pub(super) created_at: Timestamp,
+    pub(super) last_created_at: Timestamp,
+}
+
+impl End {
+    /// The end of a log whose newest event is `last`.
+    pub(super) fn of(last: &Event) -> Self {
+        Self {
+            last_id: last.id,
+            last_created_at: last.created_at,
+        }
+    }
+}
+
+/// Events that will be inserted together.
+#[derive(Debug)]
+pub(super) struct Draft {
+    end: End,
     /// The events to insert, in id order.
-    pub(super) fresh: Vec<Arc<Event>>,
-    /// The events that have a key which this transaction names, stored ones and fresh ones.
-    pub(super) keyed: KeyedEvents,
+    fresh: Vec<Arc<Event>>,
+    /// The events whose keys may come up: those that the log has, and the fresh ones.
+    keyed: KeyedEvents,
 }
 
 impl Draft {
-    /// Adds a list of events that belong together, or none of them.
-    pub(super) fn take(&mut self, events: Vec<NewEvent>) -> Outcome {
-        let (last_id, fresh_events) = (self.last_id, self.fresh.len());
+    /// `keyed` has to hold every stored event whose key will be [taken](Self::take).
+    pub(super) fn new(end: End, keyed: KeyedEvents) -> Self {
+        Self {
+            end,
+            fresh: Vec::new(),
+            keyed,
+        }
+    }
+
+    /// Adds events that belong together and were put in order at `now`, all of them or none.
+    pub(super) fn take(&mut self, events: Vec<NewEvent>, now: Timestamp) -> Outcome {
+        let (end, fresh_events) = (self.end, self.fresh.len());
+        self.end.last_created_at = end.last_created_at.max(now);
         let mut stored = Vec::with_capacity(events.len());
         for event in events {
             match self.take_one(event) {
                 Ok(event) => stored.push(event),
                 Err(conflict) => {
-                    self.last_id = last_id;
+                    self.end = end;
                     for undone in self.fresh.drain(fresh_events..) {
                         if let Some(key) = &undone.key {
                             self.keyed.remove(&(undone.topic.clone(), key.clone()));
@@ -85,16 +113,15 @@ impl Draft {
                 duplicate: true,
             });
         }
-        self.last_id = self.last_id.next();
-        let event = Event {
-            id: self.last_id,
+        self.end.last_id = self.end.last_id.next();
+        let event = Arc::new(Event {
+            id: self.end.last_id,
             topic,
             event_type,
             data,
-            created_at: self.created_at,
+            created_at: self.end.last_created_at,
             key,
-        };
-        let event = Arc::new(event);
+        });
         if let Some(key) = &event.key {
             self.keyed
                 .insert((event.topic.clone(), key.clone()), event.clone());
@@ -104,6 +131,11 @@ impl Draft {
             event,
             duplicate: false,
         })
+    }
+
+    /// The events to insert, in id order, each with the id and the time it was given.
+    pub(super) fn into_fresh(self) -> Vec<Arc<Event>> {
+        self.fresh
     }
 }
 
@@ -121,21 +153,39 @@ mod tests {
         }
     }
 
+    fn empty() -> Draft {
+        let end = End {
+            last_id: EventId::ZERO,
+            last_created_at: Timestamp::from_millis(0),
+        };
+        Draft::new(end, KeyedEvents::new())
+    }
+
     /// Two publishers in one commit: what the refused list named is free for the other, and so are its ids.
     #[test]
     fn a_list_that_is_refused_leaves_nothing_in_its_transaction() {
-        let mut draft = Draft {
-            last_id: EventId::ZERO,
-            created_at: Timestamp::from_millis(0),
-            fresh: Vec::new(),
-            keyed: KeyedEvents::new(),
-        };
-        draft.take(vec![keyed("known", "a")]).unwrap();
-        let refused = draft.take(vec![keyed("new", "b"), keyed("known", "other")]);
+        let now = Timestamp::from_millis(1);
+        let mut draft = empty();
+        draft.take(vec![keyed("known", "a")], now).unwrap();
+        let later = Timestamp::from_millis(9);
+        let refused = draft.take(vec![keyed("new", "b"), keyed("known", "other")], later);
         assert_eq!(refused.unwrap_err().id, EventId::ZERO.next());
-        let stored = draft.take(vec![keyed("new", "b")]).unwrap();
+        let stored = draft.take(vec![keyed("new", "b")], now).unwrap();
         assert!(!stored[0].duplicate);
-        let ids: Vec<i64> = draft.fresh.iter().map(|event| event.id.as_i64()).collect();
-        assert_eq!(ids, [1, 2]);
+        let placed = |event: &Arc<Event>| (event.id.as_i64(), event.created_at.as_millis());
+        let fresh: Vec<_> = draft.into_fresh().iter().map(placed).collect();
+        assert_eq!(fresh, [(1, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn each_list_has_a_time_of_its_own_and_times_never_go_backwards() {
+        let mut draft = empty();
+        for (key, now) in [("a", 5), ("b", 7), ("c", 6)] {
+            let now = Timestamp::from_millis(now);
+            draft.take(vec![keyed(key, "x")], now).unwrap();
+        }
+        let fresh = draft.into_fresh();
+        let times: Vec<_> = fresh.iter().map(|e| e.created_at.as_millis()).collect();
+        assert_eq!(times, [5, 7, 7]);
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     Appender, Error,
     append::insert,
+    draft::End,
     page::{EVENT, event_from_row},
 };
 use crate::event::{Data, Event, EventId, EventType, Timestamp, Topic};
@@ -18,7 +19,7 @@ pub struct Erased {
     pub notice: Option<Arc<Event>>,
 }
 
-const ERASE: &str = "update events set type = ?2, data = ?3, key = null where id = ?1";
+pub(super) const ERASE: &str = "update events set type = ?2, data = ?3, key = null where id = ?1";
 
 impl Appender {
     /// Erases an event's data, type and key for good, and appends an event that tells of it, in one transaction. `None`:
@@ -28,8 +29,7 @@ impl Appender {
         let erased = self.erase_inside(id).await;
         let erased = self.end(erased).await?;
         if let Some(notice) = erased.as_ref().and_then(|erased| erased.notice.as_ref()) {
-            self.last_id = notice.id;
-            self.last_created_at = notice.created_at;
+            self.end = End::of(notice);
         }
         Ok(erased)
     }
@@ -60,8 +60,8 @@ impl Appender {
             .execute(&mut self.connection)
             .await?;
         let notice = Event {
-            id: self.last_id.next(),
-            created_at: self.last_created_at.max(Timestamp::now()),
+            id: self.end.last_id.next(),
+            created_at: self.end.last_created_at.max(Timestamp::now()),
             ..event.clone()
         };
         let notice = Arc::new(notice);
@@ -72,7 +72,7 @@ impl Appender {
         }))
     }
 
-    /// Appends an event that tells that so many events of `topic` were erased, all up to `through`.
+    /// Appends an event that tells how many `events` of `topic` were erased, all of them up to `through`.
     pub async fn append_notice(
         &mut self,
         topic: &Topic,
@@ -82,17 +82,16 @@ impl Appender {
         self.look_in_place().await?;
         let data = serde_json::json!({"topic": topic, "through": through, "events": events});
         let notice = Event {
-            id: self.last_id.next(),
+            id: self.end.last_id.next(),
             topic: topic.clone(),
             event_type: EventType::erased(),
             data: Data::from_row(data.to_string()),
-            created_at: self.last_created_at.max(Timestamp::now()),
+            created_at: self.end.last_created_at.max(Timestamp::now()),
             key: None,
         };
         let notice = Arc::new(notice);
         insert(&mut self.connection, std::slice::from_ref(&notice)).await?;
-        self.last_id = notice.id;
-        self.last_created_at = notice.created_at;
+        self.end = End::of(&notice);
         Ok(notice)
     }
 }

@@ -90,7 +90,7 @@ pub(super) async fn skip_lost(
     connection: &mut SqliteConnection,
     highest: EventId,
 ) -> Result<(), sqlx::Error> {
-    let (after, _) = newest(connection).await?;
+    let after = newest(connection).await?.last_id;
     if highest <= after {
         return Ok(());
     }

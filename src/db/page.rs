@@ -62,44 +62,55 @@ pub struct Page {
     pub read_on: Option<EventId>,
 }
 
-const PAGE_ASCENDING: &str = "
+pub(super) const PAGE_ASCENDING: &str = "
 select id, topic, type, data, created_at, key from events
 where id > ?1 and id < ?2 order by id limit ?3";
 
-const PAGE_DESCENDING: &str = "
+pub(super) const PAGE_DESCENDING: &str = "
 select id, topic, type, data, created_at, key from events
 where id > ?1 and id < ?2 order by id desc limit ?3";
 
-/// Takes each topic's page from the index, then the first of them all. Linear in topics times page, never in the log.
-const PAGE_OF_TOPICS_ASCENDING: &str = "
-select events.id, events.topic, events.type, events.data, events.created_at, events.key
-from json_each(?4) as asked cross join events
-where events.id in (
-    select id from events where topic = asked.value and id > ?1 and id < ?2 order by id limit ?3
+/// Takes each topic's page from the index, then the first of them all, and reads no row before it is known to be of the page.
+/// Linear in topics times page, never in the log.
+pub(super) const PAGE_OF_TOPICS_ASCENDING: &str = "
+select id, topic, type, data, created_at, key from events
+where id in (
+    select candidate.value
+    from json_each(?4) as asked
+    cross join json_each((
+        select json_group_array(id)
+        from (select id from events where topic = asked.value and id > ?1 and id < ?2 order by id limit ?3)
+    )) as candidate
+    order by candidate.value limit ?3
 )
-order by events.id limit ?3";
+order by id";
 
-const PAGE_OF_TOPICS_DESCENDING: &str = "
-select events.id, events.topic, events.type, events.data, events.created_at, events.key
-from json_each(?4) as asked cross join events
-where events.id in (
-    select id from events where topic = asked.value and id > ?1 and id < ?2 order by id desc limit ?3
+pub(super) const PAGE_OF_TOPICS_DESCENDING: &str = "
+select id, topic, type, data, created_at, key from events
+where id in (
+    select candidate.value
+    from json_each(?4) as asked
+    cross join json_each((
+        select json_group_array(id)
+        from (select id from events where topic = asked.value and id > ?1 and id < ?2 order by id desc limit ?3)
+    )) as candidate
+    order by candidate.value desc limit ?3
 )
-order by events.id desc limit ?3";
+order by id desc";
 
 pub(super) const EVENT: &str =
     "select id, topic, type, data, created_at, key from events where id = ?1";
 
-const COUNT: &str = "select count(*) from events";
+pub(super) const COUNT: &str = "select count(*) from events";
 
-const COUNT_ROWS: &str = "select count(*) from events not indexed";
+pub(super) const COUNT_ROWS: &str = "select count(*) from events not indexed";
 
-const FIRST_ID: &str = "select min(id) from events";
+pub(super) const FIRST_ID: &str = "select min(id) from events";
 
 pub(super) const LAST_ID: &str =
     "select coalesce((select seq from sqlite_sequence where name = 'events'), 0)";
 
-const NTH_ID: &str = "
+pub(super) const NTH_ID: &str = "
 select coalesce(
     (select id from events order by id limit 1 offset ?1),
     (select seq + 1 from sqlite_sequence where name = 'events'),
@@ -107,9 +118,9 @@ select coalesce(
 )";
 
 /// Halves the log until one id is left. It may, because times never go backwards along the ids.
-const FIRST_ID_SINCE: &str = "
+pub(super) const FIRST_ID_SINCE: &str = "
 with recursive search(low, high) as (
-    select coalesce(min(id), 1), coalesce(max(id), 0) + 1 from events
+    select coalesce((select min(id) from events), 1), coalesce((select max(id) from events), 0) + 1
     union all
     select iif(created_at < ?1, id + 1, low), iif(created_at < ?1, high, (low + high) / 2)
     from search
@@ -118,7 +129,7 @@ with recursive search(low, high) as (
 )
 select low from search where low >= high";
 
-const TOPIC_NAMES_FROM: &str = "
+pub(super) const TOPIC_NAMES_FROM: &str = "
 with recursive names(topic) as (
     select min(topic) from events where topic >= ?1
     union all
@@ -187,6 +198,12 @@ impl EventLog {
             .fetch_optional(&self.pool)
             .await?;
         Ok(row.as_ref().map(event_from_row).transpose()?)
+    }
+
+    /// The newest id there ever was; zero if none.
+    pub async fn last_id(&self) -> Result<EventId, Error> {
+        let last: i64 = sqlx::query_scalar(LAST_ID).fetch_one(&self.pool).await?;
+        Ok(EventId::from_row(last))
     }
 
     /// The id of the oldest event kept; `None` if there is none.

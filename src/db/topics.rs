@@ -21,7 +21,7 @@ pub struct TopicSummary {
 }
 
 /// Leaps from name to name in the index, so that the cost is that of the topics and not of the events.
-const TOPICS_AFTER: &str = "
+pub(super) const TOPICS_AFTER: &str = "
 with recursive names(topic) as (
     select min(topic) from events where topic > ?1
     union all
@@ -37,7 +37,7 @@ select topic,
 from names where topic is not null";
 
 /// Leaps from name to name in the index.
-const TOPIC_NAMES_AFTER: &str = "
+pub(super) const TOPIC_NAMES_AFTER: &str = "
 with recursive names(topic) as (
     select min(topic) from events where topic > ?1
     union all
@@ -46,9 +46,9 @@ with recursive names(topic) as (
 )
 select topic from names where topic is not null";
 
-const LAST_ID_OF_TOPIC: &str = "select max(id) from events where topic = ?1 and id < ?2";
+pub(super) const LAST_ID_OF_TOPIC: &str = "select max(id) from events where topic = ?1 and id < ?2";
 
-const LAST_ID_OF_TOPIC_BEFORE_NEWEST: &str =
+pub(super) const LAST_ID_OF_TOPIC_BEFORE_NEWEST: &str =
     "select id from events where topic = ?1 order by id desc limit 1 offset ?2";
 
 impl EventLog {

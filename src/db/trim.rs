@@ -3,7 +3,10 @@
 use futures_util::TryStreamExt;
 use sqlx::Row;
 
-use super::{Appender, Error, EventLog};
+use super::{
+    Appender, Error, EventLog,
+    page::{FIRST_ID, to_json},
+};
 use crate::{
     event::{EventId, Topic},
     filter::{Filter, Topics},
@@ -36,8 +39,8 @@ pub struct TrimStep {
     pub next_id: Option<EventId>,
 }
 
-/// The first so many rows of the log, or as many as have so many bytes.
-const TRIM_STEP: &str = "
+/// The first `?2` of the rows up to `?1`, or as many of them as it takes to have `?3` bytes of data.
+pub(super) const TRIM_STEP: &str = "
 with
     oldest as (
         select id, octet_length(data) as bytes from events where id <= ?1 order by id limit ?2
@@ -50,7 +53,7 @@ with
 select through, (select min(id) from events where id > through) as next_id
 from step where through is not null";
 
-const TRIM_STEP_OF_TOPIC: &str = "
+pub(super) const TRIM_STEP_OF_TOPIC: &str = "
 with
     oldest as (
         select id, octet_length(data) as bytes from events where topic = ?4 and id <= ?1 order by id limit ?2
@@ -63,22 +66,22 @@ with
 select through, null as next_id
 from step where through is not null";
 
-const TRIM: &str = "delete from events where id <= ?1";
+pub(super) const TRIM: &str = "delete from events where id <= ?1";
 
-const TRIM_TOPIC: &str = "delete from events where topic = ?2 and id <= ?1";
+pub(super) const TRIM_TOPIC: &str = "delete from events where topic = ?2 and id <= ?1";
 
-const MARK_TRIMMED: &str = "
+pub(super) const MARK_TRIMMED: &str = "
 insert into trimmed (topic, last_id) values (?1, ?2)
 on conflict (topic) do update set last_id = max(last_id, excluded.last_id)";
 
 /// Below the oldest event kept, the lack of events is told without a mark.
-const FORGET_MARKS: &str =
+pub(super) const FORGET_MARKS: &str =
     "delete from trimmed where last_id < (select coalesce(min(id), 0) from events)";
 
-const TRIMMED_OF_TOPICS: &str = "
+pub(super) const TRIMMED_OF_TOPICS: &str = "
 select max(last_id) from trimmed where last_id > ?1 and topic in (select value from json_each(?2))";
 
-const TRIMMED: &str = "select topic, last_id from trimmed where last_id > ?1";
+pub(super) const TRIMMED: &str = "select topic, last_id from trimmed where last_id > ?1";
 
 impl Appender {
     /// What the next step of `trim` takes; `None` when there is nothing left of it.
@@ -99,6 +102,14 @@ impl Appender {
             through: EventId::from_row(through),
             next_id: next_id.map(EventId::from_row),
         }))
+    }
+
+    /// The id of the oldest event kept; `None` if there is none. Read on the writing connection: the writer waits for no reader.
+    pub async fn first_id(&mut self) -> Result<Option<EventId>, Error> {
+        let first: Option<i64> = sqlx::query_scalar(FIRST_ID)
+            .fetch_one(&mut self.connection)
+            .await?;
+        Ok(first.map(EventId::from_row))
     }
 
     /// Takes a step of a [`Trim`]: its topic's events up to `through` are gone for good. Returns how many there were.
@@ -144,7 +155,7 @@ impl EventLog {
         if let Topics::Exact(topics) = filter.topics() {
             let id: Option<i64> = sqlx::query_scalar(TRIMMED_OF_TOPICS)
                 .bind(cursor.as_i64())
-                .bind(serde_json::to_string(&topics).expect("strings always serialize into memory"))
+                .bind(to_json(&topics))
                 .fetch_one(&self.pool)
                 .await?;
             return Ok(id.map(EventId::from_row));

@@ -4,6 +4,12 @@ use std::path::Path;
 
 use super::{Appender, Error, EventLog, beside};
 
+/// A reader that is in the way costs a publisher 5 ms, and the WAL is cleaned another time.
+const WAIT_FOR_NOBODY: &str = "pragma busy_timeout = 5";
+
+/// [`BUSY_TIMEOUT`](super::BUSY_TIMEOUT).
+const WAIT_AS_EVER: &str = "pragma busy_timeout = 5000";
+
 /// Free pages that one step of shrinking gives back to the system: 64, which took 0.3 ms.
 const SHRINK_STEP: &str = "pragma incremental_vacuum(64)";
 
@@ -25,7 +31,7 @@ pub struct FileSize {
     pub wal_bytes: u64,
 }
 
-const ROOM: &str = "
+pub(super) const ROOM: &str = "
 select (page_count - freelist_count) * page_size as used_bytes, freelist_count * page_size as free_bytes
 from pragma_page_count, pragma_freelist_count, pragma_page_size";
 
@@ -48,15 +54,17 @@ impl Appender {
     ///
     /// What was erased, or given back to the system, is gone from the disk with this and not before.
     pub async fn clean_wal(&mut self) -> Result<bool, Error> {
-        sqlx::query("pragma busy_timeout = 5")
+        sqlx::query(WAIT_FOR_NOBODY)
             .execute(&mut self.connection)
             .await?;
-        let (busy,): (i64,) = sqlx::query_as("pragma wal_checkpoint(truncate)")
+        let cleaned = sqlx::query_as("pragma wal_checkpoint(truncate)")
             .fetch_one(&mut self.connection)
-            .await?;
-        sqlx::query("pragma busy_timeout = 5000")
+            .await;
+        // Also after an error: the next commit may have to wait for another process.
+        sqlx::query(WAIT_AS_EVER)
             .execute(&mut self.connection)
             .await?;
+        let (busy,): (i64,) = cleaned?;
         Ok(busy == 0)
     }
 
@@ -87,7 +95,7 @@ impl Appender {
     async fn probe_inside(&mut self) -> Result<(), Error> {
         for sql in PROBE {
             sqlx::query(*sql)
-                .bind(self.last_id.as_i64())
+                .bind(self.end.last_id.as_i64())
                 .execute(&mut self.connection)
                 .await?;
         }
@@ -115,5 +123,24 @@ impl EventLog {
             used_bytes: used.unsigned_abs(),
             free_bytes: free.unsigned_abs(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::db::{self, BUSY_TIMEOUT};
+
+    #[tokio::test]
+    async fn an_error_while_the_wal_is_cleaned_leaves_the_wait_for_other_processes_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let (_log, mut appender) = db::open(&folder.path().join("segno.db")).await.unwrap();
+        // SQLite refuses a checkpoint inside a transaction.
+        appender.begin().await.unwrap();
+        appender.clean_wal().await.unwrap_err();
+        let wait_ms: i64 = sqlx::query_scalar("pragma busy_timeout")
+            .fetch_one(&mut appender.connection)
+            .await
+            .unwrap();
+        assert_eq!(u128::try_from(wait_ms), Ok(BUSY_TIMEOUT.as_millis()));
     }
 }

@@ -263,7 +263,8 @@ impl Applier {
         self.metrics.trimmed_events.inc_by(trimmed);
         self.announcements.recent.forget(topic, step.through);
         if topic.is_some() {
-            self.raise_first_id(self.log.first_id().await?);
+            let first_id = self.appender.first_id().await?;
+            self.raise_first_id(first_id);
         }
         Ok(Some(trimmed))
     }
