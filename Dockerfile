@@ -8,14 +8,14 @@ COPY Cargo.toml Cargo.lock ./
 RUN mkdir src \
     && touch src/lib.rs \
     && echo 'fn main() {}' > src/main.rs \
-    && cargo build --release --locked \
+    && cargo build --release --locked --features full \
     # What is left of the empty program would be newer than the files below, and cargo would take it for theirs.
     && cargo clean --release --package segno \
     && rm -r src
 
 COPY migrations migrations
 COPY src src
-RUN cargo build --release --locked --bin segno
+RUN cargo build --release --locked --features full --bin segno
 
 
 FROM debian:bookworm-slim

@@ -7,6 +7,8 @@ mod check;
 mod check_config;
 mod export;
 mod import;
+mod log_lines;
+#[cfg(feature = "otlp")]
 mod otlp;
 mod progress;
 mod publish;
@@ -15,7 +17,6 @@ mod restore;
 mod serve;
 mod systemd_unit;
 mod tail;
-mod trace;
 
 use std::path::PathBuf;
 

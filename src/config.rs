@@ -64,7 +64,7 @@ pub struct ServeFlags {
 
     /// OpenTelemetry collector that takes the spans of requests by OTLP over HTTP, such as `http://localhost:4318`. Without it
     /// no spans are made.
-    #[arg(long, env = "SEGNO_OTLP_ENDPOINT", value_name = "URL")]
+    #[arg(long, env = "SEGNO_OTLP_ENDPOINT", value_name = "URL", value_parser = parse_collector)]
     pub otlp_endpoint: Option<String>,
 
     /// How traces are written to standard error.
@@ -222,6 +222,15 @@ pub struct LimitsFlags {
         value_parser = parse_network
     )]
     pub trusted_proxies: Vec<IpNet>,
+}
+
+fn parse_collector(text: &str) -> Result<String, String> {
+    match cfg!(feature = "otlp") {
+        true => Ok(text.into()),
+        false => Err(
+            "this build cannot send spans; build it with `--features otlp`, or `--features full` for everything".into(),
+        ),
+    }
 }
 
 fn parse_bytes_within(text: &str, least: usize, most: usize) -> Result<usize, String> {

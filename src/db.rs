@@ -13,6 +13,7 @@ mod copy;
 mod draft;
 mod erase;
 mod highest;
+mod migrations;
 mod page;
 mod place;
 #[cfg(test)]

@@ -12,7 +12,7 @@
 //!    ├── retention   knows: the clock, what is old                 talks to the hub
 //!    ├── limits      knows: what each address has taken            asked by server and http; no I/O
 //!    ├── monitor     knows: the clock, what is slow                talks to the hub
-//!    ├── service     knows: how a service manager is told          nothing of the hub
+//!    ├── service_manager   knows: what systemd wants to hear       nothing of the hub
 //!    └── http/       knows: requests, JSON, SSE frames, statuses   no SQL
 //!          │
 //!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
@@ -61,7 +61,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`metrics`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service`], [`http`],
+//! [`event`], [`filter`], [`metrics`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service_manager`], [`http`],
 //! [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
@@ -82,4 +82,4 @@ pub mod metrics;
 pub mod monitor;
 pub mod retention;
 pub mod server;
-pub mod service;
+pub mod service_manager;

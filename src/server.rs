@@ -41,7 +41,7 @@ use crate::{
     metrics::Metrics,
     monitor,
     retention::{self, Keep},
-    service::Manager,
+    service_manager::Manager,
 };
 
 /// Connections the kernel holds for us before we accept them.

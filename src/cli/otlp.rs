@@ -84,6 +84,9 @@ impl Exporter {
 }
 
 /// Sends with the client that the hub has anyway, on its runtime: the exporter has a thread, but no runtime.
+///
+/// The exporter's own senders do not do: the async one panics on that thread, the blocking one brings a second runtime, and
+/// both log every failure instead of the first.
 #[derive(Debug)]
 struct Sender {
     client: reqwest::Client,

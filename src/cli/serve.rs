@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{check_config, print, trace};
+use super::{check_config, log_lines::Logging, print};
 use crate::{
     config::{LogFormat, ServeFlags, refuse_small_queue},
     server::{Server, Settings, connections_within},
@@ -16,7 +16,7 @@ pub(super) async fn run(flags: ServeFlags) -> anyhow::Result<()> {
     if flags.check_config {
         return check_config::run().await;
     }
-    let exporter = trace::begin(&flags)?;
+    let logging = Logging::begin(&flags)?;
     let mut settings = flags.settings();
     let limits = &mut settings.limits;
     refuse_small_queue(settings.hub.queue.bytes, limits.max_batch_bytes)
@@ -40,9 +40,7 @@ pub(super) async fn run(flags: ServeFlags) -> anyhow::Result<()> {
         served = server.serve(stop.cancelled()) => served.context("the file was not closed cleanly")?,
         () = second_signal => bail!("stopped at once, by a second signal; what was acknowledged is stored"),
     }
-    if let Some(exporter) = exporter {
-        exporter.end().await;
-    }
+    logging.end().await;
     Ok(())
 }
 

@@ -9,8 +9,8 @@ use std::{
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{
-    BUSY_TIMEOUT, OpenError, beside, lock, open_error,
-    schema::{MIGRATIONS, refuse_foreign},
+    BUSY_TIMEOUT, OpenError, beside, lock, migrations::MIGRATIONS, open_error,
+    schema::refuse_foreign,
 };
 use crate::event::EventId;
 

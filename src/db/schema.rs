@@ -6,14 +6,11 @@ use std::{
 };
 
 use sqlx::{
-    ConnectOptions, Connection, SqliteConnection,
-    migrate::{MigrateError, Migrator},
+    ConnectOptions, Connection, SqliteConnection, migrate::MigrateError,
     sqlite::SqliteConnectOptions,
 };
 
-use super::{OpenError, beside, highest::Highest, open_error};
-
-pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
+use super::{OpenError, beside, highest::Highest, migrations::MIGRATIONS, open_error};
 
 /// What `pragma application_id` says of a file that segno made: "SEGN".
 const APPLICATION_ID: i32 = 0x5345_474E;

@@ -63,6 +63,19 @@ async fn bad_usage_is_told_with_exit_code_2() {
     }
 }
 
+/// A unit or a script that was written for a full build must not find the flag unknown.
+#[cfg(not(feature = "otlp"))]
+#[tokio::test]
+async fn a_flag_whose_feature_is_missing_says_how_to_get_it() {
+    let args = ["serve", "--otlp-endpoint", "http://localhost:4318"];
+    let output = run(command(&args, ""), "").await;
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        text(&output.stderr).contains("build it with `--features otlp`"),
+        "{output:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_bare_segno_serves_and_says_where() {
     let folder = tempfile::tempdir().unwrap();

@@ -26,6 +26,8 @@ mod readme;
 mod restore;
 mod retention;
 mod sight;
+#[cfg(feature = "otlp")]
+mod spans;
 mod stream;
 mod test_hub;
 mod tidy;

@@ -1,6 +1,7 @@
 //! What a service manager is told, in the way of systemd: that the hub is ready, that it stops, that it is alive.
 //!
-//! A datagram to the socket that `NOTIFY_SOCKET` names, and nothing where none is named. Source: sd_notify(3).
+//! A datagram to the socket that `NOTIFY_SOCKET` names, and nothing where none is named. Source: sd_notify(3). By hand, because
+//! the crate `sd-notify` 0.5 knows sockets in the file system only, and those of containers and of `systemd-run` may be abstract.
 
 use std::{
     env,
