@@ -1,5 +1,7 @@
-//! The command line: `segno serve`, `publish`, `tail` and `ready`; `backup`, `restore`, `export`, `import` and `check`, which work on
-//! the file; `bench`, `systemd-unit` and `openapi`.
+//! The command line.
+//!
+//! `segno serve`; its clients `publish`, `tail`, `ready` and `bench`; `backup`, `restore`, `export`, `import` and `check`, which work
+//! on the file; and what is printed for other programs: `systemd-unit`, `completions`, `man` and `openapi`.
 
 mod backup;
 mod bench;
@@ -8,20 +10,24 @@ mod check_config;
 mod export;
 mod import;
 mod log_lines;
+mod open_files;
 #[cfg(feature = "otlp")]
 mod otlp;
 mod progress;
 mod publish;
 mod ready;
+mod reference;
 mod restore;
 mod serve;
 mod systemd_unit;
 mod tail;
+mod usage;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+pub use self::{log_lines::Logged, reference::flags_table};
 use crate::config::ServeFlags;
 
 /// A persistent event hub: POST events, follow them over Server-Sent Events, resume where you were.
@@ -43,28 +49,32 @@ enum Command {
     Serve(ServeFlags),
     /// Publish an event, or each line of standard input.
     Publish(publish::PublishFlags),
-    /// Follow events, across cuts and restarts.
+    /// Follow events, across disconnects and restarts.
     Tail(tail::TailFlags),
-    /// Copy the log to a new file, as it is at one moment. The hub may run and publish meanwhile.
+    /// Copy the event log to a new file, as it is at one moment. The hub may be running.
     Backup(backup::BackupFlags),
-    /// Put a backup where the log is. No hub may run on it.
+    /// Put a backup in the place of the event log. The hub must be stopped.
     Restore(restore::RestoreFlags),
-    /// Write all events, with their ids and times, one a line. The hub may run; run it again to go on.
+    /// Write all events, with their ids and times, one per line. The hub may be running; run it again to continue.
     Export(export::ExportFlags),
-    /// Read what `export` wrote into a log, ids and times as they were. No hub may run on it; run it again to go on.
+    /// Read what `export` wrote into an event log, ids and times included. The hub must be stopped; run it again to continue.
     Import(import::ImportFlags),
-    /// Look whether the log is sound, from end to end. The hub may run.
+    /// Check the event log from end to end for damage. The hub may be running.
     Check(check::CheckFlags),
-    /// Measure a hub that runs, and check that it loses nothing.
+    /// Measure a running hub, and check that it loses nothing.
     ///
-    /// What is published stays in the hub's log, on topics of the run's own: `bench.<run>.<number>`. Ends with 1 if an event
-    /// was missing, came twice or out of order.
+    /// The events stay in the hub's log, on topics of this run: `bench.<run>.<number>`. Exits with 1 if an event is missing, came
+    /// twice or came out of order.
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Ask whether the hub would take an event now: exit code 0 if so, else 1 and the reason.
+    /// Ask whether the hub takes events now: exit code 0 if it does, else 1 and the reason.
     Ready(ready::ReadyFlags),
-    /// Print a unit for systemd that runs this program as a service.
+    /// Print a systemd unit that runs this program as a service.
     SystemdUnit,
+    /// Print completions for a shell, such as `segno completions bash > /etc/bash_completion.d/segno`.
+    Completions(reference::CompletionsFlags),
+    /// Print a man page, such as `segno man serve | man -l -`.
+    Man(reference::ManFlags),
     /// Print the OpenAPI document.
     Openapi,
 }
@@ -72,7 +82,7 @@ enum Command {
 /// Where a client finds the hub.
 #[derive(Debug, Clone, Args)]
 struct HubAddress {
-    /// The hub.
+    /// Address of the hub.
     #[arg(
         long,
         env = "SEGNO_URL",
@@ -85,26 +95,26 @@ struct HubAddress {
 /// Which file a command works on.
 #[derive(Debug, Clone, Args)]
 struct LogFile {
-    /// The file that holds the events.
+    /// File that holds the events.
     #[arg(long, env = "SEGNO_DB", default_value = "segno.db")]
     db: PathBuf,
 }
 
 impl Cli {
-    /// Reads the command line and the variables, and does what was asked for. Ends the program where they cannot be read.
+    /// Reads the command line and the variables, and does what they ask for. Ends the program with 2 where they cannot be read.
     pub async fn read_and_run() -> anyhow::Result<()> {
-        match Self::try_parse() {
-            Ok(cli) => cli.run().await,
+        let matches = match Self::command().try_get_matches() {
+            Ok(matches) => matches,
             Err(error) if error.use_stderr() && check_config::is_asked_for() => {
-                check_config::run().await
+                return check_config::run_despite(&error).await;
             }
-            Err(error) => error.exit(),
-        }
-    }
-
-    async fn run(self) -> anyhow::Result<()> {
-        match self.command.unwrap_or(Command::Serve(self.serve)) {
-            Command::Serve(flags) => serve::run(flags).await,
+            Err(error) => usage::exit(&error),
+        };
+        let cli = Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+        let serve_matches = matches.subcommand_matches("serve").unwrap_or(&matches);
+        match cli.command.unwrap_or(Command::Serve(cli.serve)) {
+            Command::Serve(flags) if flags.check_config => check_config::run(serve_matches).await,
+            Command::Serve(flags) => serve::run(flags, serve_matches).await,
             Command::Publish(flags) => publish::run(flags).await,
             Command::Tail(flags) => tail::run(flags).await,
             Command::Backup(flags) => backup::run(flags).await,
@@ -112,11 +122,38 @@ impl Cli {
             Command::Export(flags) => export::run(flags).await,
             Command::Import(flags) => import::run(flags).await,
             Command::Check(flags) => check::run(flags).await,
-            Command::Bench(flags) => bench::run(flags).await,
+            Command::Bench(bench) => bench::run(bench).await,
             Command::Ready(flags) => ready::run(flags).await,
             Command::SystemdUnit => systemd_unit::run(),
+            Command::Completions(flags) => reference::print_completions(&flags),
+            Command::Man(flags) => reference::print_man_page(&flags),
             Command::Openapi => print(&crate::http::openapi_document()),
         }
+    }
+}
+
+/// An error and its causes on one line. A cause that the text before it ends with already is not repeated: sqlx puts what SQLite
+/// said into its own message, and names it as the cause as well.
+pub fn in_one_line(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |line, cause| {
+        let cause = cause.to_string();
+        match line.as_str() {
+            "" => cause,
+            told if told.ends_with(&cause) => line,
+            told => format!("{told}: {cause}"),
+        }
+    })
+}
+
+/// A duration for people: nobody reads its microseconds.
+fn rounded(duration: Duration) -> Duration {
+    match duration.as_millis() {
+        0..1000 => Duration::from_millis(u64::from(duration.subsec_millis())),
+        1000..10_000 => {
+            Duration::from_secs(duration.as_secs())
+                + Duration::from_millis(u64::from(duration.subsec_millis() / 100 * 100))
+        }
+        _ => Duration::from_secs(duration.as_secs()),
     }
 }
 
@@ -128,7 +165,38 @@ fn print(text: &str) -> anyhow::Result<()> {
         .write_all(text.as_bytes())
         .and_then(|()| stdout.flush())
     {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error.into()),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::from(error).context("cannot write to standard output"))
+        }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_rounded_for_people() {
+        for (nanos, told) in [
+            (200_299_533, "200ms"),
+            (1_234_567_890, "1s 200ms"),
+            (12_345_678_901, "12s"),
+        ] {
+            let rounded = rounded(Duration::from_nanos(nanos));
+            assert_eq!(humantime::format_duration(rounded).to_string(), told);
+        }
+    }
+
+    #[test]
+    fn what_sqlite_said_is_told_once() {
+        let sqlite = anyhow::anyhow!("(code: 14) unable to open database file");
+        let error = sqlite
+            .context("error returned from database: (code: 14) unable to open database file")
+            .context("cannot open x.db");
+        assert_eq!(
+            in_one_line(&error),
+            "cannot open x.db: error returned from database: (code: 14) unable to open database file"
+        );
     }
 }

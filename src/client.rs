@@ -12,7 +12,7 @@ use reqwest::{
     header::{self, HeaderMap},
 };
 use serde::Deserialize;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 pub use self::{
     sse_parser::{Message, SseParser},
@@ -56,11 +56,14 @@ pub enum Error {
     /// The connection was cut in the middle.
     #[error("the connection to the hub was cut")]
     Cut(#[source] hyper::Error),
-    /// Nothing came for too long.
+    /// The hub sent nothing for too long.
     #[error("nothing came from the hub for {}", humantime::format_duration(*.0))]
     Silent(Duration),
-    /// The hub cannot now, and may later.
-    #[error("the hub cannot take it now: {detail}")]
+    /// The hub ended a stream, as it does when it stops.
+    #[error("the hub ended the stream")]
+    Ended,
+    /// The hub refuses now, and may not later.
+    #[error("the hub refuses for now: {detail}")]
     Later {
         /// What the hub said.
         detail: String,
@@ -85,6 +88,7 @@ impl Error {
             | Self::Connect(_)
             | Self::Cut(_)
             | Self::Silent(_)
+            | Self::Ended
             | Self::Later { .. } => true,
             Self::InvalidUrl(_) | Self::Refused { .. } => false,
         }
@@ -196,6 +200,7 @@ impl Client {
             connection: None,
             cursor: None,
             backoff: Backoff::default(),
+            resume_at: None,
         }
     }
 
@@ -242,8 +247,14 @@ fn problem(json: &[u8]) -> Option<Problem> {
     serde_json::from_slice(json).ok()
 }
 
-/// The type of what a stream says before it ends because the log failed. Source: the hub's HTTP contract.
-const ERROR_TYPE: &str = "segno.error";
+/// What the hub's own types begin with. A reader skips those that it does not know. Source: the hub's HTTP contract.
+const OWN_TYPES: &str = "segno.";
+
+/// The types of the hub's own that a subscriber is handed: events were lost, or erased.
+const HANDED_ON_TYPES: [&str; 2] = ["segno.gap", "segno.erased"];
+
+/// The types of what a stream says before it ends: the log failed, or the hub refuses for now.
+const ENDING_TYPES: [&str; 2] = ["segno.error", "segno.refused"];
 
 /// Names the log that an answer is about. Source: the hub's HTTP contract.
 const LOG_ID_HEADER: &str = "segno-log-id";
@@ -262,11 +273,11 @@ pub struct FollowQuery {
 /// What a stream brings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Followed {
-    /// An event, or a `segno.gap`.
+    /// An event, a `segno.gap` or a `segno.erased`.
     Message(Message),
     /// The connection is there; the cursor is that of the first block.
     Connected,
-    /// The connection was lost, or refused for now; another is tried after the wait.
+    /// The connection was lost, or refused for now. The next call waits, then tries again.
     Waiting {
         /// Why.
         reason: String,
@@ -283,6 +294,8 @@ pub struct Follow {
     connection: Option<Connection>,
     cursor: Option<String>,
     backoff: Backoff,
+    /// When to try again.
+    resume_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -315,17 +328,22 @@ impl Follow {
     ///
     /// Dropping the future while it waits for the hub loses nothing that was received.
     pub async fn next(&mut self) -> Result<Followed, Error> {
+        if let Some(resume_at) = self.resume_at {
+            sleep_until(resume_at).await;
+            self.resume_at = None;
+        }
         loop {
             let Some(connection) = &mut self.connection else {
                 match self.connect().await {
                     Ok(connection) => self.connection = Some(connection),
-                    Err(error) => return self.wait(error, None).await,
+                    Err(error) => return self.wait(&error, None).map_err(|()| error),
                 }
                 return Ok(Followed::Connected);
             };
             if let Some(message) = connection.messages.pop_front() {
                 self.cursor = Some(message.last_event_id.clone());
-                if message.event_type == ERROR_TYPE {
+                let event_type = message.event_type.as_str();
+                if ENDING_TYPES.contains(&event_type) {
                     let error = Error::Later {
                         detail: problem(message.data.as_bytes())
                             .map_or(message.data, |problem| problem.detail),
@@ -333,7 +351,10 @@ impl Follow {
                     };
                     let retry = connection.parser.retry();
                     self.connection = None;
-                    return self.wait(error, retry).await;
+                    return self.wait(&error, retry).map_err(|()| error);
+                }
+                if event_type.starts_with(OWN_TYPES) && !HANDED_ON_TYPES.contains(&event_type) {
+                    continue;
                 }
                 return Ok(Followed::Message(message));
             }
@@ -349,25 +370,23 @@ impl Follow {
                         .feed(&bytes, |message| messages.push_back(message));
                     continue;
                 }
-                Ok(Ok(None)) => Error::Later {
-                    detail: "it ended the stream".into(),
-                    after: None,
-                },
+                Ok(Ok(None)) => Error::Ended,
                 Ok(Err(error)) => Error::Unreachable(error),
                 Err(_) => Error::Silent(self.query.idle_timeout),
             };
             let retry = connection.parser.retry();
             self.connection = None;
-            return self.wait(error, retry).await;
+            return self.wait(&error, retry).map_err(|()| error);
         }
     }
 
-    async fn wait(&mut self, error: Error, retry: Option<Duration>) -> Result<Followed, Error> {
+    /// Has the next call wait and try again, if that can help.
+    fn wait(&mut self, error: &Error, retry: Option<Duration>) -> Result<Followed, ()> {
         if !error.may_pass() {
-            return Err(error);
+            return Err(());
         }
-        let wait = retry.unwrap_or_else(|| self.backoff.next(&error));
-        sleep(wait).await;
+        let wait = retry.unwrap_or_else(|| self.backoff.next(error));
+        self.resume_at = Some(Instant::now() + wait);
         Ok(Followed::Waiting {
             reason: error.to_string(),
             wait,

@@ -1,5 +1,7 @@
-//! The flags of `segno serve`, each with its variable: read whole before anything is opened, then turned into the plain settings
-//! of the rooms below. The doc comments are the help.
+//! The flags of `segno serve`, each with its variable.
+//!
+//! They are read whole before anything is opened, then turned into the plain settings of the rooms below. The doc comments are the
+//! help, and the tables of flags in the docs.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -21,23 +23,53 @@ use crate::{
     server,
 };
 
-/// What `segno serve` may be told.
+/// The flags of `segno serve`.
 #[derive(Debug, Clone, Args)]
 pub struct ServeFlags {
-    /// Address to listen on. Containers listen on 0.0.0.0:8000.
-    #[arg(long, env = "SEGNO_LISTEN", default_value = "127.0.0.1:8000")]
-    pub listen: SocketAddr,
+    /// Where the hub listens, and how long it waits.
+    #[command(flatten, next_help_heading = "Listen")]
+    pub listen: ListenFlags,
 
-    /// The file that holds the events; made if there is none.
-    #[arg(long, env = "SEGNO_DB", default_value = "segno.db")]
+    /// File that holds the events; created if it does not exist.
+    #[arg(
+        long,
+        env = "SEGNO_DB",
+        default_value = "segno.db",
+        help_heading = "Storage"
+    )]
     pub db: PathBuf,
 
-    /// Silence after which a stream shows a sign of life, such as `15s`.
-    #[arg(long, env = "SEGNO_HEARTBEAT", default_value = "15s", value_parser = parse_duration)]
-    pub heartbeat: Duration,
+    /// What is kept.
+    #[command(flatten, next_help_heading = "Retention")]
+    pub keep: KeepFlags,
 
-    /// Origin, such as `https://example.com`, whose pages may use the hub from a browser; `*` for all. May be repeated; in the
-    /// variable they are parted by spaces.
+    /// How much is taken.
+    #[command(flatten, next_help_heading = "Limits")]
+    pub limits: LimitsFlags,
+
+    /// How the hub watches itself, and what it logs.
+    #[command(flatten, next_help_heading = "Observe")]
+    pub observe: ObserveFlags,
+
+    /// Print the configuration and everything that is wrong with it, and exit. A hub may be running.
+    #[arg(long, help_heading = "Observe")]
+    pub check_config: bool,
+}
+
+/// Where the hub listens, and how long it waits.
+#[derive(Debug, Clone, Args)]
+pub struct ListenFlags {
+    /// Address to listen on; 0.0.0.0:8000 in a container.
+    #[arg(
+        long = "listen",
+        env = "SEGNO_LISTEN",
+        default_value = "127.0.0.1:8000",
+        value_name = "ADDRESS"
+    )]
+    pub address: SocketAddr,
+
+    /// Origin whose pages may use the hub from a browser, such as `https://example.com`; `*` allows all. Repeat the flag for
+    /// more; separate them by spaces in the variable.
     #[arg(
         long = "cors-origin",
         env = "SEGNO_CORS_ORIGIN",
@@ -46,49 +78,219 @@ pub struct ServeFlags {
     )]
     pub cors_origins: Vec<CorsOrigin>,
 
-    /// How much is taken, and from whom.
-    #[command(flatten)]
-    pub limits: LimitsFlags,
+    /// Address or network of a proxy, such as `10.0.0.0/8`, whose `X-Forwarded-For` names the client. Repeat the flag for more;
+    /// separate them by spaces in the variable.
+    #[arg(
+        long = "trusted-proxy",
+        env = "SEGNO_TRUSTED_PROXY",
+        value_name = "ADDRESS",
+        value_delimiter = ' ',
+        value_parser = parse_network
+    )]
+    pub trusted_proxies: Vec<IpNet>,
 
-    /// Longest wait for open requests and streams after SIGTERM or SIGINT.
-    #[arg(long, env = "SEGNO_DRAIN_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
+    /// Interval of the heartbeat on a stream that has nothing else to send.
+    #[arg(long, env = "SEGNO_HEARTBEAT", default_value = "15s", value_name = "DURATION", value_parser = parse_duration)]
+    pub heartbeat: Duration,
+
+    /// Longest time for the head of a request to arrive, and for a connection to idle between requests.
+    #[arg(long, env = "SEGNO_HEADER_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub header_timeout: Duration,
+
+    /// Longest time for the body of a request to arrive.
+    #[arg(long, env = "SEGNO_BODY_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub body_timeout: Duration,
+
+    /// Longest wait for open requests and streams when the hub stops.
+    #[arg(long, env = "SEGNO_DRAIN_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
+}
 
-    /// What is kept.
-    #[command(flatten)]
-    pub keep: KeepFlags,
+/// What is kept. Events that any of the rules calls old are trimmed; without a rule everything is kept.
+#[derive(Debug, Clone, Args)]
+pub struct KeepFlags {
+    /// Keep events of this age or younger, such as `30d`. Without any `--keep…` flag everything is kept.
+    #[arg(long = "keep-age", env = "SEGNO_KEEP_AGE", value_name = "AGE", value_parser = parse_age)]
+    pub age: Option<Duration>,
 
-    /// How the hub watches itself.
-    #[command(flatten)]
-    pub watch: WatchFlags,
+    /// Keep the newest *N* events.
+    #[arg(long = "keep-events", env = "SEGNO_KEEP_EVENTS", value_name = "N")]
+    pub events: Option<NonZeroU64>,
 
-    /// OpenTelemetry collector that takes the spans of requests by OTLP over HTTP, such as `http://localhost:4318`. Without it
-    /// no spans are made.
+    /// Keep the newest events that fit into this size of the file, such as `10GB`; at least 10MB.
+    #[arg(
+        long = "keep-bytes",
+        env = "SEGNO_KEEP_BYTES",
+        value_name = "SIZE",
+        value_parser = parse_kept_bytes
+    )]
+    pub bytes: Option<u64>,
+
+    /// Keep less of some topics: by age as `debug.**=1h`, the newest *N* of each topic as `status/*=100`, or both as
+    /// `debug.**=1h,1000`. Repeat the flag for more rules; separate them by spaces in the variable.
+    #[arg(
+        long = "keep",
+        env = "SEGNO_KEEP",
+        value_name = "TOPIC=RULE",
+        value_delimiter = ' '
+    )]
+    pub topics: Vec<KeepTopics>,
+}
+
+/// How much is taken. A request over a limit gets an answer that names it.
+#[derive(Debug, Clone, Args)]
+pub struct LimitsFlags {
+    /// Connections in all; fewer where the system allows fewer open files.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_CONNECTIONS",
+        default_value = "50000",
+        value_name = "N"
+    )]
+    pub max_connections: NonZeroU32,
+
+    /// Connections per client address. An IPv6 address counts as its /64 network, here and below.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_CONNECTIONS_PER_ADDRESS",
+        default_value = "10000",
+        value_name = "N"
+    )]
+    pub max_connections_per_address: NonZeroU32,
+
+    /// Open streams per client address.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_STREAMS_PER_ADDRESS",
+        default_value = "10000",
+        value_name = "N"
+    )]
+    pub max_streams_per_address: NonZeroU32,
+
+    /// Events per second that a client address may publish; unlimited if not given.
+    #[arg(
+        long = "max-rate-per-address",
+        env = "SEGNO_MAX_RATE_PER_ADDRESS",
+        value_name = "EVENTS",
+        value_parser = clap::value_parser!(u32).range(1..=RATE_MAX_EVENTS)
+    )]
+    pub rate_per_address: Option<u32>,
+
+    /// Burst size of that rate, in events; ten seconds' worth if not given.
+    #[arg(
+        long = "max-burst-per-address",
+        env = "SEGNO_MAX_BURST_PER_ADDRESS",
+        value_name = "EVENTS",
+        requires = "rate_per_address"
+    )]
+    pub burst_per_address: Option<NonZeroU32>,
+
+    /// Requests in the publish queue.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_QUEUE",
+        default_value = "8192",
+        value_name = "REQUESTS"
+    )]
+    pub max_queue: NonZeroU32,
+
+    /// Size of the events in the publish queue.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_QUEUE_BYTES",
+        default_value = "64MiB",
+        value_name = "SIZE",
+        value_parser = parse_queue_bytes
+    )]
+    pub max_queue_bytes: usize,
+
+    /// Size of the data of an event; at most 1MiB.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_EVENT_BYTES",
+        default_value = "1MiB",
+        value_name = "SIZE",
+        value_parser = |text: &str| parse_bytes_within(text, 1, DATA_MAX_BYTES)
+    )]
+    pub max_event_bytes: usize,
+
+    /// Size of the body of a batch; at most 16MiB.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_BATCH_BYTES",
+        default_value = "16MiB",
+        value_name = "SIZE",
+        value_parser = |text: &str| parse_bytes_within(text, 1, BATCH_MAX_BYTES)
+    )]
+    pub max_batch_bytes: usize,
+
+    /// Events in a batch; at most 10000.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_BATCH_EVENTS",
+        default_value = "10000",
+        value_name = "EVENTS",
+        value_parser = parse_batch_events
+    )]
+    pub max_batch_events: usize,
+}
+
+/// How the hub watches itself, and what it logs.
+#[derive(Debug, Clone, Args)]
+pub struct ObserveFlags {
+    /// How often the hub sends a canary through its writer. Without an answer for three intervals the hub is not ready, for
+    /// twelve not live.
+    #[arg(long, env = "SEGNO_CANARY", default_value = "5s", value_name = "INTERVAL", value_parser = parse_canary)]
+    pub canary: Duration,
+
+    /// A commit that takes longer is logged.
+    #[arg(long, env = "SEGNO_SLOW_COMMIT", default_value = "1s", value_name = "DURATION", value_parser = parse_duration)]
+    pub slow_commit: Duration,
+
+    /// A subscriber that is behind for longer is logged.
+    #[arg(long, env = "SEGNO_SLOW_SUBSCRIBER", default_value = "1m", value_name = "DURATION", value_parser = parse_duration)]
+    pub slow_subscriber: Duration,
+
+    /// OpenTelemetry collector that takes spans by OTLP over HTTP, such as `http://localhost:4318`; no spans are made if not
+    /// given. Needs a build with `--features otlp`.
     #[arg(long, env = "SEGNO_OTLP_ENDPOINT", value_name = "URL", value_parser = parse_collector)]
     pub otlp_endpoint: Option<String>,
 
-    /// How traces are written to standard error.
-    #[arg(long, env = "SEGNO_LOG_FORMAT", value_enum, default_value_t)]
+    /// Format of the log lines on standard error. The variable `SEGNO_LOG` sets their level, such as `debug`.
+    #[arg(
+        long,
+        env = "SEGNO_LOG_FORMAT",
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
     pub log_format: LogFormat,
+}
 
-    /// Print the configuration and everything that is wrong with it, and do not serve. A hub may run meanwhile.
-    #[arg(long)]
-    pub check_config: bool,
+/// Format of the log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
 }
 
 impl ServeFlags {
     /// What the server is started with.
     pub fn settings(&self) -> server::Settings {
-        let (limits, keep, watch) = (&self.limits, &self.keep, &self.watch);
+        let (listen, limits) = (&self.listen, &self.limits);
+        let (keep, observe) = (&self.keep, &self.observe);
         server::Settings {
-            listen: self.listen,
+            listen: listen.address,
             db: self.db.clone(),
-            heartbeat: self.heartbeat,
-            cors_origins: self.cors_origins.clone(),
-            drain_timeout: self.drain_timeout,
+            heartbeat: listen.heartbeat,
+            cors_origins: listen.cors_origins.clone(),
+            drain_timeout: listen.drain_timeout,
             limits: limits::Settings {
-                header_timeout: limits.header_timeout,
-                body_timeout: limits.body_timeout,
+                header_timeout: listen.header_timeout,
+                body_timeout: listen.body_timeout,
                 max_connections: limits.max_connections,
                 max_connections_per_address: limits.max_connections_per_address,
                 max_streams_per_address: limits.max_streams_per_address,
@@ -97,16 +299,16 @@ impl ServeFlags {
                 max_event_bytes: limits.max_event_bytes,
                 max_batch_bytes: limits.max_batch_bytes,
                 max_batch_events: limits.max_batch_events,
-                trusted_proxies: limits.trusted_proxies.clone(),
+                trusted_proxies: listen.trusted_proxies.clone(),
             },
             hub: hub::Settings {
                 queue: QueueLimits {
                     publications: usize::try_from(limits.max_queue.get()).unwrap_or(usize::MAX),
                     bytes: limits.max_queue_bytes,
                 },
-                canary: watch.canary,
-                slow_commit: watch.slow_commit,
-                slow_subscriber: watch.slow_subscriber,
+                canary: observe.canary,
+                slow_commit: observe.slow_commit,
+                slow_subscriber: observe.slow_subscriber,
             },
             keep: Keep {
                 age: keep.age,
@@ -118,111 +320,22 @@ impl ServeFlags {
     }
 }
 
-/// How much is taken. What is more gets an answer that names the limit.
-#[derive(Debug, Clone, Args)]
-pub struct LimitsFlags {
-    /// Longest time a request's head may take to arrive, and a connection may idle between requests.
-    #[arg(long, env = "SEGNO_HEADER_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
-    pub header_timeout: Duration,
-
-    /// Longest time a request's body may take to arrive.
-    #[arg(long, env = "SEGNO_BODY_TIMEOUT", default_value = "30s", value_parser = parse_duration)]
-    pub body_timeout: Duration,
-
-    /// Connections in all. Fewer where the system allows fewer open files.
-    #[arg(long, env = "SEGNO_MAX_CONNECTIONS", default_value = "50000")]
-    pub max_connections: NonZeroU32,
-
-    /// Connections of an address. For IPv6 an address is its /64 network, here and below.
-    #[arg(
-        long,
-        env = "SEGNO_MAX_CONNECTIONS_PER_ADDRESS",
-        default_value = "10000"
-    )]
-    pub max_connections_per_address: NonZeroU32,
-
-    /// Streams that an address may have open.
-    #[arg(long, env = "SEGNO_MAX_STREAMS_PER_ADDRESS", default_value = "10000")]
-    pub max_streams_per_address: NonZeroU32,
-
-    /// Events a second that an address may publish. No limit if not given.
-    #[arg(
-        long = "max-rate-per-address",
-        env = "SEGNO_MAX_RATE_PER_ADDRESS",
-        value_name = "EVENTS",
-        value_parser = clap::value_parser!(u32).range(1..=RATE_MAX_EVENTS)
-    )]
-    pub rate_per_address: Option<u32>,
-
-    /// Events that an address may publish at once before its rate counts. As many as in ten seconds if not given.
-    #[arg(
-        long = "max-burst-per-address",
-        env = "SEGNO_MAX_BURST_PER_ADDRESS",
-        value_name = "EVENTS",
-        requires = "rate_per_address"
-    )]
-    pub burst_per_address: Option<NonZeroU32>,
-
-    /// Publishing requests that wait for the writer.
-    #[arg(
-        long,
-        env = "SEGNO_MAX_QUEUE",
-        default_value = "8192",
-        value_name = "REQUESTS"
-    )]
-    pub max_queue: NonZeroU32,
-
-    /// Bytes of events that wait for the writer.
-    #[arg(
-        long,
-        env = "SEGNO_MAX_QUEUE_BYTES",
-        default_value = "64MiB",
-        value_name = "BYTES",
-        value_parser = parse_queue_bytes
-    )]
-    pub max_queue_bytes: usize,
-
-    /// Bytes of an event's data; 1MiB at the most.
-    #[arg(
-        long,
-        env = "SEGNO_MAX_EVENT_BYTES",
-        default_value = "1MiB",
-        value_name = "BYTES",
-        value_parser = |text: &str| parse_bytes_within(text, 1, DATA_MAX_BYTES)
-    )]
-    pub max_event_bytes: usize,
-
-    /// Bytes of the body of a batch; 16MiB at the most.
-    #[arg(
-        long,
-        env = "SEGNO_MAX_BATCH_BYTES",
-        default_value = "16MiB",
-        value_name = "BYTES",
-        value_parser = |text: &str| parse_bytes_within(text, 1, BATCH_MAX_BYTES)
-    )]
-    pub max_batch_bytes: usize,
-
-    /// Events of a batch; 10000 at the most.
-    #[arg(
-        long,
-        env = "SEGNO_MAX_BATCH_EVENTS",
-        default_value = "10000",
-        value_name = "EVENTS",
-        value_parser = parse_batch_events
-    )]
-    pub max_batch_events: usize,
-
-    /// Address or network, such as `10.0.0.0/8`, of a proxy whose `X-Forwarded-For` says who the client is. May be repeated;
-    /// in the variable they are parted by spaces.
-    #[arg(
-        long = "trusted-proxy",
-        env = "SEGNO_TRUSTED_PROXY",
-        value_name = "ADDRESS",
-        value_delimiter = ' ',
-        value_parser = parse_network
-    )]
-    pub trusted_proxies: Vec<IpNet>,
+/// Refuses a queue that the largest batch could never get into.
+pub(crate) fn refuse_small_queue(queue_bytes: usize, batch_bytes: usize) -> Result<(), String> {
+    match queue_bytes < batch_bytes {
+        true => Err(format!(
+            "--max-queue-bytes {queue_bytes} is less than --max-batch-bytes {batch_bytes}; raise the one or lower the other, or the \
+             largest batch never fits into the queue"
+        )),
+        false => Ok(()),
+    }
 }
+
+/// A file that is smaller has little but its tables and one event of 1 MiB; it would keep nothing.
+const KEEP_MIN_BYTES: u64 = 10_000_000;
+
+/// A shorter interval is work for nothing.
+const CANARY_MIN: Duration = Duration::from_millis(100);
 
 fn parse_collector(text: &str) -> Result<String, String> {
     match cfg!(feature = "otlp") {
@@ -233,36 +346,6 @@ fn parse_collector(text: &str) -> Result<String, String> {
     }
 }
 
-fn parse_bytes_within(text: &str, least: usize, most: usize) -> Result<usize, String> {
-    let bytes = parse_bytes(text)?;
-    usize::try_from(bytes)
-        .ok()
-        .filter(|bytes| (least..=most).contains(bytes))
-        .ok_or_else(|| format!("it is from {least} to {most} bytes"))
-}
-
-/// The largest event fits, whatever is asked for.
-fn parse_queue_bytes(text: &str) -> Result<usize, String> {
-    parse_bytes_within(text, 2 * DATA_MAX_BYTES, QUEUE_MAX_BYTES)
-}
-
-/// Refuses a queue that a batch of the largest size could never get into.
-pub(crate) fn refuse_small_queue(queue_bytes: usize, batch_bytes: usize) -> Result<(), String> {
-    match queue_bytes < batch_bytes {
-        true => Err(format!(
-            "--max-queue-bytes {queue_bytes} is less than --max-batch-bytes {batch_bytes}: such a batch could never be taken"
-        )),
-        false => Ok(()),
-    }
-}
-
-fn parse_batch_events(text: &str) -> Result<usize, String> {
-    text.parse()
-        .ok()
-        .filter(|events| (1..=BATCH_MAX_EVENTS).contains(events))
-        .ok_or_else(|| format!("it is from 1 to {BATCH_MAX_EVENTS} events"))
-}
-
 fn parse_network(text: &str) -> Result<IpNet, String> {
     let network = text
         .parse()
@@ -270,68 +353,42 @@ fn parse_network(text: &str) -> Result<IpNet, String> {
     network.map_err(|_| "an address looks like 10.0.0.1, 10.0.0.0/8 or fd00::/8".into())
 }
 
-/// What is kept. Whatever one of the rules calls old is trimmed; without a rule everything is kept.
-#[derive(Debug, Clone, Args)]
-pub struct KeepFlags {
-    /// Keep events for so long, such as `30d`. Without any of the `--keep` flags everything is kept.
-    #[arg(long = "keep-age", env = "SEGNO_KEEP_AGE", value_name = "AGE", value_parser = parse_age)]
-    pub age: Option<Duration>,
-
-    /// Keep the newest so many events.
-    #[arg(long = "keep-events", env = "SEGNO_KEEP_EVENTS", value_name = "EVENTS")]
-    pub events: Option<NonZeroU64>,
-
-    /// Keep the newest events that fit into so much of the file, such as `10GB`; 10MB at the least.
-    #[arg(
-        long = "keep-bytes",
-        env = "SEGNO_KEEP_BYTES",
-        value_name = "BYTES",
-        value_parser = parse_kept_bytes
-    )]
-    pub bytes: Option<u64>,
-
-    /// Keep less of some topics: `debug.**=1h` for an age, `status/*=100` for the newest events of each topic, or both as
-    /// `debug.**=1h,1000`. May be repeated; in the variable, rules are parted by spaces.
-    #[arg(
-        long = "keep",
-        env = "SEGNO_KEEP",
-        value_name = "TOPIC=RULE",
-        value_delimiter = ' '
-    )]
-    pub topics: Vec<KeepTopics>,
-}
-
-/// How the hub watches itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Args)]
-pub struct WatchFlags {
-    /// How often the hub publishes to itself, to see that it works. If nothing came back for three times as long it is not
-    /// ready, and for twelve times as long not live.
-    #[arg(long, env = "SEGNO_CANARY", default_value = "5s", value_name = "EVERY", value_parser = parse_canary)]
-    pub canary: Duration,
-
-    /// A commit that takes longer is told of in the traces.
-    #[arg(long, env = "SEGNO_SLOW_COMMIT", default_value = "1s", value_name = "DURATION", value_parser = parse_duration)]
-    pub slow_commit: Duration,
-
-    /// A subscriber that is behind for longer is told of in the traces.
-    #[arg(long, env = "SEGNO_SLOW_SUBSCRIBER", default_value = "1m", value_name = "DURATION", value_parser = parse_duration)]
-    pub slow_subscriber: Duration,
-}
-
-/// An empty file takes some pages and one event may be 1 MiB; a bound below that would keep nothing.
-const BYTES_MIN: u64 = 10_000_000;
-
-/// More often would be work for nothing.
-const CANARY_MIN: Duration = Duration::from_millis(100);
-
 fn parse_canary(text: &str) -> Result<Duration, String> {
     match parse_duration(text) {
-        Ok(every) if every >= CANARY_MIN => Ok(every),
+        Ok(interval) if interval >= CANARY_MIN => Ok(interval),
         Ok(_) => Err("the shortest is 100ms".into()),
         Err(error) => Err(error.to_string()),
     }
 }
 
+fn parse_batch_events(text: &str) -> Result<usize, String> {
+    text.parse()
+        .ok()
+        .filter(|events| (1..=BATCH_MAX_EVENTS).contains(events))
+        .ok_or_else(|| format!("a batch has 1 to {BATCH_MAX_EVENTS} events"))
+}
+
+/// Two of the largest events fit, whatever is asked for.
+fn parse_queue_bytes(text: &str) -> Result<usize, String> {
+    parse_bytes_within(text, 2 * DATA_MAX_BYTES, QUEUE_MAX_BYTES)
+}
+
+fn parse_kept_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes if bytes >= KEEP_MIN_BYTES => Ok(bytes),
+        _ => Err("the least is 10MB".into()),
+    }
+}
+
+fn parse_bytes_within(text: &str, least: usize, most: usize) -> Result<usize, String> {
+    let bytes = parse_bytes(text)?;
+    usize::try_from(bytes)
+        .ok()
+        .filter(|bytes| (least..=most).contains(bytes))
+        .ok_or_else(|| format!("it must be from {least} to {most} bytes"))
+}
+
+/// By hand: the crates that read sizes take what nobody should write into a configuration, such as `1.5G` or `10 gigs`.
 fn parse_bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 8] = [
         ("kB", 1000),
@@ -353,23 +410,6 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
         .ok()
         .and_then(|number: u64| number.checked_mul(factor));
     bytes.ok_or_else(|| "a size looks like 500MB, 10GB or 2GiB".into())
-}
-
-fn parse_kept_bytes(text: &str) -> Result<u64, String> {
-    match parse_bytes(text)? {
-        bytes if bytes >= BYTES_MIN => Ok(bytes),
-        _ => Err("the least is 10MB".into()),
-    }
-}
-
-/// How traces are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// For machines: one JSON object a line.
-    Json,
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use std::{io::Write, process::ExitCode};
 
 use anyhow::Context;
 use mimalloc::MiMalloc;
-use segno::{cli::Cli, server};
+use segno::{
+    cli::{Cli, Logged, in_one_line},
+    server,
+};
 
 /// A tenth of what a publish cost was spent in the allocator of the system.
 #[global_allocator]
@@ -16,9 +19,10 @@ fn main() -> ExitCode {
         .and_then(|runtime| runtime.block_on(Cli::read_and_run()));
     match run {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<Logged>() => ExitCode::FAILURE,
         Err(error) => {
             // Where standard error is closed there is nobody to tell.
-            _ = writeln!(std::io::stderr(), "segno: {error:#}");
+            _ = writeln!(std::io::stderr(), "segno: {}", in_one_line(&error));
             ExitCode::FAILURE
         }
     }

@@ -117,7 +117,10 @@ pub enum StartError {
     /// The file was not opened.
     #[error(transparent)]
     Open(#[from] db::OpenError),
-    /// The address is not to be had.
+    /// Another process listens there.
+    #[error("{0} is in use; is another segno running? choose another with --listen")]
+    AddressInUse(SocketAddr),
+    /// The address cannot be had.
     #[error("cannot listen on {address}")]
     Listen {
         /// The address that was asked for.
@@ -135,7 +138,7 @@ impl Server {
     /// requests wait for the end of it, and new connections until [`serve`](Self::serve).
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let address = settings.listen;
-        let listener = listen(address).map_err(|source| StartError::Listen { address, source })?;
+        let listener = listen(address).map_err(|error| cannot_listen(address, error))?;
         let manager = Manager::from_env().map_err(StartError::Manager)?;
         let metrics = Metrics::default();
         let limits = Arc::new(Limits::new(settings.limits.clone()));
@@ -254,7 +257,14 @@ pub fn serve_endpoint<E: Endpoint<Output: Into<Answer>> + 'static>(
 pub fn can_listen(address: SocketAddr) -> Result<(), StartError> {
     match bind(address) {
         Ok(_) => Ok(()),
-        Err(source) => Err(StartError::Listen { address, source }),
+        Err(error) => Err(cannot_listen(address, error)),
+    }
+}
+
+fn cannot_listen(address: SocketAddr, source: io::Error) -> StartError {
+    match source.kind() == io::ErrorKind::AddrInUse {
+        true => StartError::AddressInUse(address),
+        false => StartError::Listen { address, source },
     }
 }
 

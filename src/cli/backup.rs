@@ -7,10 +7,10 @@ use clap::Args;
 use super::{LogFile, print};
 use crate::db;
 
-/// What `segno backup` may be told.
+/// The flags of `segno backup`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct BackupFlags {
-    /// The copy; there must be no file yet.
+    /// Path of the copy; must not exist.
     file: PathBuf,
 
     /// The log.

@@ -1,9 +1,10 @@
 //! `segno bench`: a load on a hub that runs, what it takes, and a check that nothing was lost.
 //!
-//! Each event says in its data which publisher sent it on which topic, the how-manieth of them it is, and when it was due.
-//! So whoever reads it knows what is missing, came twice or out of order, and how long it took.
+//! Each event says in its data which publisher sent it on which topic, its sequence number, and when it was due.
+//! So a reader knows what is missing, came twice or came out of order, and how long it took.
 
 mod follow;
+mod latency;
 mod publish;
 mod publisher;
 mod reader;
@@ -23,9 +24,9 @@ use super::print;
 /// What `segno bench` may be told.
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum Bench {
-    /// Publish, as fast as the hub answers or at a rate, and check that all of it is in the log.
+    /// Publish, as fast as the hub answers or at a rate, and check that everything is in the log.
     Publish(PublishFlags),
-    /// Follow with many connections what is published at a rate, and measure how long an event takes to each.
+    /// Follow with many connections what is published at a rate, and measure how long each event takes.
     Follow(FollowFlags),
     /// Publish events, then replay them over and over.
     Replay(ReplayFlags),

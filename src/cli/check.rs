@@ -6,7 +6,7 @@ use clap::Args;
 use super::{LogFile, print};
 use crate::db;
 
-/// What `segno check` may be told.
+/// The flags of `segno check`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct CheckFlags {
     /// The log.

@@ -1,6 +1,6 @@
-//! `segno serve --check-config`: what would be served how, and everything that is wrong with it, without serving.
+//! `segno serve --check-config`: the configuration and everything that is wrong with it, without serving.
 
-use std::{collections::BTreeSet, env, io::ErrorKind, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, env, net::SocketAddr, path::PathBuf};
 
 use anyhow::bail;
 use clap::{
@@ -10,7 +10,7 @@ use clap::{
     parser::ValueSource,
 };
 
-use super::{Cli, print, serve::open_files};
+use super::{Cli, in_one_line, log_lines, open_files::OpenFiles, print, serve, usage};
 use crate::{
     db::{self, Found},
     server::{self, StartError},
@@ -19,7 +19,7 @@ use crate::{
 /// The flag itself, which says nothing about the hub.
 const ID: &str = "check_config";
 
-/// Whether the command line, which cannot be read, asks for a check of `serve` all the same.
+/// Whether the command line, which cannot be read, asks for a check of `serve`.
 pub(super) fn is_asked_for() -> bool {
     let mut arguments = env::args_os().skip(1).peekable();
     let serves = arguments
@@ -28,19 +28,22 @@ pub(super) fn is_asked_for() -> bool {
     serves && arguments.any(|argument| argument == "--check-config")
 }
 
-/// Prints the configuration, then what is noteworthy and what is wrong, one a line; fails if anything is wrong.
-pub(super) async fn run() -> anyhow::Result<()> {
+/// Prints the configuration, then notes and problems, one per line; fails if there is a problem.
+pub(super) async fn run(matches: &ArgMatches) -> anyhow::Result<()> {
+    Report::default().check(matches).await
+}
+
+/// The same for a command line of which something cannot be read: `error` is the first of that.
+///
+/// clap ends at the first value that it cannot read, and whoever asks for a check wants all of them. So the flag is taken for text,
+/// and the rest is read again.
+pub(super) async fn run_despite(error: &clap::Error) -> anyhow::Result<()> {
     let mut report = Report::default();
-    let Some(matches) = report.read() else {
+    let Some(matches) = report.read_despite(error) else {
         return report.end();
     };
-    let matches = matches.subcommand_matches("serve").unwrap_or(&matches);
-    print(&table(matches))?;
-    let in_use = report.look_at_file(matches).await;
-    report.look_at_address(matches, in_use);
-    report.look_at_limits(matches);
-    report.look_at_variables();
-    report.end()
+    let serve_matches = matches.subcommand_matches("serve").unwrap_or(&matches);
+    report.check(serve_matches).await
 }
 
 #[derive(Debug, Default)]
@@ -52,26 +55,34 @@ struct Report {
 }
 
 impl Report {
-    /// Reads the command line and the variables as far as they can be read: a flag that cannot is taken for text, and reading
-    /// begins anew. `None` where something else is wrong, such as a flag that there is not.
-    fn read(&mut self) -> Option<ArgMatches> {
+    async fn check(mut self, matches: &ArgMatches) -> anyhow::Result<()> {
+        print(&table(matches))?;
+        let in_use = self.look_at_file(matches).await;
+        self.look_at_address(matches, in_use);
+        self.look_at_limits(matches);
+        self.look_at_variables();
+        self.end()
+    }
+
+    /// What can be read beside the flags that cannot. `None` where something else is wrong, such as an unknown flag.
+    fn read_despite(&mut self, error: &clap::Error) -> Option<ArgMatches> {
+        self.note_unread(error)?;
         loop {
-            let error = match self.command().try_get_matches_from(env::args_os()) {
+            match self.command().try_get_matches_from(env::args_os()) {
                 Ok(matches) => return Some(matches),
-                Err(error) => error,
-            };
-            let told = error.to_string();
-            let told = told.lines().next().unwrap_or_default();
-            self.problems
-                .push(told.trim_start_matches("error: ").into());
-            let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidArg) else {
-                return None;
-            };
-            let flag = flags().find(|flag| flag.to_string() == *name)?;
-            if !self.unread.insert(flag.get_id().to_string()) {
-                return None;
+                Err(error) => self.note_unread(&error)?,
             }
         }
+    }
+
+    /// Adds a problem. `None` if it is not about the value of a flag.
+    fn note_unread(&mut self, error: &clap::Error) -> Option<()> {
+        self.problems.push(usage::in_one_line(error));
+        let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidArg) else {
+            return None;
+        };
+        let flag = flags().find(|flag| flag.to_string() == *name)?;
+        self.unread.insert(flag.get_id().to_string()).then_some(())
     }
 
     fn command(&self) -> Command {
@@ -97,48 +108,42 @@ impl Report {
             return false;
         };
         match db::look(&db).await {
-            Ok(Found::Nothing) => self.notes.push(format!("{} will be made", db.display())),
+            Ok(Found::Nothing) => self.notes.push(format!("{} will be created", db.display())),
             Ok(Found::Log { in_use: false }) => (),
             Ok(Found::Log { in_use: true }) => {
                 self.notes
-                    .push(format!("a hub runs on {} now", db.display()));
+                    .push(format!("a hub is running on {}", db.display()));
                 return true;
             }
-            Err(error) => self
-                .problems
-                .push(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => self.problems.push(in_one_line(&error.into())),
         }
         false
     }
 
     fn look_at_address(&mut self, matches: &ArgMatches, hub_runs: bool) {
-        let Some(address) = self.value::<SocketAddr>(matches, "listen") else {
+        let Some(address) = self.value::<SocketAddr>(matches, "address") else {
             return;
         };
         match server::can_listen(address) {
             Ok(()) => (),
-            // To look before a restart is what this is for.
-            Err(StartError::Listen { source, .. })
-                if hub_runs && source.kind() == ErrorKind::AddrInUse =>
-            {
+            // A check before a restart is what this is for.
+            Err(StartError::AddressInUse(_)) if hub_runs => {
                 self.notes
-                    .push(format!("{address} is in use, by that hub as it seems"));
+                    .push(format!("{address} is in use, probably by that hub"));
             }
-            Err(error) => self
-                .problems
-                .push(format!("{:#}", anyhow::Error::from(error))),
+            Err(error) => self.problems.push(in_one_line(&error.into())),
         }
     }
 
     fn look_at_limits(&mut self, matches: &ArgMatches) {
         if let Some(connections) = self.value(matches, "max_connections") {
-            match open_files(connections) {
-                Ok(fitting) if fitting.connections == connections => (),
-                Ok(fitting) => match matches.value_source("max_connections") {
-                    Some(ValueSource::DefaultValue) => self.notes.push(fitting.to_string()),
-                    _ => self.problems.push(fitting.to_string()),
-                },
-                Err(error) => self.problems.push(format!("{error:#}")),
+            match OpenFiles::raise_for(connections) {
+                Ok(open_files) if open_files.are_enough() => (),
+                Ok(open_files) if serve::is_set_by_hand(matches, "max_connections") => {
+                    self.problems.push(open_files.to_string());
+                }
+                Ok(open_files) => self.notes.push(open_files.to_string()),
+                Err(error) => self.problems.push(in_one_line(&error)),
             }
         }
         let queue = self.value(matches, "max_queue_bytes");
@@ -149,9 +154,10 @@ impl Report {
         }
     }
 
-    /// A variable that is spelled wrong changes nothing, and nobody else says so. It is no fault: Kubernetes sets some that begin
-    /// like ours.
+    /// A misspelled variable changes nothing, and nobody else says so. It is a note only: Kubernetes sets some that begin like ours.
     fn look_at_variables(&mut self) {
+        self.problems
+            .extend(log_lines::levels().err().map(|error| in_one_line(&error)));
         let command = Cli::command();
         let commands = command.get_subcommands().chain([&command]);
         let flags = commands.flat_map(|command| {
@@ -164,7 +170,7 @@ impl Report {
             let is_ours = name_text.starts_with("SEGNO_") && name_text != "SEGNO_LOG";
             if is_ours && !known.contains(&*name) {
                 self.notes
-                    .push(format!("the variable {name_text} means nothing to segno"));
+                    .push(format!("segno knows no variable {name_text}"));
             }
         }
     }

@@ -22,10 +22,10 @@ const PAGE_EVENTS: usize = 1000;
 /// Bytes at the end of a file in which its last line is: an event is never longer.
 const LAST_LINE_MAX_BYTES: u64 = 2 * DATA_MAX_BYTES as u64;
 
-/// What `segno export` may be told.
+/// The flags of `segno export`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ExportFlags {
-    /// Where to write, one event a line; a file that is there already is continued. Standard output if not given.
+    /// Path to write to, one event per line; an existing export is continued. Standard output if not given.
     file: Option<PathBuf>,
 
     /// Begin after the event with this id.

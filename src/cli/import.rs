@@ -28,13 +28,13 @@ const COMMIT_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Events of the log that are compared at a time.
 const PAGE_EVENTS: usize = 1000;
 
-/// What `segno import` may be told.
+/// The flags of `segno import`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ImportFlags {
-    /// What `segno export` wrote. Standard input if not given.
+    /// File that `segno export` wrote; standard input if not given.
     file: Option<PathBuf>,
 
-    /// The log; made if there is none.
+    /// The log; created if it does not exist.
     #[command(flatten)]
     log: LogFile,
 }

@@ -15,6 +15,7 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
+use super::in_one_line;
 use crate::config::{LogFormat, ServeFlags};
 
 /// What is logged: a level, such as `debug`, or levels of parts of the program, such as `info,segno::http=debug`.
@@ -30,10 +31,10 @@ pub(super) struct Logging {
 impl Logging {
     /// Begins to log, and to send spans where a collector is named.
     pub(super) fn begin(flags: &ServeFlags) -> anyhow::Result<Self> {
-        let layers = vec![lines(flags.log_format, levels()?)];
+        let layers = vec![lines(flags.observe.log_format, levels()?)];
         #[cfg(feature = "otlp")]
         let (exporter, layers) = {
-            let endpoint = flags.otlp_endpoint.as_deref();
+            let endpoint = flags.observe.otlp_endpoint.as_deref();
             let exporter = endpoint.map(super::otlp::Exporter::begin).transpose()?;
             let spans = exporter.iter().map(|exporter| exporter.layer().boxed());
             // First the spans: a layer of lines that filters must not stand between them and the registry.
@@ -56,6 +57,25 @@ impl Logging {
     }
 }
 
+/// The error has been logged; nothing is to be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("the log says why")]
+pub struct Logged;
+
+/// Logs an error where every line must be JSON; the line `segno: why` is for people.
+pub(super) fn refuse_to_end_in_text(
+    served: anyhow::Result<()>,
+    format: LogFormat,
+) -> anyhow::Result<()> {
+    match served {
+        Err(error) if format == LogFormat::Json => {
+            tracing::error!(error = in_one_line(&error), "stopped");
+            Err(Logged.into())
+        }
+        served => served,
+    }
+}
+
 /// Reads which lines are wanted.
 pub(super) fn levels() -> anyhow::Result<Targets> {
     let Some(text) = env::var_os(VARIABLE) else {
@@ -71,6 +91,8 @@ pub(super) fn levels() -> anyhow::Result<Targets> {
 fn lines(format: LogFormat, levels: Targets) -> Box<dyn Layer<Registry> + Send + Sync> {
     let lines = fmt::layer()
         .with_writer(stderr)
+        // It would say on standard error that standard error cannot be written to, and panic when it could not.
+        .log_internal_errors(false)
         // Colours are for a person; in a file, or in the log of a container, they are rubbish.
         .with_ansi(stderr().is_terminal())
         .with_target(false);

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin, stdin};
 use uuid::Uuid;
 
-use super::{HubAddress, print};
+use super::{HubAddress, print, usage};
 use crate::client::Client;
 
 /// Lines of standard input that go into one batch at most.
@@ -29,26 +29,27 @@ struct EventLine<'a> {
     key: &'a str,
 }
 
-/// What `segno publish` may be told.
+/// The flags of `segno publish`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct PublishFlags {
-    /// The data: JSON is kept as JSON, anything else becomes a string. Without it, each line of standard input is an event.
+    /// Data of the event: JSON is kept as it is, anything else becomes a JSON string. If not given, each line of standard input is
+    /// an event.
     data: Option<String>,
 
     /// Topic to publish on.
-    #[arg(long, env = "SEGNO_TOPIC", default_value = "events")]
+    #[arg(long, env = "SEGNO_TOPIC", default_value = "events", value_parser = usage::topic)]
     topic: String,
 
-    /// Type of the events.
-    #[arg(long = "type", value_name = "TYPE")]
+    /// Type of the events; `message` if not given.
+    #[arg(long = "type", value_name = "TYPE", value_parser = usage::event_type)]
     event_type: Option<String>,
 
-    /// Key of the event, instead of a generated one. Publishing it again on the topic is not a second event.
-    #[arg(long, requires = "data")]
+    /// Key of the event; generated if not given. Publishing the same key on the same topic again stores no second event.
+    #[arg(long, requires = "data", value_parser = usage::key)]
     key: Option<String>,
 
-    /// How long to try again while the hub is away.
-    #[arg(long, env = "SEGNO_RETRY_FOR", default_value = "1m", value_parser = parse_duration)]
+    /// How long to try again while the hub is unreachable or busy.
+    #[arg(long, env = "SEGNO_RETRY_FOR", default_value = "1m", value_name = "DURATION", value_parser = parse_duration)]
     retry_for: Duration,
 
     /// Where the hub is.

@@ -8,11 +8,11 @@ use humantime::parse_duration;
 use super::HubAddress;
 use crate::client::Client;
 
-/// What `segno ready` may be told.
+/// The flags of `segno ready`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ReadyFlags {
-    /// How long to ask again while the hub is not ready, such as `30s`. Asks once if not given.
-    #[arg(long, default_value = "0s", value_parser = parse_duration)]
+    /// How long to ask again while the hub is not ready, such as `30s`; asks once if not given.
+    #[arg(long, default_value = "0s", value_name = "DURATION", value_parser = parse_duration)]
     wait: Duration,
 
     /// Where the hub is.

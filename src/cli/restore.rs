@@ -7,13 +7,13 @@ use clap::Args;
 use super::{LogFile, print};
 use crate::db;
 
-/// What `segno restore` may be told.
+/// The flags of `segno restore`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct RestoreFlags {
-    /// The copy that `segno backup` made.
+    /// Copy that `segno backup` made.
     file: PathBuf,
 
-    /// Replace the file that is there; it is kept under another name.
+    /// Move an existing file aside, to another name beside it.
     #[arg(long)]
     replace: bool,
 

@@ -1,108 +1,128 @@
 //! `segno serve`.
 
-use std::{fmt, num::NonZeroU32};
+use std::{
+    io::{self, IsTerminal},
+    net::IpAddr,
+};
 
 use anyhow::{Context, bail};
+use clap::{ArgMatches, parser::ValueSource};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{check_config, log_lines::Logging, print};
+use super::{
+    log_lines::{Logging, refuse_to_end_in_text},
+    open_files::OpenFiles,
+    print,
+};
 use crate::{
     config::{LogFormat, ServeFlags, refuse_small_queue},
-    server::{Server, Settings, connections_within},
+    server::{Server, Settings},
 };
 
-pub(super) async fn run(flags: ServeFlags) -> anyhow::Result<()> {
-    if flags.check_config {
-        return check_config::run().await;
-    }
+/// Serves until a signal. `matches` says which flags were given.
+pub(super) async fn run(flags: ServeFlags, matches: &ArgMatches) -> anyhow::Result<()> {
     let logging = Logging::begin(&flags)?;
+    // In a box: opening and serving are a large future, and it would be moved about whole.
+    let served = Box::pin(serve(&flags, matches)).await;
+    logging.end().await;
+    refuse_to_end_in_text(served, flags.observe.log_format)
+}
+
+async fn serve(flags: &ServeFlags, matches: &ArgMatches) -> anyhow::Result<()> {
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
     let mut settings = flags.settings();
     let limits = &mut settings.limits;
     refuse_small_queue(settings.hub.queue.bytes, limits.max_batch_bytes)
         .map_err(anyhow::Error::msg)?;
-    let fitting = open_files(limits.max_connections)?;
-    if fitting.connections < limits.max_connections {
-        tracing::info!("{fitting}");
-        limits.max_connections = fitting.connections;
+    let open_files = OpenFiles::raise_for(limits.max_connections)?;
+    if !open_files.are_enough() && is_set_by_hand(matches, "max_connections") {
+        tracing::warn!("{open_files}");
     }
-    let mut signals = Signals::listen().context("cannot listen for signals")?;
-    let server = Server::start(settings.clone()).await?;
-    greet(&server, &settings, flags.log_format)?;
+    limits.max_connections = open_files.connections;
+
+    let server = tokio::select! {
+        started = Server::start(settings.clone()) => started?,
+        signal = signals.next() => {
+            tracing::info!(signal, "stopped before the file was open");
+            return Ok(());
+        }
+    };
+    greet(&server, &settings, flags.observe.log_format);
 
     let stop = CancellationToken::new();
-    let second_signal = async {
-        signals.next().await;
+    let mut first = "";
+    let second = async {
+        first = signals.next().await;
         stop.cancel();
-        signals.next().await;
+        signals.next().await
     };
     tokio::select! {
         served = server.serve(stop.cancelled()) => served.context("the file was not closed cleanly")?,
-        () = second_signal => bail!("stopped at once, by a second signal; what was acknowledged is stored"),
+        second = second => bail!("stopped at once by a second signal, {second}; every acknowledged event is stored"),
     }
-    logging.end().await;
+    tracing::info!(signal = first, "stopped");
     Ok(())
 }
 
-/// How many connections fit into the files that the system lets this process have open.
-#[derive(Debug)]
-pub(super) struct OpenFiles {
-    allowed: u64,
-    asked_for: NonZeroU32,
-    /// As many as were asked for, or fewer.
-    pub(super) connections: NonZeroU32,
+/// Whether a flag or its variable was given, and not left to its default.
+pub(super) fn is_set_by_hand(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) != Some(ValueSource::DefaultValue)
 }
 
-impl fmt::Display for OpenFiles {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the system allows {} open files, too few for --max-connections {}: {} are served; raise it with `ulimit -n`, or \
-             LimitNOFILE= of systemd",
-            self.allowed, self.asked_for, self.connections
-        )
-    }
-}
-
-/// Asks the system for as many open files as there may be: a connection is one, and most systems allow 1,024 until they are
-/// asked for more.
-pub(super) fn open_files(connections: NonZeroU32) -> anyhow::Result<OpenFiles> {
-    let allowed = rlimit::increase_nofile_limit(u64::MAX)
-        .context("the system does not say how many files may be open")?;
-    let Some(fitting) = NonZeroU32::new(connections_within(allowed)) else {
-        bail!("the system allows {allowed} open files, which is too few for any connection");
-    };
-    Ok(OpenFiles {
-        allowed,
-        asked_for: connections,
-        connections: fitting.min(connections),
-    })
-}
-
-/// SIGTERM, from a service manager, and SIGINT, from a keyboard.
+/// The signals that stop the hub, and those that must not kill it.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    quit: Signal,
+    hang_up: Signal,
+    /// Asked at the start: of a terminal that has been closed the system says that it is none.
+    has_terminal: bool,
 }
 
+/// A write beyond the file size limit of the process. Without a handler it kills; with one, the write fails and is reported.
+///
+/// Source: signal(7), the number on x86 and ARM.
+const SIGXFSZ: i32 = 25;
+
 impl Signals {
-    fn listen() -> std::io::Result<Self> {
+    fn listen() -> io::Result<Self> {
+        // A signal that has had a handler once does not kill any more.
+        for ignored in [
+            SignalKind::user_defined1(),
+            SignalKind::user_defined2(),
+            SignalKind::from_raw(SIGXFSZ),
+        ] {
+            drop(signal(ignored)?);
+        }
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            hang_up: signal(SignalKind::hangup())?,
+            has_terminal: io::stderr().is_terminal(),
         })
     }
 
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => (),
-            _ = self.interrupt.recv() => (),
+    /// Waits for a signal that stops the hub; its name.
+    async fn next(&mut self) -> &'static str {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return "SIGTERM",
+                _ = self.interrupt.recv() => return "SIGINT",
+                _ = self.quit.recv() => return "SIGQUIT",
+                // The terminal was closed. Without one, whoever sends it wants files to be read again.
+                _ = self.hang_up.recv() => match self.has_terminal {
+                    true => return "SIGHUP",
+                    false => tracing::info!("SIGHUP: there is nothing to read again yet"),
+                },
+            }
         }
     }
 }
 
-/// Tells a person where everything is.
-fn greet(server: &Server, settings: &Settings, log_format: LogFormat) -> anyhow::Result<()> {
+/// Tells a person where everything is. Standard output may be full or closed; that must not end the hub.
+fn greet(server: &Server, settings: &Settings, log_format: LogFormat) {
     let address = server.address();
     let host = if address.ip().is_unspecified() {
         "localhost".into()
@@ -115,26 +135,30 @@ fn greet(server: &Server, settings: &Settings, log_format: LogFormat) -> anyhow:
     if log_format == LogFormat::Json {
         let (first_id, last_id) = (bounds.first_id.as_i64(), bounds.last_id.as_i64());
         tracing::info!(version, url = base, db = %settings.db.display(), first_id, last_id, keeps = %settings.keep, "listening");
-        return Ok(());
+        return;
     }
     let kept = match bounds.first_id > bounds.last_id {
         true => "no events yet".to_owned(),
         false => format!("events {} to {}", bounds.first_id, bounds.last_id),
     };
-    print(&format!(
+    let printed = print(&format!(
         "segno {version}\n  \
+         console {base}/\n  \
          stream  {base}/sse\n  \
          docs    {base}/docs\n  \
          file    {} ({kept})\n  \
          keeps   {}\n",
         settings.db.display(),
         settings.keep,
-    ))
+    ));
+    if let Err(error) = printed {
+        tracing::warn!(url = base, error = format!("{error:#}"), "listening");
+    }
 }
 
-fn format_ip(ip: std::net::IpAddr) -> String {
+fn format_ip(ip: IpAddr) -> String {
     match ip {
-        std::net::IpAddr::V4(ip) => ip.to_string(),
-        std::net::IpAddr::V6(ip) => format!("[{ip}]"),
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
     }
 }

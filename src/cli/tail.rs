@@ -1,17 +1,19 @@
 //! `segno tail`.
 
 use std::{
-    fs,
+    fs, future,
     io::{self, BufWriter, ErrorKind, Stdout, Write},
+    os::fd::AsFd,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use humantime::parse_duration;
+use humantime::{format_duration, parse_duration};
+use tokio::{io::Interest, net::unix::pipe};
 
-use super::HubAddress;
+use super::{HubAddress, rounded, usage};
 use crate::client::{Client, FollowQuery, Followed};
 
 /// The type of the frame that tells of lost events. Source: the hub's HTTP contract.
@@ -20,43 +22,43 @@ const GAP_TYPE: &str = "segno.gap";
 /// The type of what tells that events were erased. Source: the hub's HTTP contract.
 const ERASED_TYPE: &str = "segno.erased";
 
-/// What `segno tail` may be told.
+/// The flags of `segno tail`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct TailFlags {
-    /// Topic to follow, or a pattern such as `orders.*`; may be repeated. All if not given.
-    #[arg(long, short)]
+    /// Topic to follow, or a pattern such as `orders.*`; all if not given. Repeat the flag for more.
+    #[arg(long, short, value_parser = usage::topics)]
     topic: Vec<String>,
 
-    /// Type to follow, or a pattern; may be repeated. All if not given.
-    #[arg(long = "type", value_name = "TYPE")]
+    /// Type to follow, or a pattern; all if not given. Repeat the flag for more.
+    #[arg(long = "type", value_name = "TYPE", value_parser = usage::event_types)]
     event_type: Vec<String>,
 
-    /// Print the whole event as JSON instead of its data.
+    /// Print whole events as JSON instead of their data.
     #[arg(long)]
     json: bool,
 
-    /// Begin with events of this time or later: `15m`, an RFC 3339 time, or `start`.
-    #[arg(long, group = "start")]
+    /// Begin with the events of this time: an age such as `15m`, an RFC 3339 time, or `start` for the oldest event.
+    #[arg(long, group = "start", value_name = "TIME")]
     since: Option<String>,
 
-    /// Begin with the newest so many.
-    #[arg(long, group = "start", value_name = "EVENTS")]
+    /// Begin with the newest *N* events.
+    #[arg(long, group = "start", value_name = "N")]
     last: Option<u64>,
 
     /// Begin after the event with this id.
     #[arg(long, group = "start", value_name = "ID")]
     after: Option<u64>,
 
-    /// Remember the cursor in this file, and go on from it the next time. Written after the output was.
+    /// Keep the cursor in this file, and continue from it the next time. It is written after the output.
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
 
-    /// End after so many events.
-    #[arg(long, value_name = "EVENTS")]
+    /// Exit after *N* events.
+    #[arg(long, value_name = "N")]
     count: Option<u64>,
 
-    /// Reconnect when nothing came for so long, not even a sign of life.
-    #[arg(long, default_value = "60s", value_parser = parse_duration)]
+    /// Reconnect when the hub has sent nothing for this long, not even a heartbeat.
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = parse_duration)]
     idle_timeout: Duration,
 
     /// Where the hub is.
@@ -73,8 +75,14 @@ pub(super) async fn run(flags: TailFlags) -> anyhow::Result<()> {
     let mut follow = client.follow(query(&flags, state.cursor.take()));
     let mut out = BufWriter::new(io::stdout());
     let mut left = flags.count;
+    let reader_gone = reader_gone();
+    tokio::pin!(reader_gone);
     while left != Some(0) {
-        match follow.next().await? {
+        let followed = tokio::select! {
+            followed = follow.next() => followed?,
+            () = &mut reader_gone => return Ok(()),
+        };
+        match followed {
             Followed::Connected => {
                 if let (Some(file), Some(log_id)) = (&flags.state, follow.log_id()) {
                     state.stay_in(log_id, file)?;
@@ -82,8 +90,8 @@ pub(super) async fn run(flags: TailFlags) -> anyhow::Result<()> {
             }
             Followed::Waiting { reason, wait } => {
                 complain(&format!(
-                    "{reason}; trying again after {}",
-                    humantime::format_duration(wait)
+                    "{reason}; trying again in {}",
+                    format_duration(rounded(wait))
                 ));
             }
             Followed::Message(message) if message.event_type == GAP_TYPE => {
@@ -139,6 +147,19 @@ fn query(flags: &TailFlags, cursor: Option<String>) -> FollowQuery {
     }
 }
 
+/// Waits until nobody reads standard output any more, as after `| head -1`: a write would say so, but the next event may be far.
+/// Never ends for what cannot lose its reader, such as a file.
+async fn reader_gone() {
+    // A copy of the descriptor, which is only watched: to write without blocking would change standard output for everybody.
+    let stdout = io::stdout().as_fd().try_clone_to_owned();
+    let Ok(stdout) = stdout.and_then(pipe::Sender::from_owned_fd_unchecked) else {
+        return future::pending().await;
+    };
+    if stdout.ready(Interest::ERROR).await.is_err() {
+        future::pending().await
+    }
+}
+
 /// Whether somebody still reads what is written.
 #[derive(Debug, PartialEq, Eq)]
 enum Reader {
@@ -182,7 +203,7 @@ impl State {
     fn stay_in(&mut self, log_id: &str, file: &Path) -> anyhow::Result<()> {
         match &self.log_id {
             Some(known) if known != log_id => Err(anyhow!(
-                "{} is of the log {known}, and the hub has the log {log_id}; remove it to begin anew",
+                "{} belongs to the log {known}, but the hub has the log {log_id}; remove the file to begin anew",
                 file.display()
             )),
             Some(_) => Ok(()),

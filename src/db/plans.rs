@@ -31,7 +31,10 @@ async fn each_statement_reads_no_more_than_it_must() {
     if std::env::var_os("SEGNO_WRITE_PLANS").is_some() {
         std::fs::write("src/db/plans.txt", &plans).unwrap();
     }
-    assert!(plans == PLANS, "the plans are now (SEGNO_WRITE_PLANS=1 keeps them):\n{plans}");
+    assert!(
+        plans == PLANS,
+        "the plans are now (SEGNO_WRITE_PLANS=1 keeps them):\n{plans}"
+    );
 }
 
 /// The statements that run often or over much.

@@ -333,19 +333,26 @@ async fn a_head_that_does_not_come_is_counted() {
 #[tokio::test]
 async fn where_fewer_files_may_be_open_fewer_connections_are_served_and_it_says_so() {
     let folder = tempfile::tempdir().unwrap();
-    let serve = format!(
-        "ulimit -n 64; exec '{}' serve --listen 127.0.0.1:0 --db '{}/segno.db' 2> '{1}/trace'",
-        segno().get_program().display(),
-        folder.path().display()
-    );
-    let mut command = Command::new("sh");
-    command.args(["-c", &serve]);
-    let program = Program::spawn(command).await;
+    let start = async |flags: &str| {
+        let serve = format!(
+            "ulimit -n 64; exec '{}' serve --listen 127.0.0.1:0 --db '{}/segno.db' {flags} 2> '{1}/log'",
+            segno().get_program().display(),
+            folder.path().display()
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &serve]);
+        Program::spawn(command).await
+    };
+    let log = || std::fs::read_to_string(folder.path().join("log")).unwrap();
+    // Whoever left the limit to its default did not ask for that many.
+    drop(start("").await);
+    assert!(!log().contains("--max-connections"), "{}", log());
+    let program = start("--max-connections 50000").await;
     let hub = program.as_hub();
-    let trace = std::fs::read_to_string(folder.path().join("trace")).unwrap();
     assert!(
-        trace.contains("--max-connections 50000") && trace.contains("LimitNOFILE="),
-        "{trace}"
+        log().contains("too few for --max-connections 50000") && log().contains("LimitNOFILE="),
+        "{}",
+        log()
     );
     let mut crowd = Vec::new();
     let refusal = within("a refusal", async {

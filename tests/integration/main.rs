@@ -18,6 +18,7 @@ mod disk;
 mod drain;
 mod erase;
 mod faults;
+mod flags;
 mod history;
 mod limits;
 mod openapi;
@@ -25,6 +26,7 @@ mod publish;
 mod readme;
 mod restore;
 mod retention;
+mod running;
 mod sight;
 #[cfg(feature = "otlp")]
 mod spans;

@@ -6,8 +6,6 @@ use std::{
     process::{Command, Stdio},
 };
 
-use clap::CommandFactory;
-
 use super::test_hub::{segno, within};
 
 fn readme() -> String {
@@ -171,29 +169,6 @@ async fn the_python_of_the_readme_follows_and_resumes() {
     assert_eq!(within("the next event", next).await.unwrap(), "2 message 2");
     python.kill().unwrap();
     python.wait().unwrap();
-}
-
-#[test]
-fn the_readme_knows_every_flag() {
-    let readme = readme();
-    let command = segno::cli::Cli::command();
-    let mut flags = 0;
-    for command in command.get_subcommands().chain([&command]) {
-        for flag in command
-            .get_arguments()
-            .filter_map(|argument| argument.get_long())
-        {
-            flags += 1;
-            let known =
-                ["help", "version"].contains(&flag) || readme.contains(&format!("`--{flag}`"));
-            assert!(
-                known,
-                "the README does not tell of --{flag} of {}",
-                command.get_name()
-            );
-        }
-    }
-    assert!(flags > 20);
 }
 
 #[test]

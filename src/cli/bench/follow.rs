@@ -13,18 +13,18 @@ use super::{
     sequence::Faults,
 };
 
-/// What `segno bench follow` may be told.
+/// The flags of `segno bench follow`.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct FollowFlags {
-    /// Connections that follow, each one of the topics.
+    /// Number of connections that follow, each a topic.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) connections: u32,
 
-    /// Connections that publish.
+    /// Number of connections that publish.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) publishers: u32,
 
-    /// Events a second in all; 0 is as fast as the hub answers.
+    /// Events per second in all; 0 is as fast as the hub answers.
     #[arg(long, default_value_t = 25)]
     pub(super) rate: u32,
 

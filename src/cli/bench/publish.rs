@@ -12,18 +12,18 @@ use super::{
     run::{Run, RunFlags},
 };
 
-/// What `segno bench publish` may be told.
+/// The flags of `segno bench publish`.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct PublishFlags {
-    /// Connections that publish at once.
+    /// Number of connections that publish.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) connections: u32,
 
-    /// Events a second in all; as fast as the hub answers if not given.
+    /// Events per second in all; as fast as the hub answers if not given.
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
 
-    /// Events of one request.
+    /// Events per request.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(super) batch: u32,
 

@@ -16,14 +16,14 @@ use super::{
 /// Events of a request that fills the log.
 const BATCH_EVENTS: u32 = 1000;
 
-/// What `segno bench replay` may be told.
+/// The flags of `segno bench replay`.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct ReplayFlags {
-    /// Connections that replay at once.
+    /// Number of connections that replay.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) connections: u32,
 
-    /// Events to publish first, and to replay.
+    /// Number of events to publish first, then to replay.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) events: u32,
 

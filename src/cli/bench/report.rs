@@ -2,10 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::{run::Run, sequence::Faults};
+use super::{latency::Latency, run::Run, sequence::Faults};
 
 /// The report, as JSON with `--json`.
 #[derive(Debug, Serialize)]
@@ -26,26 +25,6 @@ pub(super) struct Report {
     pub(super) latency: Latency,
     #[serde(flatten)]
     pub(super) faults: Faults,
-}
-
-/// A distribution of times, in microseconds: to the answer, to the receipt, or to the first event of a replay.
-#[derive(Debug, Serialize)]
-pub(super) struct Latency {
-    p50_us: u64,
-    p99_us: u64,
-    p999_us: u64,
-    max_us: u64,
-}
-
-impl Latency {
-    pub(super) fn of(micros: &Histogram<u64>) -> Self {
-        Self {
-            p50_us: micros.value_at_quantile(0.5),
-            p99_us: micros.value_at_quantile(0.99),
-            p999_us: micros.value_at_quantile(0.999),
-            max_us: micros.max(),
-        }
-    }
 }
 
 impl Report {

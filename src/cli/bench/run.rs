@@ -3,36 +3,32 @@
 use std::{
     convert::Infallible,
     io::{self, IsTerminal, Write},
-    sync::{
-        Mutex, MutexGuard,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
 use anyhow::Context;
 use clap::Args;
-use hdrhistogram::Histogram;
 use humantime::parse_duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use uuid::Uuid;
 
-use super::report::Latency;
+use super::latency::{Latencies, micros};
 use crate::{cli::HubAddress, client::Wire};
 
-/// What every `segno bench` may be told.
+/// The flags of every `segno bench`.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct RunFlags {
     /// How long to measure.
-    #[arg(long, default_value = "10s", value_parser = parse_duration)]
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = parse_duration)]
     pub(super) duration: Duration,
 
-    /// Bytes of an event's data.
+    /// Size of the data of an event, in bytes.
     #[arg(long, default_value_t = 100)]
     pub(super) bytes: usize,
 
-    /// Topics the events are spread over, named `bench.<run>.<number>`.
+    /// Number of topics that the events are spread over, named `bench.<run>.<number>`.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) topics: u32,
 
@@ -47,12 +43,6 @@ pub(in crate::cli) struct RunFlags {
 
 /// How often the progress is shown.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Longest latency that is told apart from longer ones.
-const LATENCY_MAX: Duration = Duration::from_secs(3600);
-
-/// Digits to which a latency is kept.
-const LATENCY_DIGITS: u8 = 3;
 
 /// A run, shared by all its connections.
 #[derive(Debug)]
@@ -75,7 +65,7 @@ pub(super) struct Run {
 pub(super) struct BenchData {
     pub(super) publisher: u32,
     pub(super) topic: u32,
-    /// The how-manieth event of this publisher on this topic, from 0.
+    /// Sequence number of the event, of this publisher on this topic, from 0.
     pub(super) number: u64,
     /// When it was due, in microseconds since the run began.
     pub(super) due: u64,
@@ -216,43 +206,10 @@ impl Run {
     }
 }
 
-/// Times, of which the distribution is kept. In microseconds.
-#[derive(Debug)]
-pub(super) struct Latencies(Mutex<Histogram<u64>>);
-
-impl Latencies {
-    fn new() -> Self {
-        let longest = micros(LATENCY_MAX);
-        let empty = Histogram::new_with_bounds(1, longest, LATENCY_DIGITS);
-        Self(Mutex::new(empty.expect("the bounds are valid")))
-    }
-
-    pub(super) fn record(&self, times: impl IntoIterator<Item = Duration>) {
-        let mut histogram = self.histogram();
-        for time in times {
-            histogram.saturating_record(micros(time));
-        }
-    }
-
-    pub(super) fn summary(&self) -> Latency {
-        Latency::of(&self.histogram())
-    }
-
-    fn histogram(&self) -> MutexGuard<'_, Histogram<u64>> {
-        self.0
-            .lock()
-            .expect("nobody panics while holding the histogram")
-    }
-}
-
 /// Where standard error is closed nobody looks at the progress.
 fn show(text: &str) {
     let mut stderr = io::stderr();
     _ = stderr
         .write_all(text.as_bytes())
         .and_then(|()| stderr.flush());
-}
-
-fn micros(time: Duration) -> u64 {
-    u64::try_from(time.as_micros()).expect("a run is no longer than an age")
 }
