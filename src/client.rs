@@ -256,6 +256,9 @@ const HANDED_ON_TYPES: [&str; 2] = ["segno.gap", "segno.erased"];
 /// The types of what a stream says before it ends: the log failed, or the hub refuses for now.
 const ENDING_TYPES: [&str; 2] = ["segno.error", "segno.refused"];
 
+/// What a request to follow accepts: a refusal comes as a problem, with a status of its own, and not as a stream.
+const ACCEPT_STREAM: &str = "text/event-stream, application/problem+json";
+
 /// Names the log that an answer is about. Source: the hub's HTTP contract.
 const LOG_ID_HEADER: &str = "segno-log-id";
 
@@ -341,7 +344,9 @@ impl Follow {
                 return Ok(Followed::Connected);
             };
             if let Some(message) = connection.messages.pop_front() {
-                self.cursor = Some(message.last_event_id.clone());
+                if !message.last_event_id.is_empty() {
+                    self.cursor = Some(message.last_event_id.clone());
+                }
                 let event_type = message.event_type.as_str();
                 if ENDING_TYPES.contains(&event_type) {
                     let error = Error::Later {
@@ -400,7 +405,7 @@ impl Follow {
             .client
             .http
             .get(url)
-            .header(header::ACCEPT, "text/event-stream");
+            .header(header::ACCEPT, ACCEPT_STREAM);
         if let Some(cursor) = self.cursor() {
             request = request.header("last-event-id", cursor);
         }

@@ -237,7 +237,8 @@ impl Topic {
     }
 }
 
-/// What happened: the same rule as a [`Topic`], and it does not begin with `segno.`, which is the hub's own.
+/// What happened: the same rule as a [`Topic`]. Publishers cannot use `open` and `error`, which a browser's `EventSource` uses for
+/// itself: a page would take such an event for a lost connection.
 ///
 /// Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -251,9 +252,12 @@ impl EventType {
     /// The type of an event whose data was erased, and of the event that tells of it.
     pub const ERASED: &'static str = "segno.erased";
 
-    /// Takes `name` as a type.
+    /// Takes `name` as the type of an event to publish.
     pub fn new(name: &str) -> Result<Self, InvalidName> {
         check_new_name(name)?;
+        if BROWSER_TYPES.contains(&name) {
+            return Err(InvalidName::BrowserType);
+        }
         Ok(Self(name.into()))
     }
 
@@ -307,7 +311,13 @@ pub enum InvalidName {
     /// A name of the hub's own.
     #[error("names that begin with '{RESERVED_PREFIX}' are the hub's own")]
     Reserved,
+    /// A type that a browser's `EventSource` uses for itself.
+    #[error("browsers use 'open' and 'error' for the connection itself; take another type")]
+    BrowserType,
 }
+
+/// Types of the events that an `EventSource` fires by itself. Source: WHATWG HTML, 9.2.2.
+const BROWSER_TYPES: [&str; 2] = ["open", "error"];
 
 /// What the hub's own topics and types begin with.
 const RESERVED_PREFIX: &str = "segno.";
@@ -530,6 +540,10 @@ mod tests {
     #[test]
     fn topics_and_types_of_the_hub_are_reserved() {
         assert_eq!(EventType::new("segno.gap"), Err(InvalidName::Reserved));
+        for name in ["open", "error"] {
+            assert_eq!(EventType::new(name), Err(InvalidName::BrowserType));
+            assert!(Topic::new(name).is_ok() && EventType::new(&format!("{name}s")).is_ok());
+        }
         assert_eq!(Topic::new("segno.canary"), Err(InvalidName::Reserved));
         assert_eq!(Topic::new("segno.x"), Err(InvalidName::Reserved));
         assert_eq!(Topic::of_log("segno.x").unwrap().as_str(), "segno.x");

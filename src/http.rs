@@ -15,6 +15,7 @@ mod metrics;
 mod opening;
 mod operations;
 mod problem;
+mod refused_stream;
 mod request_id;
 mod schema;
 mod stats;
@@ -44,6 +45,7 @@ use self::{
     failures::Failures,
     operations::Operations,
     problem::{Code, PROBLEM_JSON, Problem, ProblemCause},
+    refused_stream::RefusedStream,
     request_id::RequestId,
 };
 pub(crate) use self::{
@@ -137,7 +139,7 @@ impl Endpoint for HubEndpoint {
             false => self.answer(request).await,
         };
         count_refusal(answer.head(), &self.refusals);
-        if answer.status().is_server_error() {
+        if is_failure(&answer) {
             self.failures
                 .tell(&request_id, &method, &uri, answer.head());
         }
@@ -228,9 +230,14 @@ pub(crate) fn headers_of_all(hub: &Hub, settings: &Settings) -> HeaderMap {
     headers
 }
 
-/// What a connection is told that is not served.
-pub(crate) fn refusal(hit: LimitHit) -> Response {
-    Problem::from(hit).into_response()
+/// What a connection is told that is not served. `head` is what there is of its first request.
+pub(crate) fn refusal(hit: LimitHit, head: &[u8]) -> Response {
+    let problem = Problem::from(hit);
+    let stream = refused_stream::parse_head(head).and_then(|request| RefusedStream::of(&request));
+    match stream {
+        Some(stream) => stream.answer(&problem),
+        None => problem.into_response(),
+    }
 }
 
 /// Counts a connection that is not served, whether it is told or not.
@@ -242,6 +249,13 @@ fn count_refusal(response: &Response, refusals: &Counters) {
     if let Some(refused) = response.extensions().get::<ProblemCause>() {
         count_code(refused.code, refusals);
     }
+}
+
+/// Whether the hub failed to do what it was asked, whatever status the client was given.
+fn is_failure(answer: &Answer) -> bool {
+    let cause = answer.head().extensions().get::<ProblemCause>();
+    let status = cause.map_or(answer.status(), |cause| cause.code.status());
+    status.is_server_error()
 }
 
 fn count_code(code: Code, refusals: &Counters) {

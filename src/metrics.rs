@@ -70,7 +70,7 @@ impl Default for Metrics {
             delivered_events: Counter::default(),
             delivered_bytes: Counter::default(),
             replayed_pages: from_zero("source", ["memory", "file"]),
-            gaps: from_zero("reason", ["trimmed", "ahead", "lost"]),
+            gaps: from_zero("reason", ["trimmed", "ahead", "lost", "unknown"]),
             trim_steps: Counter::default(),
             trimmed_events: Counter::default(),
             // As a commit, for it may have to wait for one.

@@ -70,7 +70,7 @@ fn send() {
             if request[..bytes].starts_with(b"POST") {
                 break (socket, bytes);
             }
-            let block = "retry: 2000\nid: 0\n\n";
+            let block = ":\nretry: 2000\nevent: segno.cursor\ndata: {\"cursor\":0}\nid: 0\n\n";
             let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
             let head = format!("{head}{:x}\r\n{block}\r\n", block.len());
             socket.write_all(head.as_bytes()).unwrap();
@@ -94,7 +94,7 @@ fn send() {
 fn frame(id: u64, request: &[u8]) -> Vec<u8> {
     let request = std::str::from_utf8(request).unwrap();
     let (_, data) = request.split_once("\"data\":").unwrap();
-    let block = format!("id: {id}\ndata: {}\n\n", data.strip_suffix('}').unwrap());
+    let block = format!("data: {}\nid: {id}\n\n", data.strip_suffix('}').unwrap());
     format!("{:x}\r\n{block}\r\n", block.len()).into_bytes()
 }
 

@@ -74,9 +74,18 @@ struct Subscriber {
     /// Whether it gets every event, so that a hole in the ids is a loss.
     dense: bool,
     cursor: Option<u64>,
-    pending_id: Option<u64>,
+    block: Block,
     partial_line: Vec<u8>,
     events: u64,
+}
+
+/// What has come of a block of a stream.
+#[derive(Default)]
+struct Block {
+    /// Whether it only moves the cursor.
+    is_cursor: bool,
+    /// The stamp of its data; 0 if there is none.
+    sent_at: u64,
 }
 
 impl Load {
@@ -150,7 +159,7 @@ impl Load {
                 request: Some(request),
                 dense,
                 cursor: None,
-                pending_id: None,
+                block: Block::default(),
                 partial_line: Vec::new(),
                 events: 0,
             })
@@ -423,35 +432,41 @@ impl Subscriber {
     }
 
     fn take_line(&mut self, line: &[u8], now: u64, seen: &mut Seen) {
-        if let Some(id) = line.strip_prefix(b"id: ") {
-            self.pending_id = Some(number(id));
-        } else if let Some(data) = line.strip_prefix(b"data: ") {
-            let id = self.pending_id.take().expect("an event has an id");
-            self.check(id);
-            self.events += 1;
-            seen.deliveries += 1;
+        if let Some(data) = line.strip_prefix(b"data: ") {
             if let Some(stamp) = data.strip_prefix(STAMP) {
-                let sent = number(&stamp[..STAMP_DIGITS]);
-                if sent > 0 {
-                    seen.delivery_latency
-                        .saturating_record(now.saturating_sub(sent));
-                }
+                self.block.sent_at = number(&stamp[..STAMP_DIGITS]);
             }
-        } else if line.is_empty()
-            && let Some(id) = self.pending_id.take()
-        {
-            if self.cursor.is_none() {
-                seen.opened += 1;
-                seen.latest_open = Instant::now();
-            }
-            self.cursor = Some(id);
+        } else if let Some(id) = line.strip_prefix(b"id: ") {
+            // The last field of every block.
+            self.take_block(number(id), now, seen);
+        } else if line.starts_with(b"event: segno.cursor") {
+            self.block.is_cursor = true;
         } else {
-            assert!(!line.starts_with(b"event: segno.gap"), "a gap was told");
+            assert!(!line.starts_with(b"event: segno."), "a gap, or a refusal");
             assert!(
                 !line.starts_with(b"HTTP/1.1 ") || line.starts_with(b"HTTP/1.1 200"),
                 "{}",
                 String::from_utf8_lossy(line)
             );
+        }
+    }
+
+    fn take_block(&mut self, id: u64, now: u64, seen: &mut Seen) {
+        let block = std::mem::take(&mut self.block);
+        if block.is_cursor {
+            if self.cursor.is_none() {
+                seen.opened += 1;
+                seen.latest_open = Instant::now();
+            }
+            self.cursor = Some(id);
+            return;
+        }
+        self.check(id);
+        self.events += 1;
+        seen.deliveries += 1;
+        if block.sent_at > 0 {
+            seen.delivery_latency
+                .saturating_record(now.saturating_sub(block.sent_at));
         }
     }
 

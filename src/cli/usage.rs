@@ -102,6 +102,8 @@ fn rule(names: &str, error: &InvalidName) -> String {
         InvalidName::Wildcard => {
             format!("{names} have no '*'; only `segno tail` takes patterns")
         }
-        InvalidName::TooLong | InvalidName::Reserved => error.to_string(),
+        InvalidName::TooLong | InvalidName::Reserved | InvalidName::BrowserType => {
+            error.to_string()
+        }
     }
 }

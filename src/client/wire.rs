@@ -92,7 +92,7 @@ impl Wire {
     pub async fn follow(mut self, path_and_query: &str) -> Result<WireStream, Error> {
         let request = Request::get(path_and_query)
             .header(header::HOST, &self.authority)
-            .header(header::ACCEPT, "text/event-stream")
+            .header(header::ACCEPT, super::ACCEPT_STREAM)
             .body(Full::default())
             .expect("a path is valid");
         let answer = self.send(request).await?;

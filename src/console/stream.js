@@ -1,7 +1,7 @@
 // Following the hub, with the browser's own EventSource: what the page shows is what any client gets.
 //
-// The browser reconnects by itself and resumes by `Last-Event-ID`. Only where it gives up, which it does when the hub
-// answers with an error instead of a stream (while it is draining, say), the page connects anew, from the same place.
+// The browser reconnects by itself and resumes by `Last-Event-ID`. Only where it gives up, which it does when it is answered
+// with an error instead of a stream (a proxy without its hub, say), the page connects anew, from the same place.
 
 import { address, askJson, askStats } from "./hub.js";
 
@@ -36,14 +36,24 @@ export class Stream {
     this.source.onopen = () => this.opened(this.source);
     this.source.onmessage = (message) => {
       this.cursor = Number(message.lastEventId);
-      if (this.state === "replaying") this.settle();
+      this.settle();
       this.onEvent(message.data);
     };
+    // Of the hub's own types these are of use here; others may come, and are left out by not listening to them.
     this.source.addEventListener("segno.gap", (message) => {
       this.cursor = Number(message.lastEventId);
       this.onGap(JSON.parse(message.data));
     });
+    this.source.addEventListener("segno.refused", () => this.enter("reconnecting"));
+    this.source.addEventListener("segno.cursor", (message) => this.reached(JSON.parse(message.data).cursor));
     this.source.onerror = () => this.failed(this.source);
+  }
+
+  /** All up to `cursor` has come. In the first block of a start that is no id, it is where the stream begins. */
+  reached(cursor) {
+    if (this.cursor === null && this.start === null && this.state !== "live") return;
+    this.cursor = cursor;
+    this.settle();
   }
 
   startParameters() {
@@ -89,7 +99,7 @@ export class Stream {
   }
 
   settle() {
-    if (this.target !== null && (this.cursor ?? 0) >= this.target) this.enter("live");
+    if (this.state === "replaying" && this.target !== null && (this.cursor ?? 0) >= this.target) this.enter("live");
   }
 
   /** `last_id` is the hub's newest: a page that does not keep up with a burst is behind, and says so. */

@@ -11,9 +11,11 @@ function curl(filter) {
     ${quoted(address("sse", filter.parameters()))} |
   while IFS= read -r line; do
     case $line in
-      data:*) printf '%s\\n' "\${line#data: }" ;;
+      'event: segno.gap') own=yes; echo 'events were lost' >&2 ;;
+      'event: segno.'*) own=yes ;;
+      data:*) [ "$own" ] || printf '%s\\n' "\${line#data: }" ;;
       id:*) cursor=\${line#id: } ;;
-      '') [ -z "$cursor" ] || printf '%s\\n' "$cursor" > segno.cursor ;;
+      '') own=; [ -z "$cursor" ] || printf '%s\\n' "$cursor" > segno.cursor ;;
     esac
   done
   sleep 1
@@ -37,7 +39,7 @@ events.addEventListener("segno.gap", ({ data }) => console.warn("events were los
 
 function python(filter) {
   const url = address("sse", [["format", "event"], ...filter.parameters()]);
-  return `import json, pathlib, time, urllib.request
+  return `import http.client, json, pathlib, time, urllib.request
 
 url = ${JSON.stringify(url)}
 state = pathlib.Path("segno.cursor")
@@ -60,13 +62,13 @@ while True:
                 elif line.strip() == b"":
                     if data and kind == "segno.gap":
                         print("events were lost:", data, flush=True)
-                    elif data:
+                    elif data and not kind.startswith("segno."):
                         event = json.loads("\\n".join(data))
                         print(event["id"], event["topic"], event["type"], event["data"], flush=True)
                     kind, data, cursor = "message", [], seen
                     if cursor:
                         state.write_text(cursor)
-    except OSError as error:
+    except (OSError, http.client.HTTPException) as error:
         print("reconnecting:", error, flush=True)
     time.sleep(1)`;
 }

@@ -24,7 +24,10 @@ use self::{
     parameter::{Checked, TopicPattern, TypePattern, all},
     tutorial::TutorialApi,
 };
-pub(super) use self::{follow::FollowApi, publish::PublishApi};
+pub(super) use self::{
+    follow::{FollowApi, cursor_of, set_stream_headers, spread},
+    publish::PublishApi,
+};
 use super::{Settings, health::HealthApi, problem::Problem};
 use crate::{filter::Filter, hub::Hub};
 

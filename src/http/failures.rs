@@ -54,7 +54,7 @@ impl Failures {
             request_id = request_id.as_str(),
             %method,
             path = uri.path(),
-            status = answer.status().as_u16(),
+            status = refusal.map_or(answer.status(), |refusal| refusal.code.status()).as_u16(),
             code = refusal.map(|refusal| refusal.code.as_str()),
             cause = refusal.and_then(|refusal| refusal.cause.as_deref()),
             untold = self.untold.swap(0, Relaxed),

@@ -105,7 +105,7 @@ impl Code {
         }
     }
 
-    fn status(self) -> StatusCode {
+    pub(super) fn status(self) -> StatusCode {
         self.entry().0
     }
 

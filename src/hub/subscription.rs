@@ -36,6 +36,8 @@ pub enum Start {
     First,
     /// With the newest so many that match.
     Last(u64),
+    /// Where a client was in another log, which means nothing here: with the first event kept, after a gap that tells so.
+    Unknown,
 }
 
 /// Events that a subscriber asked for and cannot get.
@@ -43,8 +45,8 @@ pub enum Start {
 pub struct Gap {
     /// Why.
     pub reason: GapReason,
-    /// The cursor it asked to go on from.
-    pub requested: EventId,
+    /// The cursor it asked to go on from; `None` if that was no id.
+    pub requested: Option<EventId>,
     /// What there is.
     pub bounds: Bounds,
     /// The cursor that reading goes on from.
@@ -60,6 +62,8 @@ pub enum GapReason {
     Ahead,
     /// An older copy of the file was put in its place, and events after the cursor were in the newer one only.
     Lost,
+    /// The cursor is no id of this log.
+    Unknown,
 }
 
 impl GapReason {
@@ -69,6 +73,7 @@ impl GapReason {
             Self::Trimmed => "trimmed",
             Self::Ahead => "ahead",
             Self::Lost => "lost",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -149,6 +154,8 @@ pub struct Subscription {
     trimmed_told: EventId,
     /// The id up to which it knows of lost events.
     lost_told: EventId,
+    /// Whether it has yet to be told that its start is of no use here.
+    start_is_unknown: bool,
 }
 
 impl Subscription {
@@ -176,15 +183,20 @@ impl Subscription {
             topic_trims: 0,
             trimmed_told: EventId::ZERO,
             lost_told: EventId::ZERO,
+            start_is_unknown: start == Start::Unknown,
         };
         let cursor = subscription.find(start).await?;
         subscription.move_to(cursor);
-        if matches!(start, Start::First | Start::Since(_) | Start::Last(_)) {
+        if matches!(
+            start,
+            Start::First | Start::Since(_) | Start::Last(_) | Start::Unknown
+        ) {
             // It asked for what is kept, and misses nothing that was gone before.
             subscription.find_trimmed().await?;
             subscription.find_lost();
         }
-        subscription.behind = subscription.cursor != subscription.sources.position().committed();
+        subscription.behind = subscription.start_is_unknown
+            || subscription.cursor != subscription.sources.position().committed();
         Ok(subscription)
     }
 
@@ -193,7 +205,7 @@ impl Subscription {
         Ok(match start {
             Start::Live => last_id,
             Start::After(cursor) => cursor,
-            Start::First => first_id.previous(),
+            Start::First | Start::Unknown => first_id.previous(),
             Start::Since(time) => {
                 let first_id = self.sources.log.first_id_since(time).await?;
                 first_id.previous().min(last_id)
@@ -245,6 +257,7 @@ impl Subscription {
             topic_trims: self.topic_trims,
             trimmed_told: self.trimmed_told,
             lost_told: self.lost_told,
+            start_is_unknown: self.start_is_unknown,
         }
     }
 
@@ -266,6 +279,11 @@ impl Subscription {
     /// The id up to which the subscriber has been given all it wants.
     pub fn cursor(&self) -> EventId {
         self.cursor
+    }
+
+    /// The id of the log it reads.
+    pub fn log_id(&self) -> &str {
+        self.sources.log.id()
     }
 
     /// What is counted.
@@ -356,8 +374,31 @@ impl Subscription {
         received
     }
 
+    /// The gap of a subscriber that began at an [unknown](Start::Unknown) place, once. If nobody takes it, [`next`](Self::next)
+    /// yields it first.
+    pub fn take_unknown_start(&mut self) -> Option<Gap> {
+        std::mem::take(&mut self.start_is_unknown).then(|| {
+            let bounds = self.sources.position().bounds();
+            self.tell_gap(GapReason::Unknown, None, bounds)
+        })
+    }
+
+    fn tell_gap(&self, reason: GapReason, requested: Option<EventId>, bounds: Bounds) -> Gap {
+        let gaps = &self.metrics().gaps;
+        gaps.get_or_create(&[("reason", reason.as_str())]).inc();
+        Gap {
+            reason,
+            requested,
+            bounds,
+            cursor: self.cursor,
+        }
+    }
+
     /// Whether what lies after the cursor is gone; if so the cursor moves to where reading goes on.
     async fn take_gap(&mut self) -> Result<Option<Gap>, db::Error> {
+        if let Some(gap) = self.take_unknown_start() {
+            return Ok(Some(gap));
+        }
         let bounds = self.sources.position().bounds();
         let requested = self.cursor;
         let reason = if requested > bounds.last_id {
@@ -372,14 +413,7 @@ impl Subscription {
         if reason == GapReason::Ahead || requested < bounds.first_id.previous() {
             self.move_to(bounds.first_id.previous());
         }
-        let gaps = &self.sources.metrics.gaps;
-        gaps.get_or_create(&[("reason", reason.as_str())]).inc();
-        Ok(Some(Gap {
-            reason,
-            requested,
-            bounds,
-            cursor: self.cursor,
-        }))
+        Ok(Some(self.tell_gap(reason, Some(requested), bounds)))
     }
 
     /// Whether events after the cursor were lost, and the subscriber does not know yet.

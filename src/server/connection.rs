@@ -157,7 +157,7 @@ pub(super) fn answer_head(response: &Response, framing: Framing) -> Vec<u8> {
         head.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     let date = httpdate::fmt_http_date(SystemTime::now());
-    // The socket is the stream's to its end: a client that used it again would find it closed.
-    head.extend_from_slice(format!("connection: close\r\ndate: {date}\r\n\r\n").as_bytes());
+    // Not `connection: close`, although the connection ends with the stream: Node's `fetch` would take a kill for a clean end.
+    head.extend_from_slice(format!("date: {date}\r\n\r\n").as_bytes());
     head
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use poem::http::{HeaderMap, header};
+use poem::http::{HeaderMap, HeaderValue, header};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -105,7 +105,7 @@ async fn tell(
         hit.is_forwarded = true;
     }
     let telling = async {
-        socket.write_all(&answer(hit, headers).await).await?;
+        socket.write_all(&answer(hit, &head, headers).await).await?;
         socket.shutdown().await?;
         let mut rest = socket.take(DISCARD_MAX_BYTES);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
@@ -125,8 +125,8 @@ async fn read_head(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()>
     Ok(())
 }
 
-async fn answer(hit: LimitHit, headers: Option<&HeaderMap>) -> Vec<u8> {
-    let mut response = http::refusal(hit);
+async fn answer(hit: LimitHit, head: &[u8], headers: Option<&HeaderMap>) -> Vec<u8> {
+    let mut response = http::refusal(hit, head);
     response
         .headers_mut()
         .extend(headers.cloned().unwrap_or_default());
@@ -134,6 +134,9 @@ async fn answer(hit: LimitHit, headers: Option<&HeaderMap>) -> Vec<u8> {
     response
         .headers_mut()
         .insert(header::CONTENT_LENGTH, body.len().into());
+    response
+        .headers_mut()
+        .insert(header::CONNECTION, HeaderValue::from_static("close"));
     let mut bytes = answer_head(&response, Framing::Plain);
     bytes.extend(body);
     bytes

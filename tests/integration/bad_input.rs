@@ -268,7 +268,7 @@ async fn what_cannot_be_read_is_refused_with_a_code() {
     for (path, status, code) in [
         ("/sse?last_event_id=abc", 400, "invalid_cursor"),
         ("/sse?last_event_id=-1", 400, "invalid_cursor"),
-        ("/sse?lastEventId=1.5", 400, "invalid_cursor"),
+        ("/sse?last_event_id=1.5", 400, "invalid_cursor"),
         (
             "/sse?last_event_id=99999999999999999999",
             400,
@@ -280,11 +280,6 @@ async fn what_cannot_be_read_is_refused_with_a_code() {
             "conflicting_starts",
         ),
         ("/sse?since=1h&last=3", 400, "conflicting_starts"),
-        (
-            "/sse?last_event_id=1&lastEventId=2",
-            400,
-            "conflicting_starts",
-        ),
         ("/sse?since=yesterday", 400, "invalid_time"),
         ("/sse?last=many", 400, "invalid_limit"),
         ("/sse?format=xml", 400, "invalid_format"),
@@ -312,8 +307,6 @@ async fn what_cannot_be_read_is_refused_with_a_code() {
             "{path}: {refusal:?}"
         );
     }
-    let header = answer(hub.get("/sse").header("last-event-id", "x")).await;
-    assert_eq!(header.code(), "invalid_cursor");
 }
 
 #[tokio::test]

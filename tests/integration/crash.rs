@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::test_hub::{Port, Program, TestHub, reqwest_client, seeded, within};
+use super::test_hub::{CURSOR_TYPE, Port, Program, TestHub, reqwest_client, seeded, within};
 
 const ROUNDS: usize = 20;
 const PUBLISHERS: usize = 8;
@@ -76,6 +76,9 @@ async fn follow_until(
             tokio::time::timeout(Duration::from_secs(1), answer.chunk()).await
         {
             parser.feed(&chunk, |message| {
+                if message.event_type == CURSOR_TYPE {
+                    return;
+                }
                 assert_eq!(message.event_type, "message", "{message:?}");
                 events.push((message.last_event_id.parse().unwrap(), message.data));
             });

@@ -17,9 +17,17 @@ async fn streams_end_cleanly_with_a_retry_that_is_spread() {
     for stream in &mut streams {
         stream.read_to_end().await.unwrap();
         assert_eq!(stream.take_received().len(), 1);
+        // Back again with the cursor that it has, also if the client takes each block for itself.
         let last = stream.received.trim_end().rsplit("\n\n").next().unwrap();
+        let (retry, rest) = last.split_once('\n').unwrap();
+        assert_eq!(
+            rest.split_once(",\"log\"").unwrap().0,
+            "event: segno.cursor\ndata: {\"cursor\":1"
+        );
+        assert!(rest.ends_with("\"}\nid: 1"), "{rest}");
         retries.push(
-            last.strip_prefix("retry: ")
+            retry
+                .strip_prefix("retry: ")
                 .unwrap()
                 .parse::<u32>()
                 .unwrap(),
@@ -67,9 +75,9 @@ async fn sigterm_answers_publishers_ends_curl_and_empties_the_wal() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut first_line = [0; 6];
+    let mut first_line = [0; 8];
     std::io::Read::read_exact(curl.stdout.as_mut().unwrap(), &mut first_line).unwrap();
-    assert_eq!(&first_line, b"retry:");
+    assert_eq!(&first_line, b":\nretry:");
 
     let publishers = futures_util::future::join_all((0..50).map(|n| {
         let request = hub.post("/topics/t").body(n.to_string());

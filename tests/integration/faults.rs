@@ -406,7 +406,7 @@ async fn slow_twenty_thousand_connections_at_once_are_served_and_leave_nothing_b
         join_all(
             sockets
                 .iter_mut()
-                .map(|socket| read_until(socket, b"data: \"to all\"\n\n")),
+                .map(|socket| read_until(socket, b"data: \"to all\"\n")),
         ),
     )
     .await;

@@ -372,3 +372,111 @@ async fn where_fewer_files_may_be_open_fewer_connections_are_served_and_it_says_
     served(|| hub.get("/health/live")).await;
     assert_eq!(hub.publish("t", ["after"]).await, [1]);
 }
+
+/// The one block of a stream that is refused: its `retry:`, problem and id.
+fn refused_block(answer: &Answer) -> (u64, Value, Option<String>) {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(
+        answer.header("content-type"),
+        "text/event-stream; charset=utf-8"
+    );
+    let retry_after: u64 = answer.header("retry-after").parse().unwrap();
+    let block = answer.body.strip_prefix(":\nretry: ").unwrap();
+    let (retry, block) = block.split_once("\nevent: segno.refused\ndata: ").unwrap();
+    let retry = retry.parse().unwrap();
+    let spread = retry_after * 1000..=retry_after * 1500;
+    assert!(spread.contains(&retry), "{answer:?}");
+    let (problem, rest) = block.split_once('\n').unwrap();
+    let id = match rest {
+        "\n" => None,
+        id => Some(
+            id.strip_prefix("id: ")
+                .unwrap()
+                .strip_suffix("\n\n")
+                .unwrap(),
+        ),
+    };
+    (
+        retry,
+        serde_json::from_str(problem).unwrap(),
+        id.map(str::to_owned),
+    )
+}
+
+async fn refusals(hub: &TestHub, code: &str) -> u64 {
+    let figures = answer(client_at("127.0.0.9").get(hub.url("/metrics"))).await;
+    let counter = format!("segno_refusals_total{{code=\"{code}\"}} ");
+    let line = figures
+        .body
+        .lines()
+        .find_map(|line| line.strip_prefix(&counter));
+    line.map_or(0, |count| count.parse().unwrap())
+}
+
+/// A browser's `EventSource` that is answered with any other status than 200 never asks again.
+#[tokio::test]
+async fn a_stream_that_is_refused_for_now_is_a_stream_that_says_when_to_come_back() {
+    let hub = TestHub::start_with(|config| config.limits.max_streams_per_address = few(1)).await;
+    let _stream = hub.follow("").await;
+    let ask = |path: &str, accept: &str| hub.get(path).header("accept", accept);
+    let code = "too_many_streams_of_address";
+
+    let first = answer(ask("/sse", "text/event-stream")).await;
+    let (first_retry, problem, id) = refused_block(&first);
+    assert_eq!((problem["code"].as_str(), id), (Some(code), None));
+    assert_eq!(problem["status"], 429);
+    let mut retries = vec![first_retry];
+    for (path, header, expected) in [
+        ("/sse", Some("7"), Some("7")),
+        ("/sse?lastEventId=8", Some("7"), Some("7")),
+        ("/sse?lastEventId=8&last_event_id=9", None, Some("8")),
+        ("/sse?last_event_id=9", None, Some("9")),
+        (
+            "/sse?lastEventId=a%0Adata:%20x%0D%0A%0Ab",
+            None,
+            Some("adata: xb"),
+        ),
+        ("/sse?lastEventId=%00", None, None),
+        ("/sse?since=start", None, None),
+    ] {
+        let mut request = ask(path, "text/html, Text/Event-Stream;q=0.9");
+        if let Some(cursor) = header {
+            request = request.header("last-event-id", cursor);
+        }
+        let (retry, _, id) = refused_block(&answer(request).await);
+        assert_eq!(id.as_deref(), expected, "{path}");
+        retries.push(retry);
+    }
+    retries.dedup();
+    assert!(retries.len() > 4, "{retries:?}");
+    assert_eq!(refusals(&hub, code).await, 8);
+    assert_eq!(refused(&hub, "streams_of_address").await, 8);
+
+    // Who understands a problem gets one, and what will not pass is an error for everybody.
+    for accept in ["*/*", "text/event-stream, application/problem+json"] {
+        assert_eq!(answer(ask("/sse", accept)).await.code(), code);
+    }
+    let wrong = answer(ask("/sse?last=x", "text/event-stream")).await;
+    assert_eq!(wrong.code(), "invalid_limit");
+    assert_eq!(refusals(&hub, code).await, 10);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_served_is_told_so_by_a_stream_if_it_asks_for_one() {
+    let hub =
+        TestHub::start_with(|config| config.limits.max_connections_per_address = few(1)).await;
+    let _stream = hub.follow("").await;
+    let ask = |accept| {
+        let request = hub.get("/sse?topic=t").header("accept", accept);
+        request.header("last-event-id", "3")
+    };
+    let (_, problem, id) = refused_block(&answer(ask("text/event-stream")).await);
+    let code = "too_many_connections_of_address";
+    assert_eq!(problem["code"], code);
+    assert_eq!(id.as_deref(), Some("3"));
+    let both = answer(ask("text/event-stream, application/problem+json")).await;
+    assert_eq!(both.code(), code);
+    let other = answer(hub.get("/events").header("accept", "text/event-stream")).await;
+    assert_eq!(other.code(), code);
+    assert_eq!(refusals(&hub, code).await, 3);
+}

@@ -8,7 +8,9 @@ use segno::client::{Message, SseParser};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::test_hub::{Program, TestHub, TestStream, answer, reqwest_client, seeded, within};
+use super::test_hub::{
+    CURSOR_TYPE, Program, TestHub, TestStream, answer, reqwest_client, seeded, within,
+};
 
 fn ids(messages: &[Message]) -> Vec<u64> {
     messages
@@ -22,12 +24,15 @@ async fn the_first_block_comes_at_once_with_a_retry_and_the_cursor() {
     let hub = TestHub::start().await;
     hub.publish("t", ["a", "b"]).await;
     let stream = hub.follow("").await;
-    assert_eq!(stream.header("content-type"), "text/event-stream");
+    assert_eq!(
+        stream.header("content-type"),
+        "text/event-stream; charset=utf-8"
+    );
     assert_eq!(stream.header("cache-control"), "no-cache, no-transform");
     assert_eq!(stream.header("x-accel-buffering"), "no");
     let (retry, rest) = stream
         .received
-        .strip_prefix("retry: ")
+        .strip_prefix(":\nretry: ")
         .unwrap()
         .split_once('\n')
         .unwrap();
@@ -35,16 +40,20 @@ async fn the_first_block_comes_at_once_with_a_retry_and_the_cursor() {
         (1500..2500).contains(&retry.parse::<u32>().unwrap()),
         "{retry}"
     );
-    assert_eq!(rest, "id: 2\n\n");
+    let log = stream.header("segno-log-id");
+    assert_eq!(
+        rest,
+        format!("event: segno.cursor\ndata: {{\"cursor\":2,\"log\":\"{log}\"}}\nid: 2\n\n")
+    );
     assert_eq!(stream.cursor(), 2);
 }
 
-/// A stream that has the socket to itself ends with it: a client that used it again would find it closed.
+/// Node's `fetch` takes a kill for a clean end of a stream whose head has `connection: close`.
 #[tokio::test]
-async fn a_stream_says_that_its_connection_ends_with_it() {
+async fn a_stream_does_not_say_that_its_connection_is_closed_after_it() {
     let hub = TestHub::start().await;
     let stream = TestStream::open(reqwest_client().get(hub.url("/sse"))).await;
-    assert_eq!(stream.header("connection"), "close");
+    assert!(!stream.has_header("connection"));
 }
 
 #[tokio::test]
@@ -63,15 +72,16 @@ async fn frames_are_as_the_contract_says_to_the_byte() {
     assert!(
         stream
             .received
-            .ends_with("\n\nid: 1\ndata: {\"a\": 1.10}\n\nid: 2\nevent: paid\ndata: \"x\"\n\n"),
+            .ends_with("\n\ndata: {\"a\": 1.10}\nid: 1\n\nevent: paid\ndata: \"x\"\nid: 2\n\n"),
         "{}",
         stream.received
     );
     let event: Value = serde_json::from_str(&whole.next().await.data).unwrap();
     // The type is in the event, and no name in the frame: a browser's `onmessage` gets events of all types.
     assert!(
-        whole.received.contains("\n\nid: 2\ndata: {\"id\":2,")
-            && !whole.received.contains("event:"),
+        whole.received.contains("\n\ndata: {\"id\":2,")
+            && whole.received.ends_with("\nid: 2\n\n")
+            && !whole.received.contains("event: paid"),
         "{}",
         whole.received
     );
@@ -125,7 +135,10 @@ async fn each_start_begins_where_it_says() {
         ("?last_event_id=2", 3),
         ("?lastEventId=2", 3),
         ("?Last-Event-ID=2", 3),
-        ("?last_event_id=2&lastEventId=2", 3),
+        ("?last_event_id=1&lastEventId=2", 3),
+        ("?since=start&lastEventId=2", 3),
+        ("?last=4&Last-Event-ID=2", 3),
+        ("?last_event_id=2&lastEventId=", 3),
         ("?last_event_id=0", 1),
         ("?since=start", 1),
         ("?since=1h", 1),
@@ -211,19 +224,24 @@ async fn silence_is_broken_by_a_comment_that_carries_the_cursor() {
     let mut stream = hub.follow("?topic=narrow").await;
     stream
         .read_until("a sign of life", |stream| {
-            stream.received.ends_with("\n\n:\n\n")
+            stream.received.ends_with("\n\n:\n")
         })
         .await;
     hub.publish("wide", ["x", "y"]).await;
     stream
         .read_until("the cursor", |stream| {
-            stream.received.ends_with(":\nid: 2\n\n")
+            stream.received.ends_with("\nid: 2\n\n")
         })
         .await;
     assert_eq!(stream.cursor(), 2);
+    let (_, last) = stream.received.rsplit_once("\n:\n").unwrap();
+    assert!(
+        last.starts_with("event: segno.cursor\ndata: {\"cursor\":2,\"log\":\""),
+        "{last}"
+    );
     stream
         .read_until("another", |stream| {
-            stream.received.ends_with("id: 2\n\n:\n\n")
+            stream.received.ends_with("id: 2\n\n:\n")
         })
         .await;
     assert!(stream.take_received().is_empty());
@@ -240,7 +258,7 @@ async fn a_stream_outlives_every_timer() {
     let mut stream = hub.follow("").await;
     stream
         .read_until("five signs of life", |stream| {
-            stream.received.matches(":\n\n").count() == 5
+            stream.received.matches("\n:\n").count() == 5
         })
         .await;
     hub.publish("t", ["x"]).await;
@@ -579,6 +597,99 @@ fn resident_bytes(process: u32) -> u64 {
         * 1024
 }
 
+/// The fields of each block, in the order of their lines. Comments that stand alone are no blocks.
+fn blocks(received: &str) -> Vec<Vec<&str>> {
+    let blocks = received.split_inclusive("\n\n");
+    blocks
+        .map(|block| {
+            let lines = block.strip_suffix("\n\n").expect("a whole block").lines();
+            lines
+                .map(|line| line.split_once(':').unwrap().0)
+                .skip_while(|field| field.is_empty())
+                .collect()
+        })
+        .collect()
+}
+
+/// A client that takes an id as soon as it has read the line has everything of that block, wherever the stream is cut; and no
+/// blank line finds a client's id empty.
+#[tokio::test]
+async fn an_id_is_the_last_field_of_every_block_of_every_kind() {
+    let hub = TestHub::start_with(|config| config.heartbeat = Duration::from_millis(50)).await;
+    hub.publish("t", ["a", "b"]).await;
+    let mut stream = hub.resume("?topic=t", 99).await;
+    stream.next_ids(3).await; // The gap and both events.
+    answer(hub.post("/topics/t?type=paid").body("two\nlines")).await;
+    stream.next().await;
+    hub.publish("other", ["c"]).await;
+    stream
+        .read_until("the cursor", |stream| {
+            stream.received.ends_with("id: 4\n\n")
+        })
+        .await;
+    let mut whole = hub.follow("?format=event&last=2").await;
+    whole.next_ids(2).await;
+    let mut unknown = hub.reconnect("", b"undefined").await;
+    unknown.next().await;
+    hub.begin_to_stop();
+    for stream in [&mut stream, &mut whole, &mut unknown] {
+        stream.read_to_end().await.unwrap();
+        let blocks = blocks(&stream.received);
+        assert!(blocks.len() >= 3, "{blocks:?}");
+        for block in &blocks {
+            assert_eq!(block.last(), Some(&"id"), "{}", stream.received);
+            let ids = block.iter().filter(|field| **field == "id").count();
+            assert_eq!(ids, 1, "{}", stream.received);
+        }
+    }
+    let kinds = ["gap", "cursor"].map(|kind| format!("\nevent: segno.{kind}\n"));
+    assert!(kinds.iter().all(|kind| stream.received.contains(kind)));
+}
+
+/// A cursor of another hub, or of a page's own bug, comes with every reconnection and can't be taken back.
+#[tokio::test]
+async fn a_cursor_that_is_no_id_is_told_as_a_gap_and_everything_kept_follows() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a", "b"]).await;
+    let gap = |reason, requested: Value| json!({"reason": reason, "requested": requested, "first_id": 1, "last_id": 2});
+    let beyond = 1_i64 << 53;
+    for (cursor, expected) in [
+        (&b"null"[..], gap("unknown", Value::Null)),
+        (b"undefined", gap("unknown", Value::Null)),
+        (
+            b"urn:uuid:5f6c1d0e-8f0b-4c7e-9d43-0b8a0d6f5a11",
+            gap("unknown", Value::Null),
+        ),
+        (b"1.5", gap("unknown", Value::Null)),
+        (b"-1", gap("unknown", Value::Null)),
+        (b"+1", gap("unknown", Value::Null)),
+        (b"9223372036854775808", gap("unknown", Value::Null)),
+        ("é".as_bytes(), gap("unknown", Value::Null)),
+        (b"\xff", gap("unknown", Value::Null)),
+        (b"9007199254740992", gap("ahead", beyond.into())),
+        (b"9223372036854775807", gap("ahead", i64::MAX.into())),
+    ] {
+        let mut stream = hub.reconnect("?since=1h", cursor).await;
+        let cursor = String::from_utf8_lossy(cursor);
+        let told = stream.next().await;
+        assert_eq!(
+            (&*told.event_type, &*told.last_event_id),
+            ("segno.gap", "0"),
+            "{cursor}"
+        );
+        let data: Value = serde_json::from_str(&told.data).unwrap();
+        assert_eq!(data, expected, "{cursor}");
+        assert_eq!(stream.next_ids(2).await, [1, 2], "{cursor}");
+    }
+    // The polyfills' spelling in the query is the same; the documented one is strict.
+    let mut stream = hub.follow("?lastEventId=undefined").await;
+    assert_eq!(stream.next().await.event_type, "segno.gap");
+    // Told in the same write as the first block: a cut between them would hide it.
+    assert!(stream.received.contains("\nid: 0\n\nevent: segno.gap\n"));
+    let refused = answer(hub.get("/sse?last_event_id=undefined")).await;
+    assert_eq!(refused.code(), "invalid_cursor");
+}
+
 /// Everything a publisher can put into topic, type and data, read back by a parser written from the standard.
 #[test]
 fn nothing_a_publisher_sends_forges_a_field_or_an_event() {
@@ -603,6 +714,14 @@ fn nothing_a_publisher_sends_forges_a_field_or_an_event() {
             prop_assert_eq!(message.last_event_id, receipt["id"].to_string());
             prop_assert_eq!(message.event_type, event_type);
             prop_assert_eq!(serde_json::from_str::<String>(&message.data).unwrap(), text);
+            let mut stream = stream.lock().await;
+            let received = std::mem::take(&mut stream.received);
+            for block in blocks(&received) {
+                prop_assert!(
+                    matches!(block[..], ["event", .., "data", "id"] | ["data", .., "id"] | ["retry", "event", "data", "id"]),
+                    "{:?}", received
+                );
+            }
             Ok(())
         })?;
     });
@@ -642,8 +761,7 @@ async fn a_client_of_http_1_0_can_follow() {
     let mut messages = Vec::new();
     within("an event", async {
         while messages.is_empty() {
-            if received.windows(4).any(|window| window == b"\n\nid") || received.ends_with(b"\n\n")
-            {
+            if received.ends_with(b"id: 0\n\n") {
                 hub.publish("t", ["x"]).await;
             }
             let mut chunk = [0; 1024];
@@ -656,7 +774,11 @@ async fn a_client_of_http_1_0_can_follow() {
             if let Some(body) = body {
                 parser = SseParser::default();
                 messages.clear();
-                parser.feed(&received[body..], |message| messages.push(message));
+                parser.feed(&received[body..], |message| {
+                    if message.event_type != CURSOR_TYPE {
+                        messages.push(message);
+                    }
+                });
             }
         }
     })

@@ -23,6 +23,9 @@ use tokio_util::sync::CancellationToken;
 /// Longest wait for anything that must happen. Far above what it takes, so that a slow machine is not a failure.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
+/// The type of a block that only moves the cursor: no event, and nothing that was lost.
+pub(crate) const CURSOR_TYPE: &str = "segno.cursor";
+
 /// Waits for `future`, and says what was waited for when it does not come.
 pub(crate) async fn within<T>(what: impl fmt::Display, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, future).await {
@@ -176,6 +179,13 @@ impl TestHub {
         TestStream::open(request.header("last-event-id", cursor)).await
     }
 
+    /// Opens a stream with whatever `cursor` is in the header.
+    pub(crate) async fn reconnect(&self, query: &str, cursor: &[u8]) -> TestStream {
+        let request = self.streams.get(self.url(&format!("/sse{query}")));
+        let cursor = reqwest::header::HeaderValue::from_bytes(cursor).unwrap();
+        TestStream::open(request.header("last-event-id", cursor)).await
+    }
+
     pub(crate) async fn last_id(&self) -> u64 {
         self.get_json("/events?limit=1").await["last_id"]
             .as_u64()
@@ -309,8 +319,11 @@ impl TestStream {
             self.received.push_str(std::str::from_utf8(&chunk).unwrap());
         }
         let messages = &mut self.messages;
-        self.parser
-            .feed(&chunk, |message| messages.push_back(message));
+        self.parser.feed(&chunk, |message| {
+            if message.event_type != CURSOR_TYPE {
+                messages.push_back(message);
+            }
+        });
         Ok(true)
     }
 

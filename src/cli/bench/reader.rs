@@ -18,6 +18,9 @@ use crate::client::{Message, SseParser, WireStream};
 /// Silence after which what has not come is taken for lost.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// The type of a block that only moves the cursor. Source: the hub's HTTP contract.
+const CURSOR_TYPE: &str = "segno.cursor";
+
 /// What a reader does with the moments that events were due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
@@ -117,7 +120,11 @@ impl Reader {
             return Ok(false);
         };
         let mut messages = Vec::new();
-        self.parser.feed(&bytes, |message| messages.push(message));
+        self.parser.feed(&bytes, |message| {
+            if message.event_type != CURSOR_TYPE {
+                messages.push(message);
+            }
+        });
         if messages.is_empty() {
             return Ok(true);
         }

@@ -9,7 +9,10 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
-use poem::{Body, IntoResponse, Request, Response, http::header};
+use poem::{
+    Body, IntoResponse, Request, Response,
+    http::{HeaderName, HeaderValue, header},
+};
 use poem_openapi::{
     ApiResponse, OpenApi,
     param::{Header, Query},
@@ -26,6 +29,7 @@ use crate::http::{
     caller::Caller,
     frame::{self, Format},
     problem::{Code, Codes, Problem, ProblemOf},
+    refused_stream::RefusedStream,
 };
 use crate::{
     event::EventId,
@@ -34,6 +38,9 @@ use crate::{
     limits::StreamPermit,
 };
 
+/// Content type of a stream. Clients built on Python's `requests` read Latin-1 without the charset.
+const CONTENT_TYPE: &str = "text/event-stream; charset=utf-8";
+
 /// How soon a client comes back after a cut: about 2 s, spread so that they do not come together.
 const RETRY: std::ops::Range<u64> = 1500..2500;
 
@@ -41,7 +48,7 @@ const RETRY: std::ops::Range<u64> = 1500..2500;
 /// once and the next hub needs a moment to start.
 const FAREWELL_RETRY: std::ops::Range<u64> = 1000..5000;
 
-fn spread(millis: std::ops::Range<u64>) -> Duration {
+pub(in crate::http) fn spread(millis: std::ops::Range<u64>) -> Duration {
     Duration::from_millis(fastrand::u64(millis))
 }
 
@@ -66,6 +73,12 @@ impl Parameter for Format {
     }
 }
 
+/// The header with a client's cursor. Source: WHATWG HTML, 9.2.4.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// Query parameters that polyfills of `EventSource` use in its place.
+const RECONNECT_PARAMETERS: [&str; 2] = ["lastEventId", "Last-Event-ID"];
+
 /// The operation that follows.
 #[derive(Clone)]
 pub(in crate::http) struct FollowApi(pub(in crate::http) Api);
@@ -74,8 +87,8 @@ pub(in crate::http) struct FollowApi(pub(in crate::http) Api);
 impl FollowApi {
     /// Follow events
     ///
-    /// First everything after the start, then live, with no seam. A start is, in this order: the header `Last-Event-ID`, one
-    /// of the queries `last_event_id`, `since` and `last`, or none, which is live from now. A subscriber that comes back
+    /// First everything after the start, then live, with no seam. The start is the header `Last-Event-ID` (or what polyfills put
+    /// into the query in its place), else one of `last_event_id`, `since` and `last`, else now. A subscriber that comes back
     /// with the id of the last event it has gets every later one that matches, once, in order.
     #[oai(
         path = "/sse",
@@ -94,34 +107,35 @@ impl FollowApi {
         /// Types to follow; all if not given. Patterns as for topics.
         #[oai(name = "type")]
         event_type: Query<Vec<Checked<TypePattern>>>,
-        /// The id of the last event you have. Browsers send it by themselves when they reconnect. Wins over the queries.
+        /// The id of the last event you have. Browsers send it by themselves when they reconnect. Wins over the query. Never refused:
+        /// where it is no id of this hub, the stream begins with a `segno.gap`.
         #[oai(name = "Last-Event-ID")]
-        last_event_id_header: Header<Option<Checked<Cursor>>>,
-        /// The same for clients that cannot send headers; also spelled `lastEventId` and `Last-Event-ID`.
+        last_event_id_header: Header<Option<Checked<Reconnect>>>,
+        /// The same for clients that cannot send headers.
         last_event_id: Query<Option<Checked<Cursor>>>,
-        #[oai(name = "lastEventId", deprecated)] last_event_id_camel: Query<
-            Option<Checked<Cursor>>,
-        >,
-        #[oai(name = "Last-Event-ID", deprecated)] last_event_id_kebab: Query<
-            Option<Checked<Cursor>>,
-        >,
+        /// What polyfills of `EventSource` add to the address when they reconnect. Counts as the header does.
+        #[oai(name = "lastEventId", deprecated)]
+        last_event_id_camel: Query<Option<Checked<Reconnect>>>,
+        /// As `lastEventId`.
+        #[oai(name = "Last-Event-ID", deprecated)]
+        last_event_id_kebab: Query<Option<Checked<Reconnect>>>,
         /// Events of this time or later: `15m` ago, an RFC 3339 time, or `start` for all that is kept.
         since: Query<Option<Checked<Since>>>,
-        /// The newest so many that match.
+        /// The newest N that match.
         last: Query<Option<Checked<Newest>>>,
-        /// What stands in `data:`: the event's data, or the whole event, then without `event:` beside it.
+        /// What `data:` holds: the event's data, or the whole event, then without `event:` beside it.
         format: Query<Option<Checked<Format>>>,
         request: &Request,
     ) -> Result<Following, ProblemOf<Subscribing>> {
         let query = FollowQuery {
             topics: topic.0,
             types: event_type.0,
-            last_event_id_header: last_event_id_header.0,
-            last_event_ids: [
-                last_event_id.0,
+            reconnects: [
+                last_event_id_header.0,
                 last_event_id_camel.0,
                 last_event_id_kebab.0,
             ],
+            last_event_id: last_event_id.0,
             since: since.0,
             last: last.0,
             format: format.0,
@@ -135,15 +149,17 @@ impl FollowApi {
     pub(in crate::http) async fn answer_follow(&self, request: Request) -> Answer {
         let caller = Caller::of(&request).clone();
         let query = FollowQuery::of(&request);
+        let refused_stream = RefusedStream::of(&request);
         // It holds the buffer that the connection reads into; a stream lasts for hours.
         drop(request);
         let following = match query {
             Ok(query) => self.begin(query, &caller).await,
             Err(problem) => Err(problem),
         };
-        match following {
-            Ok(following) => following.into(),
-            Err(problem) => problem.into_response().into(),
+        match (following, refused_stream) {
+            (Ok(following), _) => following.into(),
+            (Err(problem), Some(stream)) => stream.answer(&problem).into(),
+            (Err(problem), None) => problem.into_response().into(),
         }
     }
 
@@ -151,10 +167,10 @@ impl FollowApi {
     async fn begin(&self, query: FollowQuery, caller: &Caller) -> Result<Following, Problem> {
         let filter = filter(query.topics, query.types)?;
         let format = optional(query.format)?.unwrap_or_default();
-        let [last_event_id, camel, kebab] = query.last_event_ids;
+        let reconnects = query.reconnects.into_iter().flatten();
         let starts = Starts {
-            header: optional(query.last_event_id_header)?,
-            cursors: [optional(last_event_id)?, optional(camel)?, optional(kebab)?],
+            reconnects: reconnects.map(Checked::get).collect::<Result<_, _>>()?,
+            cursor: optional(query.last_event_id)?,
             since: optional(query.since)?.map(|since| since.0),
             last: optional(query.last)?.map(|newest| Start::Last(newest.0)),
         };
@@ -174,9 +190,9 @@ impl FollowApi {
 pub(super) struct FollowQuery {
     pub(super) topics: Vec<Checked<TopicPattern>>,
     pub(super) types: Vec<Checked<TypePattern>>,
-    pub(super) last_event_id_header: Option<Checked<Cursor>>,
-    /// The spellings of the query parameter.
-    pub(super) last_event_ids: [Option<Checked<Cursor>>; 3],
+    /// What clients add by themselves when they reconnect: the header, and what polyfills put into the query in its place.
+    pub(super) reconnects: [Option<Checked<Reconnect>>; 3],
+    pub(super) last_event_id: Option<Checked<Cursor>>,
     pub(super) since: Option<Checked<Since>>,
     pub(super) last: Option<Checked<Newest>>,
     pub(super) format: Option<Checked<Format>>,
@@ -190,15 +206,17 @@ impl FollowQuery {
                 .params()
                 .map_err(|error| Problem::new(Code::InvalidParameter, error))?,
         );
-        let header = request.headers().get("last-event-id");
+        let header = request.headers().get(LAST_EVENT_ID);
+        let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()));
         Ok(Self {
             topics: query.all("topic"),
             types: query.all("type"),
-            last_event_id_header: header
-                .and_then(|cursor| cursor.to_str().ok())
-                .map(Checked::read),
-            last_event_ids: ["last_event_id", "lastEventId", "Last-Event-ID"]
-                .map(|name| query.first(name)),
+            reconnects: [
+                header.map(|cursor| Checked::read(&cursor)),
+                query.first(RECONNECT_PARAMETERS[0]),
+                query.first(RECONNECT_PARAMETERS[1]),
+            ],
+            last_event_id: query.first("last_event_id"),
             since: query.first("since"),
             last: query.first("last"),
             format: query.first("format"),
@@ -224,40 +242,70 @@ impl QueryValues {
     }
 }
 
+/// The cursor of a client that reconnects: what the last stream gave it, which may have been another hub's.
+///
+/// It is never refused. A browser's `EventSource` that is answered with an error never asks again, and whoever wrote the page
+/// cannot take the header out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reconnect {
+    /// It has none, and says so.
+    None,
+    /// After an event, which may be one that this hub does not have.
+    After(EventId),
+    /// It is no id of this hub: a word, a UUID, a fraction.
+    Unknown,
+}
+
+impl Parameter for Reconnect {
+    fn schema() -> MetaSchema {
+        MetaSchema::new("string")
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        let text = text.trim();
+        Ok(match text.parse::<i64>() {
+            _ if text.is_empty() => Self::None,
+            // A sign is not what this hub writes.
+            Ok(id) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Self::After(EventId::from_row(id))
+            }
+            Ok(_) | Err(_) => Self::Unknown,
+        })
+    }
+}
+
 /// The places a request may name a start in.
 #[derive(Debug)]
-pub(super) struct Starts {
-    /// The header, which wins: a browser that reconnects sends it beside the query it began with.
-    pub(super) header: Option<Cursor>,
-    /// The spellings of the query parameter.
-    pub(super) cursors: [Option<Cursor>; 3],
+struct Starts {
+    /// These win: a client that reconnects adds them to the query it began with.
+    reconnects: Vec<Reconnect>,
+    /// `last_event_id=`.
+    cursor: Option<Cursor>,
     /// `since=`.
-    pub(super) since: Option<Start>,
+    since: Option<Start>,
     /// `last=`.
-    pub(super) last: Option<Start>,
+    last: Option<Start>,
 }
 
 impl Starts {
     /// The one start that was meant; none is live from now.
-    pub(super) fn choose(self) -> Result<Start, Problem> {
-        if let Some(Cursor(Some(cursor))) = self.header {
-            return Ok(Start::After(cursor));
+    fn choose(self) -> Result<Start, Problem> {
+        for reconnect in self.reconnects {
+            match reconnect {
+                Reconnect::None => (),
+                Reconnect::After(cursor) => return Ok(Start::After(cursor)),
+                Reconnect::Unknown => return Ok(Start::Unknown),
+            }
         }
-        let mut cursors: Vec<EventId> = self
-            .cursors
-            .into_iter()
-            .flatten()
-            .filter_map(|cursor| cursor.0)
-            .collect();
-        cursors.dedup();
-        let cursors = cursors.into_iter().map(Start::After);
-        let starts: Vec<Start> = cursors.chain(self.since).chain(self.last).collect();
+        let cursor = self.cursor.and_then(|cursor| cursor.0).map(Start::After);
+        let starts = [cursor, self.since, self.last];
+        let starts: Vec<Start> = starts.into_iter().flatten().collect();
         match starts[..] {
             [] => Ok(Start::Live),
             [start] => Ok(start),
             _ => Err(Problem::new(
                 Code::ConflictingStarts,
-                "give one of last_event_id, since and last",
+                "more than one start; give one of last_event_id, since and last",
             )),
         }
     }
@@ -367,8 +415,14 @@ impl EventStream {
         let bytes = match self.stage {
             Stage::Opening => {
                 self.stage = Stage::Following;
+                // In one write with the first block, whose id is a cursor that the client never asked for: a cut between the two
+                // would hide the gap.
+                let gap = self.subscription.take_unknown_start();
                 encode(|out| {
-                    frame::write_opening(spread(RETRY), self.told, out);
+                    frame::write_opening(spread(RETRY), self.told, self.subscription.log_id(), out);
+                    if let Some(gap) = gap {
+                        frame::write_gap(&gap, out);
+                    }
                 })
             }
             Stage::Following => self.follow().await?,
@@ -409,20 +463,25 @@ impl EventStream {
 
     fn beat(&mut self) -> Bytes {
         let cursor = self.settle();
-        let moved_to = (cursor > self.told).then_some(cursor);
+        if cursor == self.told {
+            return Bytes::from_static(frame::COMMENT);
+        }
         self.told = cursor;
-        encode(|out| frame::write_heartbeat(moved_to, out))
+        encode(|out| frame::write_cursor(cursor, self.subscription.log_id(), out))
     }
 
     /// What lies behind an event that cannot be read is not sent: it would look as if there were nothing between.
     fn fail(&mut self, problem: &Problem) -> Bytes {
         self.stage = Stage::Ended;
-        encode(|out| frame::write_error(&problem.to_json(), out))
+        let cursor = self.subscription.cursor();
+        encode(|out| frame::write_error(&problem.to_json(), cursor, out))
     }
 
     /// The last block, for one subscriber: when to come back, which is another time for each.
-    pub(crate) fn farewell(&self) -> Bytes {
-        encode(|out| frame::write_farewell(spread(FAREWELL_RETRY), out))
+    pub(crate) fn farewell(&mut self) -> Bytes {
+        let cursor = self.settle();
+        let log_id = self.subscription.log_id();
+        encode(|out| frame::write_farewell(spread(FAREWELL_RETRY), cursor, log_id, out))
     }
 
     fn render(&mut self, batch: &Batch) -> Bytes {
@@ -444,11 +503,9 @@ pub struct Following {
 impl Following {
     /// The head of the answer.
     pub(crate) fn head(&self) -> Response {
-        Response::builder()
-            .content_type("text/event-stream")
-            .header(header::CACHE_CONTROL, "no-cache, no-transform")
-            .header("x-accel-buffering", "no")
-            .finish()
+        let mut head = Response::default();
+        set_stream_headers(&mut head);
+        head
     }
 
     /// The stream as the body of an answer.
@@ -463,6 +520,34 @@ impl Following {
         });
         Body::from_bytes_stream(blocks.map(Ok::<_, std::io::Error>))
     }
+}
+
+/// What every stream says of itself: that it is text, and that nobody may hold it back.
+pub(in crate::http) fn set_stream_headers(head: &mut Response) {
+    for (name, value) in [
+        (header::CONTENT_TYPE, CONTENT_TYPE),
+        (header::CACHE_CONTROL, "no-cache, no-transform"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        head.headers_mut()
+            .insert(name, HeaderValue::from_static(value));
+    }
+}
+
+/// The cursor that a request to follow came with, as the client wrote it.
+pub(in crate::http) fn cursor_of(request: &Request) -> Option<String> {
+    let header = request.headers().get(LAST_EVENT_ID);
+    let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()).into_owned());
+    let query = QueryValues(request.params().unwrap_or_default());
+    let parameters = [
+        RECONNECT_PARAMETERS[0],
+        RECONNECT_PARAMETERS[1],
+        "last_event_id",
+    ];
+    let parameters = parameters.iter().flat_map(|name| query.values(name));
+    let cursors = header.into_iter().chain(parameters.map(str::to_owned));
+    let mut cursors = cursors.map(|cursor| cursor.trim().to_owned());
+    cursors.find(|cursor| !cursor.is_empty())
 }
 
 fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
@@ -510,17 +595,27 @@ impl ApiResponse for Following {
     fn meta() -> MetaResponses {
         let schema = MetaSchema {
             description: Some(
-                "Server-sent events. First a block with `retry:` and `id:` alone, the cursor it goes on from. Then, for each \
-                 event, `id:`, `event:` (its type, unless that is `message`) and `data:` (its data). With `format=event` the \
-                 data is the whole event as JSON, and there is no `event:`, so that the `onmessage` of a browser gets events \
-                 of every type. After a silence of 15 s a comment, with an `id:` line if the cursor has moved over \
-                 events that did not match. `event: segno.gap` with \
-                 `{\"reason\":\"trimmed\"|\"ahead\"|\"lost\",\"requested\":…,\"first_id\":…,\"last_id\":…}` where events that were asked \
-                 for are gone. `event: segno.erased` with `{\"id\":…}`, in the place of an event that was erased and again when \
-                 it is, or with `{\"topic\":…,\"through\":…,\"events\":…}`, whatever types were asked for. The stream ends only when the hub stops, or with `event: segno.error` and a problem \
-                 as data where the log cannot be read; the cursor stays before what could not be.",
+                "Server-sent events. `id:` is the last field of every block. First comes a block of the type `segno.cursor` with \
+                 `retry:` and the cursor that the stream goes on from. Then, for each event, `event:` (its type, unless that is \
+                 `message`), `data:` (its data) and `id:`. With `format=event` the data is the whole event as JSON, and there is \
+                 no `event:`, so that the `onmessage` of a browser gets events of every type. After a silence of 15 s comes the \
+                 line `:`, or a `segno.cursor` if the cursor has moved over events that did not match.\n\nTypes that begin with \
+                 `segno.` are the hub's own; skip those you don't know:\n\n\
+                 * `segno.cursor`, `{\"cursor\":…,\"log\":\"…\"}`: you have everything up to the cursor; `log` is the id of the log.\n\
+                 * `segno.gap`, `{\"reason\":\"trimmed\"|\"ahead\"|\"lost\"|\"unknown\",\"requested\":…,\"first_id\":…,\"last_id\":…}`: \
+                 events after the cursor you came with are gone, or the cursor is none of this hub's (`requested` is then `null`).\n\
+                 * `segno.erased`, `{\"id\":…}`: stands in the place of an event that was erased, and comes again when it is; or \
+                 `{\"topic\":…,\"through\":…,\"events\":…}`. Comes whatever types were asked for.\n\
+                 * `segno.refused` with a problem: the whole answer, in place of a 429 or 503, where `Accept` names \
+                 `text/event-stream` and not `application/problem+json`. A browser's `EventSource` comes back only after a 200.\n\
+                 * `segno.error` with a problem, then the end: the log cannot be read. Your cursor stays before what could not be.\n\n\
+                 When the hub stops, the last block is a `segno.cursor` whose `retry:` differs from stream to stream.",
             ),
-            example: Some("retry: 2000\nid: 41\n\nid: 42\ndata: {\"text\":\"hello\"}\n\n".into()),
+            example: Some(
+                ":\nretry: 2000\nevent: segno.cursor\ndata: {\"cursor\":41,\"log\":\"5f6c1d0e-8f0b-4c7e-9d43-0b8a0d6f5a11\"}\nid: 41\n\n\
+                 data: {\"text\":\"hello\"}\nid: 42\n\n"
+                    .into(),
+            ),
             ..MetaSchema::new_with_format("string", "event-stream")
         };
         MetaResponses {
