@@ -1,6 +1,5 @@
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /segno
-ENV CARGO_PROFILE_RELEASE_STRIP=symbols
 
 # The dependencies alone, under an empty program: this layer is built again only when they change.
 COPY .cargo .cargo

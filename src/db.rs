@@ -24,6 +24,7 @@ mod trim;
 mod upkeep;
 
 use std::{
+    fmt,
     fs::{File, OpenOptions, TryLockError},
     path::{Path, PathBuf},
     sync::Arc,
@@ -131,42 +132,69 @@ pub enum OpenError {
 pub enum Error {
     /// No room on the disk.
     #[error("the disk is full")]
-    Full(#[source] sqlx::Error),
+    Full(#[source] Cause),
     /// The file may not be written.
     #[error("the file of the event log is read-only")]
-    ReadOnly(#[source] sqlx::Error),
+    ReadOnly(#[source] Cause),
     /// Another process holds the file, and held it longer than a write waits.
     #[error("another process holds the file of the event log")]
-    Busy(#[source] sqlx::Error),
+    Busy(#[source] Cause),
     /// The file, its WAL or the index of the WAL is not where it was opened. What were written now would be gone with the
     /// process.
     #[error("{0} was moved, deleted or replaced while it was open")]
     Moved(PathBuf),
     /// What was read is not as SQLite wrote it.
     #[error("the file of the event log is damaged")]
-    Corrupt(#[source] sqlx::Error),
+    Corrupt(#[source] Cause),
     /// The disk, or what stands for it, did not read, write or sync.
     ///
     /// Trying again is right, also after a sync: the WAL's end is not moved by a commit that failed, so the next one writes
     /// the same place anew, and what a system that forgets unsynced pages has forgotten is not missed. Until then a crash
     /// may bring back what was refused: it was written, and nobody knows whether it arrived.
     #[error("the disk failed")]
-    Disk(#[source] sqlx::Error),
+    Disk(#[source] Cause),
     /// Anything else.
     #[error("the event log failed")]
-    Other(#[source] sqlx::Error),
+    Other(#[source] Cause),
+}
+
+/// What SQLite said, or sqlx where SQLite said nothing.
+///
+/// sqlx repeats in its own message what SQLite said, and names it as the source as well: whoever prints the chain would print it
+/// twice.
+#[derive(Debug)]
+pub struct Cause(sqlx::Error);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_database_error() {
+            Some(said) => fmt::Display::fmt(said, f),
+            None => fmt::Display::fmt(&self.0, f),
+        }
+    }
+}
+
+impl std::error::Error for Cause {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self.0.as_database_error() {
+            Some(_) => None,
+            None => self.0.source(),
+        }
+    }
 }
 
 impl From<sqlx::Error> for Error {
     /// Sorts by SQLite's primary result code. Source: <https://sqlite.org/rescode.html>.
     fn from(error: sqlx::Error) -> Self {
-        match primary_code(&error) {
-            Some(5 | 6) => Self::Busy(error),
-            Some(8) => Self::ReadOnly(error),
-            Some(10) => Self::Disk(error),
-            Some(11 | 26) => Self::Corrupt(error),
-            Some(13) => Self::Full(error),
-            _ => Self::Other(error),
+        let code = primary_code(&error);
+        let cause = Cause(error);
+        match code {
+            Some(5 | 6) => Self::Busy(cause),
+            Some(8) => Self::ReadOnly(cause),
+            Some(10) => Self::Disk(cause),
+            Some(11 | 26) => Self::Corrupt(cause),
+            Some(13) => Self::Full(cause),
+            _ => Self::Other(cause),
         }
     }
 }
@@ -296,7 +324,7 @@ fn open_error(path: &Path, source: sqlx::Error) -> OpenError {
         Some(26) => OpenError::NotSegno(path.into()),
         _ => OpenError::Sqlite {
             path: path.into(),
-            source: source.into(),
+            source: Cause(source).into(),
         },
     }
 }
@@ -371,5 +399,19 @@ impl EventLog {
     /// Ends all reading; waits for what is being read.
     pub async fn close(&self) {
         self.pool.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_sqlite_said_is_told_once() {
+        let nowhere = SqliteConnectOptions::new().filename("/nowhere/segno.db");
+        let error = Error::from(nowhere.connect().await.unwrap_err());
+        let cause = std::error::Error::source(&error).unwrap();
+        assert_eq!(cause.to_string(), "(code: 14) unable to open database file");
+        assert!(cause.source().is_none());
     }
 }
