@@ -2,7 +2,7 @@
 //! know every flag, code and fault.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
@@ -13,7 +13,6 @@ use std::{
 };
 
 use clap::CommandFactory;
-use serde_json::Value;
 
 use super::{
     browser::Browser,
@@ -484,54 +483,8 @@ fn every_fault_that_was_tried_has_its_test() {
     }
 }
 
-#[test]
-fn a_part_of_a_page_that_is_written_from_the_code_is_that_of_the_code() {
-    written_from_the_code("docs/http.md", "codes", &codes_table());
-}
-
-/// Every code of the API document, with its status and its meaning.
-fn codes_table() -> String {
-    let document: Value = serde_json::from_str(&segno::http::openapi_document()).unwrap();
-    let mut codes = BTreeMap::new();
-    let operations = document["paths"]
-        .as_object()
-        .unwrap()
-        .values()
-        .flat_map(|methods| methods.as_object().unwrap().values());
-    for operation in operations {
-        for (status, answer) in operation["responses"].as_object().unwrap() {
-            let description = answer["description"].as_str().unwrap();
-            // "`code`: meaning; `code`: meaning", where a meaning may have "; " and "`" in it.
-            let mut last: Option<String> = None;
-            for part in description.split("; ") {
-                let begun = part
-                    .strip_prefix('`')
-                    .and_then(|part| part.split_once("`: "));
-                match (begun, &last) {
-                    (Some((code, meaning)), _) => {
-                        codes.insert((status.clone(), code.to_owned()), meaning.to_owned());
-                        last = Some(code.to_owned());
-                    }
-                    (None, Some(code)) => {
-                        let meaning = codes.get_mut(&(status.clone(), code.clone())).unwrap();
-                        *meaning += "; ";
-                        *meaning += part;
-                    }
-                    (None, None) => (),
-                }
-            }
-        }
-    }
-    assert!(codes.len() > 30);
-    let mut table = String::from("| status | code | |\n|---|---|---|\n");
-    for ((status, code), meaning) in codes {
-        table += &format!("| {status} | `{code}` | {meaning} |\n");
-    }
-    table
-}
-
 /// Holds what stands between `<!-- name -->` and `<!-- end -->` to `expected`, or with `SEGNO_WRITE_DOCS=1` writes it.
-fn written_from_the_code(page: &str, name: &str, expected: &str) {
+pub(crate) fn written_from_the_code(page: &str, name: &str, expected: &str) {
     let text = read(page);
     let begin = format!("<!-- {name} -->\n");
     let (before, rest) = text
@@ -544,7 +497,7 @@ fn written_from_the_code(page: &str, name: &str, expected: &str) {
     assert!(
         std::env::var_os("SEGNO_WRITE_DOCS").is_some(),
         "{page}: what stands behind {begin} is stale; write it anew with \
-         `SEGNO_WRITE_DOCS=1 cargo test --locked --test integration docs::`"
+         `SEGNO_WRITE_DOCS=1 cargo test --locked --test integration written_from_the_code`"
     );
     let text = format!("{before}{begin}{expected}<!-- end -->{after}");
     fs::write(root().join(page), text).unwrap();

@@ -1,10 +1,17 @@
 //! The OpenAPI document and the page that reads it.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use serde_json::Value;
 
-use super::test_hub::{TestHub, answer};
+use super::{
+    docs::written_from_the_code,
+    test_hub::{TestHub, answer},
+};
 
 #[test]
 fn the_committed_document_is_that_of_the_code() {
@@ -75,4 +82,50 @@ fn every_operation_is_described_with_its_refusals() {
         }
     }
     assert!(operations >= 10);
+}
+
+#[test]
+fn the_table_of_codes_is_written_from_the_code() {
+    written_from_the_code("docs/http.md", "codes", &codes_table());
+}
+
+/// Every code of the API document, with its status and its meaning.
+fn codes_table() -> String {
+    let document: Value = serde_json::from_str(&segno::http::openapi_document()).unwrap();
+    let mut codes = BTreeMap::new();
+    let operations = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|methods| methods.as_object().unwrap().values());
+    for operation in operations {
+        for (status, answer) in operation["responses"].as_object().unwrap() {
+            let description = answer["description"].as_str().unwrap();
+            // "`code`: meaning; `code`: meaning", where a meaning may have "; " and "`" in it.
+            let mut last: Option<String> = None;
+            for part in description.split("; ") {
+                let begun = part
+                    .strip_prefix('`')
+                    .and_then(|part| part.split_once("`: "));
+                match (begun, &last) {
+                    (Some((code, meaning)), _) => {
+                        codes.insert((status.clone(), code.to_owned()), meaning.to_owned());
+                        last = Some(code.to_owned());
+                    }
+                    (None, Some(code)) => {
+                        let meaning = codes.get_mut(&(status.clone(), code.clone())).unwrap();
+                        *meaning += "; ";
+                        *meaning += part;
+                    }
+                    (None, None) => (),
+                }
+            }
+        }
+    }
+    assert!(codes.len() > 30);
+    let mut table = String::from("| status | code | |\n|---|---|---|\n");
+    for ((status, code), meaning) in codes {
+        table += &format!("| {status} | `{code}` | {meaning} |\n");
+    }
+    table
 }
