@@ -54,6 +54,20 @@
 //!    page is given to a subscriber only if neither has passed its cursor while it was read.
 //! 6. Everything that waits has a bound with a name: queue, feed, page, window, data, connections, drain.
 //!
+//! # Where to find
+//!
+//! | what | where |
+//! |---|---|
+//! | a request becomes an event | `http/api/publish.rs`, whose bodies `http/api/body.rs` reads |
+//! | an event gets its id and time, and its key is judged | `db/draft.rs` |
+//! | it is inserted and committed | `db/append.rs`, called by `hub/writer.rs` alone |
+//! | it is announced | `hub/announcements.rs`, called by `hub/writer.rs` alone |
+//! | a subscriber replays, then follows | `hub/subscription.rs` |
+//! | an event becomes the bytes of a stream | `http/frame.rs`, asked by `http/api/follow.rs` |
+//! | these bytes reach sockets | `server/audience.rs` |
+//! | the caller of a request is found, before the ways of a request part | `http/caller.rs` |
+//! | a refusal gets its code and status | `http/problem.rs` |
+//!
 //! # Stopping
 //!
 //! Stop accepting → [`Hub::drain`](hub::Hub::drain) closes the queue → the writer stores what it took, answers and ends →

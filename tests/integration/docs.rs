@@ -558,3 +558,18 @@ fn the_readme_is_short() {
     let lines = read("README.md").lines().count();
     assert!(lines <= 200, "{lines}");
 }
+
+/// What the map of the code says is in `src/`, there is.
+#[test]
+fn the_map_names_files_that_exist() {
+    let map = read("src/lib.rs");
+    let files: Vec<&str> = map
+        .lines()
+        .filter(|line| line.starts_with("//! |"))
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+        .collect();
+    assert!(files.len() > 8, "{files:?}");
+    for file in files {
+        assert!(root().join("src").join(file).exists(), "{file}");
+    }
+}
