@@ -1,4 +1,4 @@
-//! What a service manager is told, in the way of systemd: that the hub is ready, that it stops, that it is alive.
+//! Tells a service manager, such as systemd, that the hub is ready, that it stops, and that it is alive.
 //!
 //! A datagram to the socket that `NOTIFY_SOCKET` names, and nothing where none is named. Source: sd_notify(3). By hand, because
 //! the crate `sd-notify` 0.5 knows sockets in the file system only, and those of containers and of `systemd-run` may be abstract.
@@ -23,7 +23,7 @@ pub struct Manager {
 }
 
 impl Manager {
-    /// The one that the environment names.
+    /// The one that `NOTIFY_SOCKET` names.
     pub fn from_env() -> io::Result<Self> {
         let socket = env::var_os("NOTIFY_SOCKET").map(|name| connect(&name));
         Ok(Self {
@@ -31,7 +31,7 @@ impl Manager {
         })
     }
 
-    /// The hub takes events; `status` says where and what it has, for a person.
+    /// The hub takes events. `status` is for people.
     pub fn ready(&self, status: &str) {
         self.tell(&format!("READY=1\nSTATUS={status}"));
     }
@@ -41,7 +41,7 @@ impl Manager {
         self.tell("STOPPING=1\nSTATUS=draining");
     }
 
-    /// The canary came back. Nothing else may tell so: a manager that does not hear it restarts the hub.
+    /// The canary came back. Nothing else may say so: a manager that does not hear it restarts the hub.
     pub fn alive(&self) {
         self.tell("WATCHDOG=1");
     }
@@ -50,7 +50,7 @@ impl Manager {
         if let Some(socket) = &self.socket
             && let Err(error) = socket.send(state.as_bytes())
         {
-            tracing::warn!(%error, "the service manager was not told");
+            tracing::warn!(%error, "cannot notify the service manager");
         }
     }
 }

@@ -238,7 +238,7 @@ impl Load {
         taken
     }
 
-    /// All publishers send as fast as they are answered, for so long; then waits for the last answers. The answers.
+    /// All publishers send as fast as they are answered, for this `time`; then waits for the last answers. The number of answers.
     pub(crate) fn run_for(&mut self, time: Duration) -> u64 {
         let before = self.answers();
         self.running = true;

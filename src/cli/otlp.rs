@@ -124,7 +124,7 @@ async fn send(
                 .body(Bytes::new())?)
         }
         Err(error) => {
-            // The first of a row: a collector that is away would else fill the trace.
+            // The first of a row: a collector that is away would otherwise fill the log.
             if !failing.swap(true, Relaxed) {
                 let error = &error as &dyn std::error::Error;
                 tracing::warn!(error, "spans cannot be sent; trying again with the next");

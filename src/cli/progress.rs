@@ -1,4 +1,4 @@
-//! A line on the terminal that says how far a long command is.
+//! A line on the terminal that shows the progress of a long command. By hand: a crate for it is larger than these lines.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -24,7 +24,7 @@ impl Progress {
         Self { total, drawn: None }
     }
 
-    /// Says how far it is, and that so many events are done.
+    /// Draws how much of the total is done, and the number of events.
     pub(super) fn draw(&mut self, done: u64, events: u64) {
         let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= DRAW_EVERY);
         if is_due && io::stderr().is_terminal() {

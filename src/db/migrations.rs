@@ -1,7 +1,7 @@
 //! The migrations, in the binary.
 //!
 //! sqlx has a macro that reads the folder, but it brings a second SQLite into the build: its macros are compiled for the machine
-//! that builds, with everything they can talk to. That cost a fifth of the build.
+//! that builds, with everything they can talk to.
 
 use std::sync::LazyLock;
 

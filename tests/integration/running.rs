@@ -2,8 +2,10 @@
 
 use std::{
     fs::{self, OpenOptions},
+    io::{BufRead, BufReader},
+    os::unix::process::CommandExt,
     path::Path,
-    process::{Command, Stdio},
+    process::{Command, Output, Stdio},
 };
 
 use tokio::{
@@ -11,7 +13,9 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use super::test_hub::{HeldFile, Port, Program, TestHub, answer, reqwest_client, segno, within};
+use super::test_hub::{
+    DEADLINE, HeldFile, Port, Program, TestHub, answer, reqwest_client, segno, within,
+};
 
 fn serve(folder: &Path, listen: &str) -> Command {
     let mut command = segno();
@@ -19,6 +23,34 @@ fn serve(folder: &Path, listen: &str) -> Command {
         .args(["serve", "--listen", listen, "--db"])
         .arg(folder.join("segno.db"));
     command
+}
+
+/// Waits for `ended`, of the process group `id`. At the deadline the group is killed: a test that fails ends, too.
+async fn or_killed<T: Send + 'static>(
+    what: &str,
+    id: u32,
+    ended: impl FnOnce() -> T + Send + 'static,
+) -> T {
+    let ended = tokio::task::spawn_blocking(ended);
+    match tokio::time::timeout(DEADLINE, ended).await {
+        Ok(ended) => ended.unwrap(),
+        Err(_) => {
+            let group = format!("-{id}");
+            _ = Command::new("kill").args(["-9", "--", &group]).status();
+            panic!("waited {DEADLINE:?} for {what}");
+        }
+    }
+}
+
+/// Runs to its end.
+async fn output(what: &str, mut command: Command) -> Output {
+    let child = command
+        .process_group(0)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    or_killed(what, child.id(), || child.wait_with_output().unwrap()).await
 }
 
 /// Starts one that logs to the file `log` in the folder.
@@ -87,8 +119,7 @@ print(hub.wait(30), os.read(ours, 65536).decode())
         .args(["-c", IN_A_TERMINAL])
         .arg(hub.get_program())
         .args(hub.get_args());
-    let ended = tokio::task::spawn_blocking(move || python.output().unwrap());
-    let ended = within("the hub to drain", ended).await.unwrap();
+    let ended = output("the hub to drain", python).await;
     let told = String::from_utf8(ended.stdout).unwrap();
     assert!(told.starts_with("0 ") && told.contains("SIGHUP"), "{told}");
 }
@@ -105,6 +136,7 @@ async fn a_hub_that_still_opens_its_file_heeds_signals() {
     let port = Port::reserve();
     let mut command = serve(folder.path(), &port.address().to_string());
     command
+        .process_group(0)
         .stdout(Stdio::null())
         .stderr(fs::File::create(folder.path().join("log")).unwrap());
     let mut child = command.spawn().unwrap();
@@ -116,8 +148,7 @@ async fn a_hub_that_still_opens_its_file_heeds_signals() {
     .await;
     let killed = Command::new("kill").arg(child.id().to_string()).status();
     assert!(killed.unwrap().success());
-    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
-    let ended = within("it to end", ended).await.unwrap();
+    let ended = or_killed("it to end", child.id(), move || child.wait().unwrap()).await;
     assert_eq!(ended.code(), Some(0));
     let log = log(folder.path());
     assert!(
@@ -136,7 +167,8 @@ async fn outputs_that_are_full_do_not_end_the_hub() {
     let folder = tempfile::tempdir().unwrap();
     let port = Port::reserve();
     let mut command = serve(folder.path(), &port.address().to_string());
-    let mut child = command.stdout(full()).stderr(full()).spawn().unwrap();
+    command.process_group(0).stdout(full()).stderr(full());
+    let mut child = command.spawn().unwrap();
     let http = reqwest_client();
     within("it to be ready", async {
         while !http
@@ -154,8 +186,8 @@ async fn outputs_that_are_full_do_not_end_the_hub() {
     assert_eq!(answer(publish).await.status, 201);
     let killed = Command::new("kill").arg(child.id().to_string()).status();
     assert!(killed.unwrap().success());
-    let ended = tokio::task::spawn_blocking(move || child.wait().unwrap());
-    assert_eq!(within("it to drain", ended).await.unwrap().code(), Some(0));
+    let ended = or_killed("it to drain", child.id(), move || child.wait().unwrap()).await;
+    assert_eq!(ended.code(), Some(0));
 }
 
 #[tokio::test]
@@ -168,9 +200,8 @@ async fn tail_ends_when_nobody_reads_what_it_prints() {
     );
     let mut shell = Command::new("sh");
     shell.args(["-c", &pipeline]).env("SEGNO_URL", hub.url(""));
-    let ended = tokio::task::spawn_blocking(move || shell.output().unwrap());
-    let ended = within("tail to end, without another event", ended).await;
-    assert_eq!(ended.unwrap().stdout, b"1\n");
+    let ended = output("tail to end, without another event", shell).await;
+    assert_eq!(ended.stdout, b"1\n");
 }
 
 /// Answers every request with `answer` and leaves the connection open.
@@ -194,16 +225,14 @@ async fn answering(answer: &'static str) -> String {
 async fn complaint(url: &str) -> String {
     let mut child = segno()
         .args(["tail", "--url", url])
-        .stdout(Stdio::piped())
+        .process_group(0)
+        .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let stderr = child.stderr.take().unwrap();
-    let line = tokio::task::spawn_blocking(|| {
-        use std::io::{BufRead, BufReader};
-        BufReader::new(stderr).lines().next().unwrap().unwrap()
-    });
-    let line = within("a line", line).await.unwrap();
+    let first_line = || BufReader::new(stderr).lines().next().unwrap().unwrap();
+    let line = or_killed("a line", child.id(), first_line).await;
     child.kill().unwrap();
     child.wait().unwrap();
     line
@@ -242,8 +271,7 @@ async fn tail_skips_types_of_the_hub_that_it_does_not_know() {
     .await;
     let mut tail = segno();
     tail.args(["tail", "--count", "1", "--url", &newer]);
-    let ended = tokio::task::spawn_blocking(move || tail.output().unwrap());
-    let ended = within("tail to end", ended).await.unwrap();
+    let ended = output("tail to end", tail).await;
     assert_eq!(
         (ended.stdout.as_slice(), ended.stderr.as_slice()),
         (&b"\"mine\"\n"[..], &b""[..])

@@ -8,7 +8,7 @@ use std::{
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-/// Longest latency that is told apart from longer ones.
+/// Longer latencies count as this one.
 const LATENCY_MAX: Duration = Duration::from_secs(3600);
 
 /// Digits to which a latency is kept.

@@ -32,9 +32,9 @@ pub(super) struct Pace {
 /// When publishers end.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
-    /// So long after they began.
+    /// This long after they began.
     After(Duration),
-    /// When each has published so many events, or a few more to fill a request.
+    /// When each has published *N* events, or a few more to fill a request.
     AfterEvents(u32),
 }
 

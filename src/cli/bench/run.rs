@@ -1,4 +1,4 @@
-//! One run of `segno bench`: what it is on, what is counted, and the line that shows it.
+//! One run of `segno bench`: its hub and topics, its counters, and the line that shows them.
 
 use std::{
     convert::Infallible,
