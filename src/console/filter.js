@@ -73,7 +73,9 @@ export class FilterBar {
   showChips(name, list) {
     const input = byId(`${name}-input`);
     for (const chip of byId(`${name}-filter`).querySelectorAll(".chip")) chip.remove();
-    input.placeholder = this.filter[list].length > 0 ? "or …" : input.dataset.placeholder ??= input.placeholder;
+    // What stands in the page is kept at the first look: after that the field may say something else.
+    input.dataset.placeholder ??= input.placeholder;
+    input.placeholder = this.filter[list].length > 0 ? "or …" : input.dataset.placeholder;
     for (const text of this.filter[list]) {
       const remove = () => {
         this.change(list, this.filter[list].filter((other) => other !== text));

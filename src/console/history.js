@@ -31,7 +31,7 @@ export async function showHistory(filter, parameters) {
   } catch (error) {
     if (signal.aborted) return;
     byId("history-lead").textContent = "";
-    tell(byId("history-problem"), error.status ? `The hub says: ${error.message}.` : "The hub cannot be reached.");
+    tell(byId("history-problem"), error.status ? `The hub says: ${error.message}.` : "The hub does not answer.");
   }
   if (signal.aborted) return;
   finish(page);
@@ -117,9 +117,10 @@ function showEmpty(filter, isNewest) {
   const empty = byId("history-empty");
   show(empty, true);
   if (filter.isEmpty() && isNewest) {
-    empty.replaceChildren(element("h2", {}, "Nothing is kept yet"), element("p", {}, "The first event that is published stays here."), code(`curl -d hello ${HUB}/topics/greetings`, "Publish by curl"));
+    empty.replaceChildren(element("h2", {}, "No stored events yet"), element("p", {}, "The first event that is published appears here."), code(`curl -d hello ${HUB}/topics/greetings`, "Publish by curl"));
   } else {
-    empty.replaceChildren(element("h2", {}, "No event here"), element("p", {}, `Looked for ${filter.describe()}. `, element("a", { href: "#/history" }, "Show the newest of all")));
+    const what = filter.isEmpty() ? "There is no stored event in this range." : `No stored event matches ${filter.describe()}${isNewest ? "" : " in this range"}.`;
+    empty.replaceChildren(element("h2", {}, "No events"), element("p", {}, `${what} `, element("a", { href: "#/history" }, "Show the newest events")));
   }
 }
 

@@ -41,6 +41,7 @@ export function follow(newFilter, start) {
   rows.replaceChildren();
   forgetRate();
   tell(byId("filter-problem"), null);
+  show(byId("gap"), false); // It is about what was followed before.
   stream = new Stream({ filter: filter.parameters(), start, onEvent, onGap, onState, onProblem: (problem) => tell(byId("filter-problem"), problem) });
   update();
 }
@@ -164,9 +165,9 @@ function lead() {
       return lastStats ? `${held} The hub is at event ${number(lastStats.last_id)}.` : held;
     }
     case "replaying":
-      return "What is kept comes first, then what is new.";
+      return "Stored events come first, then new ones.";
     case "reconnecting":
-      return state.cursor === null ? "No connection. It is tried again by itself." : `No connection. It goes on after event ${number(state.cursor)}.`;
+      return state.cursor === null ? "No connection. Trying again." : `No connection. Trying again, from after event ${number(state.cursor)}.`;
     default:
       return "";
   }
@@ -183,16 +184,16 @@ function showEmpty() {
   if (kind === "new") {
     empty.replaceChildren(
       element("h2", {}, "No events yet"),
-      element("p", {}, "Publish the first one from a terminal. It appears here at once, and is kept."),
+      element("p", {}, "Publish the first one from a terminal. It appears here at once, and is stored."),
       code(`curl -d hello ${HUB}/topics/greetings`, "Publish by curl"),
       element("p", {}, "Or ", element("a", { href: "#/send" }, "send one from this page"), "."),
     );
   } else if (kind === "quiet") {
-    empty.replaceChildren(element("h2", {}, "Waiting for the next event"), element("p", {}, "What came before is in the ", element("a", { href: "#/history" }, "history"), "."));
+    empty.replaceChildren(element("h2", {}, "Waiting for the next event"), element("p", {}, "Earlier events are in the ", element("a", { href: "#/history" }, "history"), "."));
   } else {
     empty.replaceChildren(
-      element("h2", {}, "Nothing that matches yet"),
-      element("p", {}, "The filter lets through: ", element("code", {}, filter.describe()), ". An event that matches appears here at once."),
+      element("h2", {}, "No matching events yet"),
+      element("p", {}, "The filter matches ", element("code", {}, filter.describe()), ". A matching event appears here at once."),
       element("p", {}, element("a", { href: "#/live" }, "Show all events")),
     );
   }

@@ -46,8 +46,8 @@ function inside(event) {
 /** What was lost, in a sentence. */
 export function gapText({ reason, requested, first_id, last_id }) {
   const goesOn = first_id > last_id ? "Going on with the next event." : `Going on from event ${number(first_id)}.`;
-  if (reason === "lost") return `Gap: an older file was put back in the hub's place, and events after ${number(requested)} are lost. Going on with what there is.`;
-  if (reason === "unknown") return `Gap: the cursor is none of this hub's. ${goesOn}`;
+  if (reason === "lost") return `Gap: the hub's file was replaced by an older copy, and events after ${number(requested)} are lost. Going on with the events there are.`;
+  if (reason === "unknown") return `Gap: the cursor is not one of this hub's. ${goesOn}`;
   if (reason === "ahead") {
     return `Gap: asked to go on after event ${number(requested)}, but the hub's newest is ${number(last_id)}: its file is another one, or an older one. ${goesOn}`;
   }

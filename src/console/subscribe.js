@@ -79,14 +79,14 @@ function tail(filter) {
 }
 
 const SNIPPETS = [
-  ["segno tail", "The program that comes with the hub. Remembers its place in a file, and writes it only after the output was.", tail],
-  ["curl", "Nothing but a shell. Keeps the id of the last event in a file, and goes on from there.", curl],
+  ["segno tail", "The program that comes with the hub. It keeps its cursor in a file, and writes it after the output.", tail],
+  ["curl", "Only a shell. It keeps the id of the last event in a file, and goes on from there.", curl],
   ["JavaScript", "The browser reconnects and resumes by itself; the cursor in localStorage also survives a reload of the page.", javascript],
   ["Python", "The standard library is enough.", python],
 ];
 
 export function showSnippets(filter) {
-  byId("subscribe-lead").textContent = `What follows ${filter.describe()}, and resumes where it was after a cut or a restart.`;
+  byId("subscribe-lead").textContent = `Programs that follow ${filter.describe()}, and resume where they were after a cut or a restart.`;
   byId("snippets").replaceChildren(
     ...SNIPPETS.map(([name, about, make]) =>
       element("section", { class: "snippet", "data-snippet": name }, element("h2", {}, name), element("p", { class: "hint" }, about), code(make(filter), name)),

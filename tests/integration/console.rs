@@ -354,6 +354,38 @@ async fn the_filter_takes_topics_patterns_and_types() {
     browser.close_without_complaints().await;
 }
 
+/// A page that was opened with a filter knows what its fields say without one, and a gap is about what was followed.
+#[tokio::test]
+async fn clearing_the_filter_leaves_nothing_of_it() {
+    let hub = TestHub::start().await;
+    hub.publish("orders", ["1", "2"]).await;
+    let browser = console(&hub, "live?topic=orders&after=999").await;
+    browser
+        .expect("document.querySelector('#gap').hidden", false)
+        .await;
+    let placeholder = "document.querySelector('#topic-input').placeholder";
+    browser.expect(placeholder, "or …").await;
+    browser.click("#filter-clear").await;
+    browser.expect(placeholder, "all; or orders.*").await;
+
+    browser.go("about:blank").await;
+    browser.go(&hub.url("/#/live?topic=orders&after=999")).await;
+    browser
+        .expect("document.querySelector('#gap').hidden", false)
+        .await;
+    browser.go(&hub.url("/#/live?topic=orders&after=1")).await;
+    browser.expect(LIVE_IDS, json!([2])).await;
+    browser
+        .expect("document.querySelector('#gap').hidden", true)
+        .await;
+
+    browser.go(&hub.url("/#/history?topic=nope")).await;
+    browser
+        .expect_text("#history-empty", "No stored event matches topic nope.")
+        .await;
+    browser.close_without_complaints().await;
+}
+
 #[tokio::test]
 async fn a_filter_out_of_rule_is_explained() {
     let hub = TestHub::start().await;
@@ -444,7 +476,7 @@ async fn the_history_is_paged_and_its_address_shows_the_same_to_others() {
     other
         .go(&hub.url(&format!("/#/history?until={}", time.as_str().unwrap())))
         .await;
-    other.expect_text("#history-empty", "No event here").await;
+    other.expect_text("#history-empty", "No events").await;
     // The refusal of the event that is not there is in the console, as it should be, and nothing else.
     assert!(
         other
@@ -916,7 +948,7 @@ async fn a_gap_is_told_for_each_reason() {
             3,
             1,
             6,
-            "events after 3 are lost. Going on with what there is.",
+            "events after 3 are lost. Going on with the events there are.",
         ),
         (
             "ahead",
@@ -924,6 +956,13 @@ async fn a_gap_is_told_for_each_reason() {
             1,
             6,
             "asked to go on after event 9, but the hub's newest is 6: its file is another one, or an older one. Going on from event 1.",
+        ),
+        (
+            "unknown",
+            0,
+            1,
+            6,
+            "the cursor is not one of this hub's. Going on from event 1.",
         ),
     ] {
         let gap = json!({"reason": reason, "requested": requested, "first_id": first_id, "last_id": last_id});
