@@ -23,6 +23,7 @@ mod flags;
 mod history;
 mod limits;
 mod openapi;
+mod proxies;
 mod publish;
 mod restore;
 mod retention;
