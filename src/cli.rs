@@ -44,6 +44,10 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one, for a moment: the flags of `serve` are many"
+)]
 enum Command {
     /// Run the hub.
     Serve(ServeFlags),

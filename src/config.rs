@@ -101,6 +101,10 @@ pub struct ListenFlags {
     #[arg(long, env = "SEGNO_BODY_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
     pub body_timeout: Duration,
 
+    /// Longest time an answer may wait for its client to take a byte of it. Streams and NDJSON may wait for ever.
+    #[arg(long, env = "SEGNO_WRITE_TIMEOUT", default_value = "30s", value_name = "DURATION", value_parser = parse_duration)]
+    pub write_timeout: Duration,
+
     /// Longest wait for open requests and streams when the hub stops.
     #[arg(long, env = "SEGNO_DRAIN_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
@@ -291,6 +295,7 @@ impl ServeFlags {
             limits: limits::Settings {
                 header_timeout: listen.header_timeout,
                 body_timeout: listen.body_timeout,
+                write_timeout: listen.write_timeout,
                 max_connections: limits.max_connections,
                 max_connections_per_address: limits.max_connections_per_address,
                 max_streams_per_address: limits.max_streams_per_address,

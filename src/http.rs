@@ -51,6 +51,7 @@ use self::{
 pub(crate) use self::{
     api::{EventStream, StreamKind},
     caller::is_forwarded,
+    failures::OneASecond,
 };
 use crate::{
     hub::{self, Hub, Origin},
@@ -91,7 +92,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
         follow: FollowApi(api),
         operations,
         refusals,
-        failures: Failures::new(),
+        failures: Failures::default(),
         log_id,
         cors,
         routes: console::add_to(Route::new())

@@ -206,14 +206,18 @@ impl Hub {
 
     /// Begins to read what `filter` wants, from `start` on, for a subscriber at `address`.
     ///
-    /// Costs a read of the log where `start` is a time or a number of events, else nothing.
+    /// Costs a read of the log where `start` is a time or a number of events, else nothing. A drain does not wait for it.
     pub async fn subscribe(
         &self,
         filter: Filter,
         start: Start,
         address: SocketAddr,
     ) -> Result<Subscription, SubscribeError> {
-        Subscription::begin(self.parts.sources.clone(), filter, start, address).await
+        let begun = Subscription::begin(self.parts.sources.clone(), filter, start, address);
+        tokio::select! {
+            begun = begun => begun,
+            () = self.parts.draining.cancelled() => Err(SubscribeError::Draining),
+        }
     }
 
     /// The log, to read.

@@ -44,6 +44,8 @@ pub struct Settings {
     pub header_timeout: Duration,
     /// Longest time a request's body may take to arrive.
     pub body_timeout: Duration,
+    /// Longest time an answer may wait for its client to take a byte of it. Streams and NDJSON may wait for ever.
+    pub write_timeout: Duration,
     /// Connections in all.
     pub max_connections: NonZeroU32,
     /// Connections of an address. For IPv6 an address is its /64 network, here and below.
@@ -70,6 +72,7 @@ impl Default for Settings {
         Self {
             header_timeout: Duration::from_secs(30),
             body_timeout: Duration::from_secs(30),
+            write_timeout: Duration::from_secs(30),
             max_connections: some(50_000),
             max_connections_per_address: some(10_000),
             max_streams_per_address: some(10_000),

@@ -6,6 +6,7 @@
 mod audience;
 mod connection;
 mod framing;
+mod paced_socket;
 mod refusal;
 
 use std::{
@@ -35,7 +36,7 @@ use self::{
 };
 use crate::{
     db,
-    http::{self, Answer, CorsOrigin, Opening},
+    http::{self, Answer, CorsOrigin, OneASecond, Opening},
     hub::{self, Bounds, Hub, Writer},
     limits::{self, ConnectionPermit, LimitHit, Limits},
     metrics::Metrics,
@@ -335,6 +336,7 @@ impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
         let terms = Terms {
             endpoint,
             metrics,
+            invalid_heads: OneASecond::default(),
             ending: CancellationToken::new(),
         };
         let tasks = TaskTracker::new();

@@ -1,4 +1,4 @@
-//! The traces of requests that ended with 5xx: a line each, but one a second at most.
+//! Log lines of requests that ended with 5xx: one each, but one a second at most.
 //!
 //! A hub that refuses because it is overloaded must not be kept busy by telling so. What was not told is counted, in the next
 //! line and by code in the figures.
@@ -18,25 +18,43 @@ use poem::{
 
 use super::{problem::ProblemCause, request_id::RequestId};
 
-/// What was told when.
+/// Lets one log line a second pass, and counts those that it holds back.
 #[derive(Debug)]
-pub(super) struct Failures {
+pub(crate) struct OneASecond {
     begun: Instant,
     /// The second in which a line was written last, counted from 1.
     second: AtomicU64,
     untold: AtomicU64,
 }
 
-impl Failures {
-    pub(super) fn new() -> Self {
+impl Default for OneASecond {
+    fn default() -> Self {
         Self {
             begun: Instant::now(),
             second: AtomicU64::new(0),
             untold: AtomicU64::new(0),
         }
     }
+}
 
-    /// Traces an answer with 5xx.
+impl OneASecond {
+    /// How many lines were held back since the last one, if this one may be written.
+    pub(crate) fn pass(&self) -> Option<u64> {
+        let second = self.begun.elapsed().as_secs() + 1;
+        if self.second.swap(second, AcqRel) == second {
+            self.untold.fetch_add(1, Relaxed);
+            return None;
+        }
+        Some(self.untold.swap(0, Relaxed))
+    }
+}
+
+/// The log lines of failed requests.
+#[derive(Debug, Default)]
+pub(super) struct Failures(OneASecond);
+
+impl Failures {
+    /// Logs an answer with 5xx.
     pub(super) fn tell(
         &self,
         request_id: &RequestId,
@@ -44,11 +62,9 @@ impl Failures {
         uri: &Uri,
         answer: &Response,
     ) {
-        let second = self.begun.elapsed().as_secs() + 1;
-        if self.second.swap(second, AcqRel) == second {
-            self.untold.fetch_add(1, Relaxed);
+        let Some(untold) = self.0.pass() else {
             return;
-        }
+        };
         let refusal = answer.extensions().get::<ProblemCause>();
         tracing::error!(
             request_id = request_id.as_str(),
@@ -57,7 +73,7 @@ impl Failures {
             status = refusal.map_or(answer.status(), |refusal| refusal.code.status()).as_u16(),
             code = refusal.map(|refusal| refusal.code.as_str()),
             cause = refusal.and_then(|refusal| refusal.cause.as_deref()),
-            untold = self.untold.swap(0, Relaxed),
+            untold,
             "a request failed"
         );
     }

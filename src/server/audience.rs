@@ -17,7 +17,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{net::TcpStream, sync::mpsc};
+use tokio::{io::Interest, net::TcpStream, sync::mpsc};
 use tokio_util::task::TaskTracker;
 
 use super::{connection::StreamSocket, framing::Framing};
@@ -66,6 +66,8 @@ pub(super) struct Audience {
     door: Option<mpsc::Receiver<Box<Audience>>>,
     /// Whether it was not let in, and stays alone until something has been announced.
     waits: bool,
+    /// Whether its only member has closed its side of the connection. It may still read, so it stays until a write fails.
+    is_half_closed: bool,
 }
 
 /// A subscriber's side of a connection.
@@ -76,14 +78,23 @@ struct Member {
     _permit: StreamPermit,
 }
 
+/// How a client leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Departure {
+    /// It will send no more. Perhaps it still reads: `nc -N` and some proxies close their side behind the request.
+    HalfClosed,
+    /// The connection is broken.
+    Gone,
+}
+
 /// What an audience waits for.
 enum Happening {
     /// The next blocks for all; `None` at the end of the stream.
     Blocks(Option<Bytes>),
     /// Another stream wants to join.
     Guest(Box<Audience>),
-    /// The member at this place has gone.
-    Left(usize),
+    /// The member at this place has closed its side, or has gone.
+    Left(usize, Departure),
 }
 
 impl Audiences {
@@ -162,6 +173,7 @@ impl Audience {
             pending,
             door: None,
             waits: false,
+            is_half_closed: false,
         })
     }
 
@@ -189,6 +201,7 @@ impl Audience {
         self.door.is_none()
             && self.members.len() == 1
             && !self.waits
+            && !self.is_half_closed
             && self.pending.is_empty()
             && self.stream.is_live()
     }
@@ -209,7 +222,8 @@ impl Audience {
                 return None;
             }
             Happening::Guest(guest) => self.admit(guest, audiences),
-            Happening::Left(place) => drop(self.members.swap_remove(place)),
+            Happening::Left(place, Departure::Gone) => drop(self.members.swap_remove(place)),
+            Happening::Left(place, Departure::HalfClosed) => self.probe(place, audiences),
         }
         (!self.members.is_empty()).then_some(())
     }
@@ -219,13 +233,17 @@ impl Audience {
             stream,
             members,
             door,
+            is_half_closed,
             ..
         } = self;
         // In any order: under constant load the first would never let the others have their turn.
         tokio::select! {
             blocks = stream.next() => Happening::Blocks(blocks),
             Some(guest) = receive(door) => Happening::Guest(guest),
-            place = poll_fn(|context| poll_left(members, context)) => Happening::Left(place),
+            (place, departure) = poll_fn(|context| poll_left(members, context)), if !*is_half_closed => {
+                Happening::Left(place, departure)
+            }
+            () = broken(&members[0]), if *is_half_closed => Happening::Left(0, Departure::Gone),
         }
     }
 
@@ -275,6 +293,22 @@ impl Audience {
         }
     }
 
+    /// Writes to a member that has closed its side, by itself: if nobody reads any more, its system says so.
+    fn probe(&mut self, place: usize, audiences: &Arc<Audiences>) {
+        let comment = self.framing.frame(EventStream::comment());
+        if self.members.len() == 1 {
+            audiences.close(self);
+            self.own_stream();
+            self.pending = comment;
+            self.is_half_closed = true;
+            return;
+        }
+        let member = self.members.swap_remove(place);
+        let mut alone = self.part(member, comment);
+        alone.is_half_closed = true;
+        audiences.spawn(alone);
+    }
+
     /// A member that is to be sent `pending` and then what comes after it, as an audience of its own.
     fn part(&self, member: Member, pending: Bytes) -> Box<Self> {
         let stream = self.stream.fork(member.address());
@@ -295,7 +329,8 @@ impl Audience {
         for _ in 0..ADMIT_MAX_TRIES {
             self.send_waiting(audiences);
             guest.send_waiting(audiences);
-            if self.members.is_empty() || !guest.pending.is_empty() {
+            // A host whose only member is slow has something to send to that one alone.
+            if self.members.is_empty() || !self.pending.is_empty() || !guest.pending.is_empty() {
                 break;
             }
             if self.stream.settle() == guest.stream.settle() {
@@ -363,14 +398,14 @@ impl Member {
         Ok(())
     }
 
-    /// Ready when the client has closed its side. What it sends in the meantime means nothing.
-    fn poll_left(&self, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready when the client has closed its side, or has gone. What it sends in the meantime means nothing.
+    fn poll_left(&self, context: &mut Context<'_>) -> Poll<Departure> {
         while let Poll::Ready(ready) = self.socket.poll_read_ready(context) {
             match ready.and_then(|()| self.socket.try_read(&mut [0; 256])) {
-                Ok(0) => return Poll::Ready(()),
+                Ok(0) => return Poll::Ready(Departure::HalfClosed),
                 Ok(_) => (),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => (),
-                Err(_) => return Poll::Ready(()),
+                Err(_) => return Poll::Ready(Departure::Gone),
             }
         }
         Poll::Pending
@@ -378,19 +413,123 @@ impl Member {
 }
 
 /// Asks the sockets by hand: futures of their readiness would be made and put away again for every event.
-fn poll_left(members: &[Member], context: &mut Context<'_>) -> Poll<usize> {
-    match members
-        .iter()
-        .position(|member| member.poll_left(context).is_ready())
-    {
-        Some(place) => Poll::Ready(place),
-        None => Poll::Pending,
+fn poll_left(members: &[Member], context: &mut Context<'_>) -> Poll<(usize, Departure)> {
+    for (place, member) in members.iter().enumerate() {
+        if let Poll::Ready(departure) = member.poll_left(context) {
+            return Poll::Ready((place, departure));
+        }
     }
+    Poll::Pending
+}
+
+/// Waits until a connection whose other side is closed breaks. To read would say "closed" over and over.
+async fn broken(member: &Member) {
+    // An error of the wait itself is as good as one of the connection.
+    _ = member.socket.ready(Interest::ERROR).await;
 }
 
 async fn receive(door: &mut Option<mpsc::Receiver<Box<Audience>>>) -> Option<Box<Audience>> {
     match door {
         Some(guests) => guests.recv().await,
         None => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use poem::{
+        Body, Endpoint, Request, RequestParts,
+        http::uri::Scheme,
+        web::{LocalAddr, RemoteAddr},
+    };
+    use tokio::{
+        io::AsyncReadExt,
+        net::{TcpListener, TcpSocket},
+    };
+
+    use super::*;
+    use crate::{
+        event::{Data, EventType, NewEvent, Topic},
+        http::{self, Answer, HubEndpoint},
+        hub::{self, Hub, Origin},
+        limits::{self, Limits},
+        metrics::Metrics,
+    };
+
+    /// A socket that holds little, and its other end.
+    async fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        let client = client.connect(listener.local_addr().unwrap());
+        let (client, accepted) = tokio::join!(client, listener.accept());
+        (accepted.unwrap().0, client.unwrap())
+    }
+
+    /// An audience of one that is live, with the client's end of its connection.
+    async fn live(endpoint: &HubEndpoint, limits: &Arc<Limits>) -> (Box<Audience>, TcpStream) {
+        let (socket, client) = connection().await;
+        let address = client.local_addr().unwrap();
+        let (parts, ()) = hyper::Request::get("/sse").body(()).unwrap().into_parts();
+        let (local, remote) = (LocalAddr(address.into()), RemoteAddr(address.into()));
+        let parts = RequestParts::from((parts, local, remote, Scheme::HTTP));
+        let mut request = Request::from_parts(parts, Body::empty());
+        request.set_data(Arc::new(limits.admit(address.ip()).unwrap()));
+        let Answer::Stream(_, mut following) = endpoint.call(request).await.unwrap() else {
+            panic!("no stream");
+        };
+        following.stream.next().await.unwrap();
+        assert!(following.stream.is_live());
+        let member = Member {
+            socket,
+            _permit: following.permit,
+        };
+        let audience = Audience::of_one(member, Bytes::new(), following.stream, Framing::Plain);
+        (audience, client)
+    }
+
+    /// What it has to send first is for its own member. With others beside that one, all of them would be cut.
+    #[tokio::test]
+    async fn an_audience_whose_only_member_is_slow_lets_nobody_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("segno.db");
+        let opened = Hub::open(&file, hub::Settings::default(), Metrics::default());
+        let (hub, writer) = opened.await.unwrap();
+        let writing = tokio::spawn(writer.run());
+        let limits = Arc::new(Limits::new(limits::Settings::default()));
+        let settings = http::Settings {
+            heartbeat: Duration::from_secs(60),
+            cors_origins: Vec::new(),
+            limits: limits.clone(),
+        };
+        let endpoint = http::endpoint(hub.clone(), settings);
+        let (mut host, _slow_client) = live(&endpoint, &limits).await;
+        let (guest, mut client) = live(&endpoint, &limits).await;
+        for audience in [&host, &guest] {
+            audience.members[0].socket.writable().await.unwrap();
+        }
+        while host.members[0].write(&[b':'; 4096]).unwrap() > 0 {}
+        let event = NewEvent {
+            topic: Topic::new("t").unwrap(),
+            event_type: EventType::default(),
+            data: Data::from_text("x").unwrap(),
+            key: None,
+        };
+        hub.publish(vec![event], Origin::default()).await.unwrap();
+
+        let audiences = Audiences::new(TaskTracker::new());
+        host.admit(guest, &audiences);
+        assert!(!host.pending.is_empty(), "the socket is full");
+        assert_eq!(host.members.len(), 1);
+        // The guest is served all the same.
+        let expected = b"data: \"x\"\nid: 1\n\n";
+        let mut received = vec![0; expected.len()];
+        client.read_exact(&mut received).await.unwrap();
+        assert_eq!(received, expected);
+        drop((host, audiences));
+        hub.drain();
+        writing.await.unwrap().close().await.unwrap();
     }
 }

@@ -8,13 +8,16 @@ use std::{
     convert::Infallible,
     future::{pending, poll_fn},
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::Poll,
     time::SystemTime,
 };
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use poem::{
     Endpoint, IntoResponse, Request, Response,
     http::uri::Scheme,
@@ -23,9 +26,9 @@ use poem::{
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::framing::Framing;
+use super::{framing::Framing, paced_socket::PacedSocket};
 use crate::{
-    http::{Answer, Following},
+    http::{Answer, Following, OneASecond},
     limits::ConnectionPermit,
     metrics::Metrics,
 };
@@ -39,6 +42,8 @@ const BUFFER_MAX_BYTES: usize = 64 * 1024;
 pub(super) struct Terms<E> {
     pub(super) endpoint: E,
     pub(super) metrics: Metrics,
+    /// Log lines of requests that hyper could not read.
+    pub(super) invalid_heads: OneASecond,
     /// Cancelled when the connection should end after the request it is at.
     pub(super) ending: CancellationToken,
 }
@@ -70,10 +75,15 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
     terms: Arc<Terms<E>>,
 ) -> Option<StreamSocket> {
     let permit = Arc::new(permit);
-    let header_timeout = permit.limits().settings.header_timeout;
+    let client = remote.clone();
+    let (header_timeout, write_timeout) = {
+        let settings = &permit.limits().settings;
+        (settings.header_timeout, settings.write_timeout)
+    };
+    let may_wait = Arc::new(AtomicBool::new(false));
     let handover = Arc::new(Mutex::new(Handover::FirstRequest));
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (terms, handover) = (terms.clone(), handover.clone());
+        let (terms, handover, may_wait) = (terms.clone(), handover.clone(), may_wait.clone());
         let version = request.version();
         let mut request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
         request.set_data(permit.clone());
@@ -94,6 +104,7 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
                 }
                 stream @ Answer::Stream(..) => stream.into_response(),
             };
+            may_wait.store(is_open_ended(&response), Relaxed);
             Ok::<hyper::Response<_>, Infallible>(response.into())
         }
     });
@@ -101,7 +112,12 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
         .timer(TokioTimer::new())
         .header_read_timeout(header_timeout)
         .max_buf_size(BUFFER_MAX_BYTES)
-        .serve_connection(TokioIo::new(socket), service);
+        // A client that has sent all it has to say may still wait for its answers.
+        .half_close(true)
+        .serve_connection(
+            PacedSocket::new(socket, write_timeout, may_wait.clone()),
+            service,
+        );
 
     let until_stream = poll_fn(|context| {
         let served = Pin::new(&mut connection).poll(context);
@@ -110,9 +126,8 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
             state @ (Handover::FirstRequest | Handover::Never) => {
                 set(&handover, state);
                 served.map(|ended| {
-                    // How else a connection ends matters to nobody: the client has gone.
-                    if ended.is_err_and(|error| error.is_timeout()) {
-                        terms.metrics.late_heads.inc();
+                    if let Err(error) = ended {
+                        terms.note_end(&error, &client);
                     }
                     None
                 })
@@ -135,6 +150,35 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
         following,
         framing,
     })
+}
+
+/// Whether an answer is of any length, and holds no more than a page of it.
+fn is_open_ended(response: &Response) -> bool {
+    let media_type = response.content_type().unwrap_or_default();
+    ["text/event-stream", "application/x-ndjson"]
+        .iter()
+        .any(|open_ended| media_type.starts_with(open_ended))
+}
+
+impl<E> Terms<E> {
+    /// Counts what hyper answered by itself, or cut. How else a connection ends matters to nobody: the client has gone.
+    fn note_end(&self, error: &hyper::Error, client: &RemoteAddr) {
+        if error.is_timeout() {
+            self.metrics.late_heads.inc();
+            return;
+        }
+        let code = if error.is_parse_too_large() {
+            "head_too_large" // 431, or 414 if the address was read to its end
+        } else if error.is_parse() {
+            "invalid_head" // 400
+        } else {
+            return;
+        };
+        self.metrics.refusals.get_or_create(&[("code", code)]).inc();
+        if let Some(untold) = self.invalid_heads.pass() {
+            tracing::info!(%client, code, %error, untold, "refused what is no request of HTTP/1");
+        }
+    }
 }
 
 fn set(handover: &Mutex<Handover>, state: Handover) -> Handover {

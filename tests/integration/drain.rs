@@ -154,3 +154,29 @@ async fn a_draining_hub_refuses_to_publish() {
     assert_eq!(hub.last_id().await, 1);
     assert_eq!(answer(hub.get("/health/ready")).await.status, 200);
 }
+
+/// A start that must be looked for takes as long as the log is large, and the drain does not wait for it.
+#[tokio::test]
+async fn slow_a_drain_does_not_wait_for_streams_that_look_for_their_start() {
+    let hub = TestHub::start_with(|config| {
+        config.drain_timeout = std::time::Duration::from_secs(60);
+    })
+    .await;
+    hub.publish_many(200_000, |_| "t".into()).await;
+    // A type that nobody has: each reads the whole log.
+    let searches = (0..40).map(|_| {
+        let request = hub.get("/sse?type=none&last=1").send();
+        tokio::spawn(async move { request.await.map(|answer| answer.status().as_u16()) })
+    });
+    let searches: Vec<_> = searches.collect();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    let stopping = std::time::Instant::now();
+    hub.stop().await;
+    let took = stopping.elapsed();
+    let mut refused = 0;
+    for search in searches {
+        refused += usize::from(within("an answer", search).await.unwrap().unwrap() == 503);
+    }
+    assert!(refused > 20, "only {refused} were still looking");
+    assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+}

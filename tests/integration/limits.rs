@@ -480,3 +480,89 @@ async fn a_connection_that_is_not_served_is_told_so_by_a_stream_if_it_asks_for_o
     assert_eq!(other.code(), code);
     assert_eq!(refusals(&hub, code).await, 3);
 }
+
+/// A page of 12 MB that nobody reads would stay in memory as long as the client likes.
+#[tokio::test]
+async fn an_answer_that_nobody_reads_is_cut_and_a_stream_is_not() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.write_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let line = format!("{{\"data\":\"{}\"}}\n", "x".repeat(12_000));
+    let batch = hub.post("/events").body(line.repeat(1000));
+    let batch = batch.header("content-type", "application/x-ndjson");
+    assert_eq!(answer(batch).await.status, 201);
+    let ask = async |path: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut socket = socket
+            .connect(hub.address().parse().unwrap())
+            .await
+            .unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket
+    };
+    let page = ask("/events?limit=1000").await;
+    let lines = ask("/events?format=ndjson").await;
+    let stream = ask("/sse?since=start").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let read = async |mut socket: TcpStream, until: &str| {
+        let (mut received, mut chunk) = (String::new(), vec![0; 64 * 1024]);
+        loop {
+            let read = within("bytes or an end", socket.read(&mut chunk)).await;
+            match read {
+                Ok(bytes) if bytes > 0 => {
+                    received += std::str::from_utf8(&chunk[..bytes]).unwrap();
+                }
+                _ => return received,
+            }
+            if received.ends_with(until) {
+                return received;
+            }
+        }
+    };
+    let received = read(page, "nothing but the end").await;
+    assert!(received.len() < 9_000_000, "{} bytes", received.len());
+    let received = read(lines, "\r\n0\r\n\r\n").await;
+    assert!(received.len() > 12_000_000, "{} bytes", received.len());
+    let received = read(stream, "\nid: 1000\n\n\r\n").await;
+    assert!(received.len() > 12_000_000, "{} bytes", received.len());
+}
+
+/// hyper answers these by itself.
+#[tokio::test]
+async fn what_is_no_request_is_counted() {
+    let hub = TestHub::start().await;
+    let long = "x".repeat(200_000);
+    for (request, status, code) in [
+        (
+            "\u{16}\u{3}\u{1}\u{2}TLS\r\n\r\n".to_owned(),
+            "400",
+            "invalid_head",
+        ),
+        (format!("GET /{long} HTTP/1.1\r\n"), "431", "head_too_large"),
+        (
+            format!("GET / HTTP/1.1\r\nhost: x\r\nx: {long}\r\n\r\n"),
+            "431",
+            "head_too_large",
+        ),
+    ] {
+        let before = refusals(&hub, code).await;
+        let mut socket = TcpStream::connect(hub.address()).await.unwrap();
+        // The answer may come, and the connection end, before all is sent.
+        _ = socket.write_all(request.as_bytes()).await;
+        let mut answer = vec![0; 12];
+        within("an answer", socket.read_exact(&mut answer))
+            .await
+            .unwrap();
+        let answer = str::from_utf8(&answer).unwrap();
+        assert!(status.contains(&answer["HTTP/1.1 ".len()..]), "{answer}");
+        within("the count", async {
+            while refusals(&hub, code).await == before {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+}

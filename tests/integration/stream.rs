@@ -796,3 +796,56 @@ async fn slow_a_thousand_that_come_at_once_all_follow() {
         assert_eq!(stream.next_ids(2).await, [1, 2]);
     }
 }
+
+/// `nc -N` and some proxies close their side behind the request, and read on.
+#[tokio::test]
+async fn a_client_that_closes_its_side_after_the_request_is_answered() {
+    let hub = TestHub::start().await;
+    let send = async |requests: String| {
+        let mut socket = tokio::net::TcpStream::connect(hub.address()).await.unwrap();
+        socket.write_all(requests.as_bytes()).await.unwrap();
+        socket.shutdown().await.unwrap();
+        socket
+    };
+    let post = "POST /topics/t HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\n1".repeat(50);
+    let mut socket = send(post).await;
+    let mut answers = String::new();
+    within("the answers", socket.read_to_string(&mut answers))
+        .await
+        .unwrap();
+    assert_eq!(answers.matches("HTTP/1.1 201").count(), 50, "{answers}");
+
+    // One that is served alone, and one with others of its kind.
+    let mut others = join_all((0..3).map(|_| hub.follow("?topic=a"))).await;
+    for query in ["?topic=b", "?topic=a"] {
+        let mut socket = send(format!("GET /sse{query} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+        let mut received = String::new();
+        let mut chunk = [0; 1024];
+        let topic = query.strip_prefix("?topic=").unwrap();
+        let mut published = Vec::new();
+        within("two events", async {
+            while received.matches("\ndata: \"").count() < 2 {
+                // A comment at once, to see whether somebody still reads.
+                if received.matches("\r\n:\n\r\n").count() == 1 && published.is_empty() {
+                    published.extend(hub.publish(topic, ["x"]).await);
+                    published.extend(hub.publish(topic, ["y"]).await);
+                }
+                let bytes = socket.read(&mut chunk).await.unwrap();
+                assert_ne!(bytes, 0, "the stream ended: {received}");
+                received.push_str(std::str::from_utf8(&chunk[..bytes]).unwrap());
+            }
+        })
+        .await;
+    }
+    for stream in &mut others {
+        assert_eq!(stream.next_data().await, [r#""x""#, r#""y""#]);
+    }
+    drop(others);
+    let subscribers = || async { hub.get_json("/stats").await["subscribers"].clone() };
+    within("all to be gone", async {
+        while subscribers().await != 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}

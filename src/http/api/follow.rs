@@ -379,6 +379,11 @@ impl EventStream {
             .inc_by(times(std::mem::take(&mut self.rendered_events)));
     }
 
+    /// What shows that the stream is alive.
+    pub(crate) fn comment() -> Bytes {
+        Bytes::from_static(frame::COMMENT)
+    }
+
     /// What it is a stream of.
     pub(crate) fn kind(&self) -> StreamKind {
         StreamKind {
@@ -464,7 +469,7 @@ impl EventStream {
     fn beat(&mut self) -> Bytes {
         let cursor = self.settle();
         if cursor == self.told {
-            return Bytes::from_static(frame::COMMENT);
+            return Self::comment();
         }
         self.told = cursor;
         encode(|out| frame::write_cursor(cursor, self.subscription.log_id(), out))
