@@ -13,30 +13,30 @@ mod copy;
 mod draft;
 mod erase;
 mod highest;
+mod intact;
 mod migrations;
 mod page;
 mod place;
 #[cfg(test)]
 mod plans;
+mod reserve;
 mod schema;
 mod topics;
 mod trim;
 mod upkeep;
 
 use std::{
-    fmt,
-    fs::{File, OpenOptions, TryLockError},
+    error,
+    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
+use rlimit::Resource;
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection, SqlitePool,
-    sqlite::{
-        SqliteAutoVacuum, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions,
-        SqliteSynchronous,
-    },
+    sqlite::{SqliteAutoVacuum, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
 pub use self::{
@@ -53,15 +53,17 @@ pub use self::{
 use self::{
     draft::End,
     highest::{Highest, all_lost, skip_lost},
-    place::Place,
-    schema::{migrate, refuse_foreign},
+    intact::Intact,
+    place::{Place, beside},
+    reserve::Reserve,
+    schema::{Content, guarded, inspect, migrate, read_only},
 };
 use crate::event::{EventId, Timestamp};
 
 /// Readers that work at once. More would wait for the processor: a page is read from memory as a rule.
 const READERS: u32 = 4;
 
-/// Rows that a reader's thread runs ahead of the one who takes them; each may be 1 MiB.
+/// Rows that SQLite's thread reads ahead of the reader; each may be 1 MiB.
 const READ_AHEAD_ROWS: usize = 32;
 
 /// How long a write waits for another process that holds the file, such as a `sqlite3` shell in a transaction.
@@ -80,10 +82,26 @@ pub struct EventLog {
 #[derive(Debug)]
 pub struct Appender {
     connection: SqliteConnection,
+    id: Arc<str>,
     end: End,
+    /// The oldest event kept.
+    first_id: Option<EventId>,
     place: Place,
+    intact: Intact,
+    reserve: Reserve,
     /// Held as long as this is, and with it the file.
     _lock: File,
+}
+
+/// What SQLite or the system said.
+pub type Source = Box<dyn error::Error + Send + Sync>;
+
+/// Takes SQLite's error out of sqlx's, which says the same twice: as itself, and as its source.
+fn without_repetition(error: sqlx::Error) -> Source {
+    if let sqlx::Error::Database(error) = error {
+        return error.into_error();
+    }
+    error.into()
 }
 
 /// Why a file was not opened.
@@ -92,18 +110,69 @@ pub enum OpenError {
     /// Another process has it.
     #[error("another segno is running on {0}")]
     InUse(PathBuf),
+    /// It was to be read, and is not there.
+    #[error("there is no file {0}; see --db")]
+    Missing(PathBuf),
     /// SQLite, but somebody else's, or not SQLite at all.
-    #[error("{0} is not a segno file; it is left as it is")]
+    #[error("{0} is not a segno file; choose another with --db")]
     NotSegno(PathBuf),
     /// A newer segno has changed its tables.
     #[error("{0} was written by a newer segno; run that one")]
     Newer(PathBuf),
+    /// It has tables, triggers or views that segno did not make, or lacks some.
+    #[error(
+        "{path} was not made by segno alone: {difference}; restore a backup, or import an export into a new file"
+    )]
+    Foreign {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// What differs.
+        difference: String,
+    },
+    /// The log's own id is missing, or is not a UUID.
+    #[error("the log id in {0} is not a UUID; restore a backup")]
+    InvalidLogId(PathBuf),
+    /// Ids end at [`EventId::LAST`].
+    #[error(
+        "{path} has the id {id}, and the last there can be is {}; restore a backup",
+        EventId::LAST
+    )]
+    IdTooHigh {
+        /// The file that was asked for.
+        path: PathBuf,
+        /// The highest id in it.
+        id: i64,
+    },
     /// SQLite found that what is needed to start is broken.
     #[error("{0} is damaged: `segno check` says where, `segno restore` puts a backup in its place")]
     Corrupt(PathBuf),
     /// The file is there, and may only be read; or what is beside it.
-    #[error("{0}, or its -wal or -shm beside it, may not be written by this user")]
+    #[error("this user may not write {0}, or its -wal or -shm; change their owner or mode")]
     ReadOnly(PathBuf),
+    /// There is no room for what SQLite needs beside the file.
+    #[error("there is no room on the disk of {0}; make room")]
+    Full(PathBuf),
+    /// A second name: its WAL would have a second name too, and each process its own.
+    #[error(
+        "{0} has another name, a hard link; remove one of the two, since a hub on each would not see the other"
+    )]
+    HardLinked(PathBuf),
+    /// The WAL would be in a folder that is gone with the container.
+    #[error(
+        "{0} is itself a mount point, and what SQLite keeps beside it would be lost; mount its folder instead"
+    )]
+    MountPoint(PathBuf),
+    /// A link to nothing.
+    #[error(
+        "{0} is a symbolic link to a file that does not exist; remove the link, or make the file's folder and name the file"
+    )]
+    DanglingLink(PathBuf),
+    /// A folder, a device or a pipe.
+    #[error("{0} is not a file; name a file with --db")]
+    NotAFile(PathBuf),
+    /// SQLite takes paths as text.
+    #[error("the path {0:?} is not UTF-8; choose another with --db")]
+    NotUtf8(PathBuf),
     /// The note of the highest id is not one.
     #[error(
         "{0} does not hold an id; remove it if you are sure that the log beside it is not an older copy"
@@ -123,7 +192,7 @@ pub enum OpenError {
         /// The file that was asked for.
         path: PathBuf,
         /// What SQLite said.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Source,
     },
 }
 
@@ -132,91 +201,125 @@ pub enum OpenError {
 pub enum Error {
     /// No room on the disk.
     #[error("the disk is full")]
-    Full(#[source] Cause),
+    Full(#[source] Source),
     /// The file may not be written.
     #[error("the file of the event log is read-only")]
-    ReadOnly(#[source] Cause),
+    ReadOnly(#[source] Source),
     /// Another process holds the file, and held it longer than a write waits.
     #[error("another process holds the file of the event log")]
-    Busy(#[source] Cause),
+    Busy(#[source] Source),
     /// The file, its WAL or the index of the WAL is not where it was opened. What were written now would be gone with the
     /// process.
     #[error("{0} was moved, deleted or replaced while it was open")]
     Moved(PathBuf),
-    /// What was read is not as SQLite wrote it.
+    /// Another program has committed to the file or overwritten it. Lasts until the file is opened anew.
+    #[error("another program changed {0} while it was open")]
+    Changed(PathBuf),
+    /// [`EventId::LAST`] was given.
+    #[error("the last id there can be, {}, was given", EventId::LAST)]
+    IdsExhausted,
+    /// What was read is not as it was written.
     #[error("the file of the event log is damaged")]
-    Corrupt(#[source] Cause),
+    Corrupt(#[source] Source),
     /// The disk, or what stands for it, did not read, write or sync.
     ///
     /// Trying again is right, also after a sync: the WAL's end is not moved by a commit that failed, so the next one writes
     /// the same place anew, and what a system that forgets unsynced pages has forgotten is not missed. Until then a crash
-    /// may bring back what was refused: it was written, and nobody knows whether it arrived.
+    /// may bring back what was refused: it was written, and it is unknown whether it arrived.
     #[error("the disk failed")]
-    Disk(#[source] Cause),
+    Disk(#[source] Source),
     /// Anything else.
     #[error("the event log failed")]
-    Other(#[source] Cause),
-}
-
-/// What SQLite said, or sqlx where SQLite said nothing.
-///
-/// sqlx repeats in its own message what SQLite said, and names it as the source as well: whoever prints the chain would print it
-/// twice.
-#[derive(Debug)]
-pub struct Cause(sqlx::Error);
-
-impl fmt::Display for Cause {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.as_database_error() {
-            Some(said) => fmt::Display::fmt(said, f),
-            None => fmt::Display::fmt(&self.0, f),
-        }
-    }
-}
-
-impl std::error::Error for Cause {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self.0.as_database_error() {
-            Some(_) => None,
-            None => self.0.source(),
-        }
-    }
+    Other(#[source] Source),
 }
 
 impl From<sqlx::Error> for Error {
     /// Sorts by SQLite's primary result code. Source: <https://sqlite.org/rescode.html>.
     fn from(error: sqlx::Error) -> Self {
-        let code = primary_code(&error);
-        let cause = Cause(error);
-        match code {
-            Some(5 | 6) => Self::Busy(cause),
-            Some(8) => Self::ReadOnly(cause),
-            Some(10) => Self::Disk(cause),
-            Some(11 | 26) => Self::Corrupt(cause),
-            Some(13) => Self::Full(cause),
-            _ => Self::Other(cause),
+        let code = code(&error);
+        let is_column = matches!(
+            error,
+            sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_)
+        );
+        let source = without_repetition(error);
+        match code.map(|code| code & 0xff) {
+            Some(5 | 6) => Self::Busy(source),
+            Some(8) => Self::ReadOnly(source),
+            Some(10) if code == Some(IOERR_WRITE) && files_are_limited() => Self::Full(source),
+            Some(10) => Self::Disk(source),
+            Some(11 | 26) => Self::Corrupt(source),
+            Some(13) => Self::Full(source),
+            _ if is_column => Self::Corrupt(source),
+            _ => Self::Other(source),
         }
     }
 }
 
-fn primary_code(error: &sqlx::Error) -> Option<i32> {
-    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
-    Some(code & 0xff)
+/// SQLite's extended result code for a write that failed for another reason than a full disk.
+const IOERR_WRITE: i32 = 778;
+
+/// Whether this process may only write files up to a size (`ulimit -f`): a write beyond it fails as no other does.
+fn files_are_limited() -> bool {
+    Resource::FSIZE
+        .get_soft()
+        .is_ok_and(|bytes| bytes != rlimit::INFINITY)
+}
+
+/// SQLite's extended result code.
+fn code(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
 }
 
 /// Opens the file at `path`, which is made if there is none, brings its tables up to date and locks it for this process.
 pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
-    let lock = lock(path)?;
+    let path = place::resolve(path)?;
+    place::refuse_shared(&path)?;
+    let lock = place::lock(&path)?;
+    let mut reserve = Reserve::of(&path);
+    let opened = match open_locked(&path).await {
+        // A full disk has no room for the index of the WAL, which every start makes anew.
+        Err(OpenError::Full(_) | OpenError::Sqlite { .. }) if reserve.give_up() => {
+            open_locked(&path).await?
+        }
+        opened => opened?,
+    };
+    let (log, state) = opened;
+    let appender = Appender {
+        connection: state.connection,
+        id: log.id.clone(),
+        end: state.end,
+        first_id: log.first_id().await.map_err(|error| {
+            match matches!(error, Error::Corrupt(_)) {
+                true => OpenError::Corrupt(path.clone()),
+                false => OpenError::Sqlite {
+                    path: path.clone(),
+                    source: error.into(),
+                },
+            }
+        })?,
+        place: state.place,
+        intact: state.intact,
+        reserve,
+        _lock: lock,
+    };
+    Ok((log, appender))
+}
+
+/// What is read from a file when it is opened, and the connection that writes it.
+struct Opened {
+    connection: SqliteConnection,
+    end: End,
+    place: Place,
+    intact: Intact,
+}
+
+async fn open_locked(path: &Path) -> Result<(EventLog, Opened), OpenError> {
     let failed = |source: sqlx::Error| open_error(path, source);
-    refuse_foreign(path).await?;
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .busy_timeout(BUSY_TIMEOUT)
-        .row_buffer_size(READ_AHEAD_ROWS)
-        .disable_statement_logging();
+    place::make(path)?;
+    inspect(path).await?;
+    let options = guarded(path).row_buffer_size(READ_AHEAD_ROWS);
     let mut connection = options
         .clone()
-        .create_if_missing(true)
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
@@ -226,8 +329,12 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         .await
         .map_err(failed)?;
     migrate(&mut connection, path).await?;
+    // All at once, and for good: one that is opened later would open files that may have been moved or replaced by then.
     let pool = SqlitePoolOptions::new()
         .max_connections(READERS)
+        .min_connections(READERS)
+        .idle_timeout(None)
+        .max_lifetime(None)
         .test_before_acquire(false)
         .connect_with(options.read_only(true))
         .await
@@ -236,100 +343,89 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         .await
         .map_err(failed)?;
     let end = newest(&mut connection).await.map_err(failed)?;
-    let id: String = sqlx::query_scalar("select id from log")
-        .fetch_one(&mut connection)
+    let log = EventLog::of(path, pool, &mut connection).await?;
+    let state = Opened {
+        end,
+        place: Place::of(path).map_err(|source| place::io_error(path, source))?,
+        intact: Intact::of(path, &mut connection).await?,
+        connection,
+    };
+    Ok((log, state))
+}
+
+/// Opens the file at `path` to read it, and changes nothing in it. A hub may run on it meanwhile.
+pub async fn open_to_read(path: &Path) -> Result<EventLog, OpenError> {
+    let path = existing(path).await?;
+    let failed = |source: sqlx::Error| open_error(&path, source);
+    let pool = SqlitePoolOptions::new()
+        .max_connections(1)
+        .connect_with(read_only(&path))
         .await
         .map_err(failed)?;
-    let lost = all_lost(&mut connection).await.map_err(failed)?;
-    let place = Place::of(path).map_err(|source| OpenError::Io {
-        path: path.into(),
-        source,
-    })?;
-    let appender = Appender {
-        connection,
-        end,
-        place,
-        _lock: lock,
+    let mut connection = pool.acquire().await.map_err(failed)?.detach();
+    let log = EventLog::of(&path, pool, &mut connection).await?;
+    connection.close().await.map_err(failed)?;
+    Ok(log)
+}
+
+/// The resolved path of a log that is there.
+async fn existing(path: &Path) -> Result<PathBuf, OpenError> {
+    let resolved = match place::resolve(path) {
+        Err(OpenError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Err(OpenError::Missing(path.into()));
+        }
+        resolved => resolved?,
     };
-    Ok((
-        EventLog {
+    if !resolved.exists() {
+        return Err(OpenError::Missing(path.into()));
+    }
+    match inspect(&resolved).await? {
+        Content::Log => Ok(resolved),
+        Content::Nothing => Err(OpenError::NotSegno(resolved)),
+    }
+}
+
+impl EventLog {
+    async fn of(
+        path: &Path,
+        pool: SqlitePool,
+        connection: &mut SqliteConnection,
+    ) -> Result<Self, OpenError> {
+        let failed = |source: sqlx::Error| open_error(path, source);
+        let id: String = sqlx::query_scalar("select id from log")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+        Ok(Self {
             pool,
             path: path.into(),
             id: id.into(),
-            lost,
-        },
-        appender,
-    ))
-}
-
-/// Opens the file at `path` to read it, and changes nothing. A hub may run on it meanwhile.
-pub async fn open_to_read(path: &Path) -> Result<EventLog, OpenError> {
-    refuse_foreign(path).await?;
-    let failed = |source: sqlx::Error| open_error(path, source);
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .busy_timeout(BUSY_TIMEOUT)
-        .disable_statement_logging()
-        .read_only(true);
-    let pool = SqlitePoolOptions::new()
-        .max_connections(1)
-        .connect_with(options)
-        .await
-        .map_err(failed)?;
-    let mut connection = pool.acquire().await.map_err(failed)?;
-    let id: String = sqlx::query_scalar("select id from log")
-        .fetch_one(&mut *connection)
-        .await
-        .map_err(failed)?;
-    let lost = all_lost(&mut connection).await.map_err(failed)?;
-    drop(connection);
-    Ok(EventLog {
-        pool,
-        path: path.into(),
-        id: id.into(),
-        lost,
-    })
-}
-
-/// Two hubs on one file would each announce only their own events.
-fn lock(path: &Path) -> Result<File, OpenError> {
-    let lock_path = beside(path, "-lock");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&lock_path);
-    let io_error = |source| OpenError::Io {
-        path: path.into(),
-        source,
-    };
-    let file = file.map_err(io_error)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.into())),
-        Err(TryLockError::Error(source)) => Err(io_error(source)),
+            lost: all_lost(connection).await.map_err(failed)?,
+        })
     }
 }
 
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
+/// SQLite's extended result codes for an index of the WAL that cannot be made as large as it must be.
+const IOERR_INDEX: [i32; 2] = [4618, 4874];
 
 fn open_error(path: &Path, source: sqlx::Error) -> OpenError {
-    match primary_code(&source) {
+    let code = code(&source);
+    match code.map(|code| code & 0xff) {
         Some(8) => OpenError::ReadOnly(path.into()),
+        Some(10) if code.is_some_and(|code| IOERR_INDEX.contains(&code)) => {
+            OpenError::Full(path.into())
+        }
         Some(11) => OpenError::Corrupt(path.into()),
+        Some(13) => OpenError::Full(path.into()),
         Some(26) => OpenError::NotSegno(path.into()),
         _ => OpenError::Sqlite {
             path: path.into(),
-            source: Cause(source).into(),
+            source: without_repetition(source),
         },
     }
 }
 
-/// The newest id there ever was, also where its row is gone, and the newest time.
+/// The newest id ever given, even if its row is gone, and the newest time.
 async fn newest(connection: &mut SqliteConnection) -> Result<End, sqlx::Error> {
     let (id, created_at): (i64, i64) = sqlx::query_as(
         "select coalesce((select seq from sqlite_sequence where name = 'events'), 0), \
@@ -344,14 +440,19 @@ async fn newest(connection: &mut SqliteConnection) -> Result<End, sqlx::Error> {
 }
 
 impl Appender {
-    /// Begins a transaction, by hand: sqlx's own count how deep they are, and the count is wrong once SQLite has rolled back
-    /// by itself, as it may on a full disk. What is appended later would then be in a transaction that nobody commits.
+    /// Begins a transaction, after a check that no other program has changed the file.
+    ///
+    /// Not with sqlx's transactions: sqlx counts how deep they are, and the count is wrong once SQLite has rolled back by itself,
+    /// as it may on a full disk. What is appended later would then be in a transaction that is never committed.
     async fn begin(&mut self) -> Result<(), Error> {
-        self.look_in_place().await?;
+        self.look_at_files().await?;
         sqlx::query("begin immediate")
             .execute(&mut self.connection)
             .await?;
-        Ok(())
+        match self.look_at_version().await {
+            Ok(()) => Ok(()),
+            Err(error) => self.end(Err(error)).await,
+        }
     }
 
     /// Commits what was begun, if it was done, else takes it back.
@@ -368,15 +469,27 @@ impl Appender {
             // Refused where SQLite has rolled back by itself.
             _ = sqlx::query("rollback").execute(&mut self.connection).await;
         }
+        self.remember();
         ended
     }
 
-    /// Copies the WAL into the file, empties it and lets go of the file.
+    /// Copies the WAL into the file, empties it and lets go of the file. A file that another program has overwritten is left
+    /// as that program left it.
     pub async fn close(mut self) -> Result<(), Error> {
+        // The last check for a change from outside. Any other error here is one that the checkpoint reports too.
+        _ = self.look_at_files().await;
+        if self.must_not_write() {
+            // SQLite would copy the WAL when it closes the file. It ends with the process.
+            std::mem::forget(self.connection);
+            return Ok(());
+        }
         sqlx::query("pragma wal_checkpoint(truncate)")
             .execute(&mut self.connection)
             .await?;
-        Ok(self.connection.close().await?)
+        self.connection.close().await?;
+        // Not before: SQLite's locks on the file go when any handle on it is closed.
+        drop(self.intact);
+        Ok(())
     }
 }
 
@@ -408,7 +521,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_sqlite_said_is_told_once() {
-        let nowhere = SqliteConnectOptions::new().filename("/nowhere/segno.db");
+        let nowhere = guarded(Path::new("/nowhere/segno.db"));
         let error = Error::from(nowhere.connect().await.unwrap_err());
         let cause = std::error::Error::source(&error).unwrap();
         assert_eq!(cause.to_string(), "(code: 14) unable to open database file");

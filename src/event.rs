@@ -15,6 +15,10 @@ pub const NAME_MAX_BYTES: usize = 255;
 /// Longest data of one event, in bytes of JSON text. Source: the hub's HTTP contract.
 pub const DATA_MAX_BYTES: usize = 1024 * 1024;
 
+/// Levels of arrays and objects that the data of one event may have inside each other. Source: SQLite's JSON functions read no
+/// deeper, and people ask the file with them.
+pub const DATA_MAX_LEVELS: usize = 1000;
+
 /// One stored fact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
@@ -71,10 +75,13 @@ pub enum InvalidEvent {
     Key(#[from] InvalidKey),
     /// Data out of rule.
     #[error(transparent)]
-    Data(#[from] DataTooLarge),
-    /// Its id is not one.
-    #[error(transparent)]
-    Id(#[from] InvalidEventId),
+    Data(#[from] InvalidData),
+    /// Its id is not one that an event can have.
+    #[error(
+        "its id is not a whole number from 1 to {}, the last id there can be",
+        EventId::LAST
+    )]
+    Id,
     /// Its time is not one.
     #[error(transparent)]
     Time(#[from] InvalidTimestamp),
@@ -103,16 +110,23 @@ impl FromStr for Event {
         }
         let line: Line<'_> = serde_json::from_str(line)?;
         Ok(Self {
-            id: line.id.get().parse()?,
+            id: id_of_log(line.id.get())?,
             topic: Topic::of_log(&line.topic)?,
             event_type: match &*line.event_type {
                 EventType::ERASED => EventType::erased(),
                 name => EventType::new(name)?,
             },
-            data: Data::from_json(line.data)?,
+            data: Data::of_log(line.data)?,
             created_at: line.created_at.parse()?,
             key: line.key.as_deref().map(Key::new).transpose()?,
         })
+    }
+}
+
+fn id_of_log(text: &str) -> Result<EventId, InvalidEvent> {
+    match text.parse() {
+        Ok(id) if EventId::ZERO < id && id <= EventId::LAST => Ok(id),
+        Ok(_) | Err(InvalidEventId) => Err(InvalidEvent::Id),
     }
 }
 
@@ -159,6 +173,10 @@ impl EventId {
 
     /// After the last event there can be.
     pub const MAX: Self = Self(i64::MAX);
+
+    /// The last id there can be, 2^53 - 1: JavaScript, and most readers of JSON, round what is above. A log that takes a
+    /// million events a second gets there after 285 years.
+    pub const LAST: Self = Self((1 << 53) - 1);
 
     /// The id that SQLite holds as `value`. A negative one, which only a hand could have written, becomes zero.
     pub const fn from_row(value: i64) -> Self {
@@ -258,6 +276,12 @@ impl EventType {
         if BROWSER_TYPES.contains(&name) {
             return Err(InvalidName::BrowserType);
         }
+        Ok(Self(name.into()))
+    }
+
+    /// Takes `name` as the type of an event that is in a log: it may be one that nobody can publish any more.
+    pub fn of_log(name: &str) -> Result<Self, InvalidName> {
+        check_name(name)?;
         Ok(Self(name.into()))
     }
 
@@ -390,27 +414,43 @@ impl Key {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Data(Box<str>);
 
-/// Data over [`DATA_MAX_BYTES`].
+/// Data out of rule.
 #[derive(Debug, thiserror::Error)]
-#[error("the data of one event is at most {DATA_MAX_BYTES} bytes of JSON; this is {0}")]
-pub struct DataTooLarge(pub usize);
+pub enum InvalidData {
+    /// More than [`DATA_MAX_BYTES`].
+    #[error("the data of one event is at most {DATA_MAX_BYTES} bytes of JSON; this is {0}")]
+    TooLarge(usize),
+    /// More than [`DATA_MAX_LEVELS`].
+    #[error(
+        "the data of one event has at most {DATA_MAX_LEVELS} levels of arrays and objects; this has more"
+    )]
+    TooDeep,
+}
 
 impl Data {
     /// Takes JSON that was parsed as such.
-    pub fn from_json(json: &RawValue) -> Result<Self, DataTooLarge> {
+    pub fn from_json(json: &RawValue) -> Result<Self, InvalidData> {
+        if levels(json.get()) > DATA_MAX_LEVELS {
+            return Err(InvalidData::TooDeep);
+        }
+        Self::bounded(without_line_breaks(json.get()))
+    }
+
+    /// Takes JSON of an event that is in a log: it may be deeper than what can be published now.
+    pub fn of_log(json: &RawValue) -> Result<Self, InvalidData> {
         Self::bounded(without_line_breaks(json.get()))
     }
 
     /// Takes any text as a JSON string.
-    pub fn from_text(text: &str) -> Result<Self, DataTooLarge> {
+    pub fn from_text(text: &str) -> Result<Self, InvalidData> {
         let mut json = Vec::with_capacity(text.len() + 2);
         write_json_string(text, &mut json);
         Self::bounded(String::from_utf8(json).expect("JSON is UTF-8").into())
     }
 
-    fn bounded(json: Box<str>) -> Result<Self, DataTooLarge> {
+    fn bounded(json: Box<str>) -> Result<Self, InvalidData> {
         if json.len() > DATA_MAX_BYTES {
-            return Err(DataTooLarge(json.len()));
+            return Err(InvalidData::TooLarge(json.len()));
         }
         Ok(Self(json))
     }
@@ -424,6 +464,27 @@ impl Data {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+/// How deep arrays and objects stand inside each other in valid JSON; 0 for a number, string or word.
+fn levels(json: &str) -> usize {
+    let (mut level, mut deepest) = (0, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => (),
+            b'[' | b'{' => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' => level -= 1,
+            _ => (),
+        }
+    }
+    deepest
 }
 
 /// Takes out each line break with the white space beside it.
@@ -577,6 +638,17 @@ mod tests {
             data("{\r\n  \"a\": [1,\n\n\t2],\r\"b\" : null }").as_str(),
             r#"{"a": [1,2],"b" : null }"#
         );
+    }
+
+    #[test]
+    fn data_is_no_deeper_than_what_sqlite_reads() {
+        let nested = |levels: usize| format!("{}1{}", "[".repeat(levels), "]".repeat(levels));
+        let raw = |json: &str| RawValue::from_string(json.to_owned()).unwrap();
+        assert!(Data::from_json(&raw(&nested(DATA_MAX_LEVELS))).is_ok());
+        let deep = raw(&nested(DATA_MAX_LEVELS + 1));
+        assert!(matches!(Data::from_json(&deep), Err(InvalidData::TooDeep)));
+        assert!(Data::of_log(&deep).is_ok(), "it was taken once");
+        assert_eq!(levels(r#"{"a[": ["\"[[{", {}], "\\": [[]]}"#), 3);
     }
 
     #[test]

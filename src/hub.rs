@@ -142,7 +142,10 @@ impl Hub {
         settings: Settings,
         metrics: Metrics,
     ) -> Result<(Self, Writer), db::OpenError> {
-        let (log, appender) = db::open(path).await?;
+        let (log, mut appender) = db::open(path).await?;
+        if let Err(error) = appender.hold_reserve() {
+            tracing::warn!(%error, "there is no room for a reserve: on a full disk nothing can be deleted");
+        }
         let failed = |source: db::Error| match matches!(source, db::Error::Corrupt(_)) {
             true => db::OpenError::Corrupt(path.into()),
             false => db::OpenError::Sqlite {

@@ -3,6 +3,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
 
@@ -46,6 +47,8 @@ pub(super) async fn run(flags: ExportFlags) -> anyhow::Result<()> {
                 .truncate(false)
                 .read(true)
                 .write(true)
+                // Whoever reads it reads every event.
+                .mode(0o600)
                 .open(path)
                 .with_context(failed)?;
             let after = end_of(&mut file, path)?;

@@ -1,10 +1,9 @@
-//! Data that goes for good, and the events that tell of it.
+//! Erases data for good, and appends the events that say so.
 
 use std::sync::Arc;
 
 use super::{
     Appender, Error,
-    append::insert,
     draft::End,
     page::{EVENT, event_from_row},
 };
@@ -25,6 +24,15 @@ impl Appender {
     /// Erases an event's data, type and key for good, and appends an event that tells of it, in one transaction. `None`:
     /// there is no such event.
     pub async fn erase(&mut self, id: EventId) -> Result<Option<Erased>, Error> {
+        let erased = match self.erase_and_tell(id).await {
+            Err(Error::Full(_)) if self.make_room().await => self.erase_and_tell(id).await,
+            erased => erased,
+        };
+        self.empty_wal_of_full_disk().await;
+        erased
+    }
+
+    async fn erase_and_tell(&mut self, id: EventId) -> Result<Option<Erased>, Error> {
         self.begin().await?;
         let erased = self.erase_inside(id).await;
         let erased = self.end(erased).await?;
@@ -65,7 +73,7 @@ impl Appender {
             ..event.clone()
         };
         let notice = Arc::new(notice);
-        insert(&mut self.connection, std::slice::from_ref(&notice)).await?;
+        self.insert_rows(std::slice::from_ref(&notice)).await?;
         Ok(Some(Erased {
             event: event.into(),
             notice: Some(notice),
@@ -79,7 +87,7 @@ impl Appender {
         through: EventId,
         events: u64,
     ) -> Result<Arc<Event>, Error> {
-        self.look_in_place().await?;
+        self.look_at_files().await?;
         let data = serde_json::json!({"topic": topic, "through": through, "events": events});
         let notice = Event {
             id: self.end.last_id.next(),
@@ -90,8 +98,14 @@ impl Appender {
             key: None,
         };
         let notice = Arc::new(notice);
-        insert(&mut self.connection, std::slice::from_ref(&notice)).await?;
-        self.end = End::of(&notice);
+        let inserted = self.insert(std::slice::from_ref(&notice)).await;
+        if let Err(Error::Full(_)) = inserted
+            && self.make_room().await
+        {
+            self.insert(std::slice::from_ref(&notice)).await?;
+        } else {
+            inserted?;
+        }
         Ok(notice)
     }
 }

@@ -1,10 +1,9 @@
 //! The highest id that was announced, noted in a small file beside the log.
 //!
-//! The log itself says what its newest id is, unless an older copy of it is put in its place. The note stays where it is
-//! then, and ids go on above it.
+//! The log itself knows its newest id, unless an older copy is put in its place. The note stays then, and ids go on above it.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
 };
@@ -13,14 +12,17 @@ use std::sync::Arc;
 
 use sqlx::{Connection, SqliteConnection};
 
-use super::{EventLog, OpenError, beside, newest};
+use super::{
+    EventLog, OpenError, newest,
+    place::{beside, create_new},
+};
 use crate::event::{EventId, Timestamp};
 
-/// Ids that may have been announced since the note was written, at most: it is written once a second, and the log takes
-/// 460,000 events a second at its best.
+/// The most ids that may have been announced since the note was written: it is written once a second, and the log takes
+/// 460,000 events a second at best.
 const UNNOTED_MAX_IDS: i64 = 1_000_000;
 
-/// The note of one log.
+/// The note of a log.
 #[derive(Debug)]
 pub(super) struct Highest {
     path: PathBuf,
@@ -33,13 +35,13 @@ impl Highest {
         }
     }
 
-    /// The id that was noted; zero if none was.
+    /// The noted id; zero if there is no note.
     pub(super) fn read(&self) -> Result<EventId, OpenError> {
         match fs::read_to_string(&self.path) {
-            Ok(text) => text
-                .trim()
-                .parse()
-                .map_err(|_| OpenError::InvalidHighest(self.path.clone())),
+            Ok(text) => match text.trim().parse() {
+                Ok(id) if id <= EventId::LAST => Ok(id),
+                _ => Err(OpenError::InvalidHighest(self.path.clone())),
+            },
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(EventId::ZERO),
             Err(source) => Err(OpenError::Io {
                 path: self.path.clone(),
@@ -51,7 +53,8 @@ impl Highest {
     /// Replaces the note in one step: a crash leaves the old one or the new one.
     pub(super) fn write(&self, id: EventId) -> io::Result<()> {
         let new = beside(&self.path, ".new");
-        let mut file = File::create(&new)?;
+        _ = fs::remove_file(&new);
+        let mut file = create_new(&new)?;
         file.write_all(format!("{id}\n").as_bytes())?;
         file.sync_all()?;
         fs::rename(&new, &self.path)
@@ -94,7 +97,7 @@ pub(super) async fn skip_lost(
     if highest <= after {
         return Ok(());
     }
-    let through = EventId::from_row(highest.as_i64().saturating_add(UNNOTED_MAX_IDS));
+    let through = EventId::from_row(highest.as_i64() + UNNOTED_MAX_IDS).min(EventId::LAST);
     let mut tx = connection.begin().await?;
     sqlx::query(INSERT_LOST)
         .bind(after.as_i64())

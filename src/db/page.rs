@@ -17,14 +17,14 @@ const PAGE_MAX_BYTES: usize = 64 * 1024;
 /// Rows one statement looks at for a filter that no index serves.
 const SCAN_MAX_ROWS: i64 = 4096;
 
-/// Names of topics that are held against patterns to find the few that match. A leap to the next name costs 2 µs, about as
-/// much as a row of a scan: a look in vain takes no longer than the scan before it.
+/// Topic names that are matched against a pattern to find the few that match. Each leap to the next name costs 2 µs, about
+/// as much as a row of a scan, so a search that finds nothing takes no longer than the scan before it.
 const FEW_OF_MAX_TOPICS: i64 = 4096;
 
-/// Topics that are few: so many pages are read from the index and put together.
+/// Topics that count as few: a page of each is read from the index, and the pages are merged.
 const FEW_TOPICS: usize = 64;
 
-/// A stretch of the log, both ends left out.
+/// A range of the log, without both its ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     /// Only events above this id.
@@ -43,7 +43,17 @@ impl Range {
     }
 }
 
-/// Which end of a stretch is read first.
+impl Range {
+    /// What is left of it when the event `id` was read.
+    fn behind(self, id: EventId, order: Order) -> Self {
+        match order {
+            Order::Ascending => Self { after: id, ..self },
+            Order::Descending => Self { before: id, ..self },
+        }
+    }
+}
+
+/// Which end of a range is read first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Order {
     /// Oldest first.
@@ -53,12 +63,12 @@ pub enum Order {
     Descending,
 }
 
-/// Some events of a stretch.
+/// Some events of a range.
 #[derive(Debug)]
 pub struct Page {
-    /// Those that match, in the order that was asked for. May be none though there is more to read.
+    /// The events that match, in the order asked for. May be empty although there is more to read.
     pub events: Vec<Event>,
-    /// The last id that was looked at; reading goes on behind it. `None`: the stretch is read to its end.
+    /// The last id that was read; reading goes on after it. `None`: the range is read to its end.
     pub read_on: Option<EventId>,
 }
 
@@ -141,7 +151,7 @@ select topic from names where topic is not null";
 impl EventLog {
     /// The matching events of `range`, at most `limit` of them and about 64 KiB of data, one event at the least.
     ///
-    /// What one call looks at is bounded whatever the filter, so a page may be empty while [`Page::read_on`] says that
+    /// What one call reads is bounded whatever the filter is, so a page may be empty while [`Page::read_on`] says that
     /// there is more. Dropping the future is safe.
     pub async fn page(
         &self,
@@ -200,7 +210,7 @@ impl EventLog {
         Ok(row.as_ref().map(event_from_row).transpose()?)
     }
 
-    /// The newest id there ever was; zero if none.
+    /// The newest id ever given; zero if none.
     pub async fn last_id(&self) -> Result<EventId, Error> {
         let last: i64 = sqlx::query_scalar(LAST_ID).fetch_one(&self.pool).await?;
         Ok(EventId::from_row(last))
@@ -222,7 +232,7 @@ impl EventLog {
         Ok(events.unsigned_abs())
     }
 
-    /// The id of the event that has `events` older ones; above the last id, if there is none. Reads as many.
+    /// The id of the event that has `events` older ones; above the last id, if there is none. Reads `events` rows.
     pub async fn nth_id(&self, events: u64) -> Result<EventId, Error> {
         let id: i64 = sqlx::query_scalar(NTH_ID)
             .bind(i64::try_from(events).unwrap_or(i64::MAX))
@@ -302,20 +312,25 @@ async fn read_page(
         read_on: None,
     };
     let (mut rows_seen, mut data_bytes) = (0, 0);
+    let mut position = range;
     loop {
         let row = match rows.try_next().await {
             Ok(Some(row)) => row,
             Ok(None) => break,
-            // What was read before a broken page is good; the next page begins with the broken one.
+            // What was read before a broken page or row is good; the next page begins with the broken one.
+            Err(_) if page.read_on.is_some() => return Ok(page),
+            Err(error) => return Err(error.into()),
+        };
+        let event = match matching_event(&row, filter, position) {
+            Ok(event) => event,
             Err(_) if page.read_on.is_some() => return Ok(page),
             Err(error) => return Err(error.into()),
         };
         rows_seen += 1;
-        page.read_on = Some(EventId::from_row(row.try_get(0)?));
-        if !filter.matches_names(row.try_get(1)?, row.try_get(2)?) {
-            continue;
-        }
-        let event = event_from_row(&row)?;
+        let id = EventId::from_row(row.try_get(0)?);
+        position = position.behind(id, order);
+        page.read_on = Some(id);
+        let Some(event) = event else { continue };
         data_bytes += event.data.as_str().len();
         page.events.push(event);
         if page.events.len() == limit || data_bytes >= PAGE_MAX_BYTES {
@@ -332,13 +347,48 @@ pub(super) fn to_json<T: serde::Serialize>(names: &[T]) -> String {
     serde_json::to_string(names).expect("strings always serialize into memory")
 }
 
+/// The event of a row, if the filter wants it. `left` is what may still come: where a page of the file is damaged, SQLite may
+/// give rows in no order, and a reader that follows them would go round for ever.
+fn matching_event(
+    row: &SqliteRow,
+    filter: &Filter,
+    left: Range,
+) -> Result<Option<Event>, sqlx::Error> {
+    let id: i64 = row.try_get(0)?;
+    if id <= left.after.as_i64() || id >= left.before.as_i64() {
+        return Err(sqlx::Error::Decode(
+            format!("event {id} is not in its place").into(),
+        ));
+    }
+    match filter.matches_names(row.try_get(1)?, row.try_get(2)?) {
+        true => event_from_row(row).map(Some),
+        false => Ok(None),
+    }
+}
+
+/// The event of a row. What breaks the rules of events was not written by segno, and is refused as damage: it could forge
+/// fields of a stream.
 pub(super) fn event_from_row(row: &SqliteRow) -> Result<Event, sqlx::Error> {
+    let id: i64 = row.try_get(0)?;
+    let broken =
+        |part: &str| sqlx::Error::Decode(format!("{part} of event {id} breaks its rule").into());
+    if !(1..=EventId::LAST.as_i64()).contains(&id) {
+        return Err(broken("the id"));
+    }
+    let data: String = row.try_get(3)?;
+    if data.contains(['\n', '\r']) {
+        return Err(broken("the data"));
+    }
     Ok(Event {
-        id: EventId::from_row(row.try_get(0)?),
-        topic: Topic::from_row(row.try_get(1)?),
-        event_type: EventType::from_row(row.try_get(2)?),
-        data: Data::from_row(row.try_get(3)?),
+        id: EventId::from_row(id),
+        topic: Topic::of_log(row.try_get(1)?).map_err(|_| broken("the topic"))?,
+        event_type: EventType::of_log(row.try_get(2)?).map_err(|_| broken("the type"))?,
+        data: Data::from_row(data),
         created_at: Timestamp::from_millis(row.try_get(4)?),
-        key: row.try_get::<Option<&str>, _>(5)?.map(Key::from_row),
+        key: row
+            .try_get::<Option<&str>, _>(5)?
+            .map(Key::new)
+            .transpose()
+            .map_err(|_| broken("the key"))?,
     })
 }

@@ -1,15 +1,139 @@
-//! Whether the files of the log are still where they were opened.
+//! Which file a path means, who may have it, and whether the files of the log are still where they were opened.
 //!
 //! SQLite goes on writing into a file that was deleted, moved or replaced: all it acknowledges from then on is gone with the
 //! process. It does not look, so the writer does, before each commit.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
+    fs::{self, File, OpenOptions, TryLockError},
+    io::{self, ErrorKind},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use super::beside;
+use super::OpenError;
+
+/// Read and write for the owner, nothing for anybody else: whoever reads the file reads every event.
+const OWNER_ONLY: u32 = 0o600;
+
+/// Where the system says what is mounted where. Source: `man 5 proc_pid_mountinfo`.
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// The path of the file that `path` means: absolute, without symbolic links, and UTF-8. There need not be a file yet.
+///
+/// SQLite puts the WAL beside this one, so the lock and the notes belong there too. An absolute path is also never taken for
+/// more than a name: SQLite gives `file:x` and `:memory:` a meaning of their own.
+pub(super) fn resolve(path: &Path) -> Result<PathBuf, OpenError> {
+    let failed = |source| io_error(path, source);
+    let resolved = match fs::canonicalize(path) {
+        Ok(resolved) => resolved,
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            if fs::symlink_metadata(path).is_ok() {
+                return Err(OpenError::DanglingLink(path.into()));
+            }
+            let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+                return Err(failed(error));
+            };
+            let folder = match folder.as_os_str().is_empty() {
+                true => Path::new("."),
+                false => folder,
+            };
+            fs::canonicalize(folder).map_err(failed)?.join(name)
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    if resolved.to_str().is_none() {
+        return Err(OpenError::NotUtf8(resolved));
+    }
+    match fs::metadata(&resolved) {
+        // Opening a named pipe would wait for whoever writes to it.
+        Ok(metadata) if !metadata.is_file() => Err(OpenError::NotAFile(resolved)),
+        _ => Ok(resolved),
+    }
+}
+
+/// Refuses a file whose WAL somebody would not find, at a [resolved](resolve) path.
+pub(super) fn refuse_shared(path: &Path) -> Result<(), OpenError> {
+    let Ok(metadata) = fs::metadata(path) else {
+        return Ok(());
+    };
+    if metadata.nlink() > 1 {
+        return Err(OpenError::HardLinked(path.into()));
+    }
+    let mounts = fs::read_to_string(MOUNTS).unwrap_or_default();
+    match mount_points(&mounts).any(|mount| Path::new(&mount) == path) {
+        true => Err(OpenError::MountPoint(path.into())),
+        false => Ok(()),
+    }
+}
+
+fn mount_points(mounts: &str) -> impl Iterator<Item = String> {
+    let escaped = mounts.lines().filter_map(|line| line.split(' ').nth(4));
+    escaped.map(|path| {
+        [
+            ("\\040", " "),
+            ("\\011", "\t"),
+            ("\\012", "\n"),
+            ("\\134", "\\"),
+        ]
+        .iter()
+        .fold(path.to_owned(), |path, (octal, character)| {
+            path.replace(octal, character)
+        })
+    })
+}
+
+/// Makes an empty file that only its owner may read, unless there is one.
+pub(super) fn make(path: &Path) -> Result<(), OpenError> {
+    match create_new(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(io_error(path, error)),
+        _ => Ok(()),
+    }
+}
+
+/// Makes an empty file that only its owner may read. Follows no link, and refuses where there is anything already.
+pub(super) fn create_new(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(OWNER_ONLY)
+        .open(path)
+}
+
+/// Locks the log at a [resolved](resolve) path for this process. Two hubs on one file would each announce only their own
+/// events.
+pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(OWNER_ONLY)
+        .open(beside(path, "-lock"));
+    let file = file.map_err(|source| io_error(path, source))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.into())),
+        Err(TryLockError::Error(source)) => Err(io_error(path, source)),
+    }
+}
+
+/// Whether a process has the log at a [resolved](resolve) path locked.
+pub(super) fn is_locked(path: &Path) -> bool {
+    let file = OpenOptions::new().write(true).open(beside(path, "-lock"));
+    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+}
+
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io {
+        path: path.into(),
+        source,
+    }
+}
 
 /// The file, its WAL and the index of the WAL, as they were when the log was opened.
 #[derive(Debug)]
@@ -23,16 +147,14 @@ type Identity = (u64, u64);
 impl Place {
     /// Of a log that is open, so that all three are there.
     pub(super) fn of(path: &Path) -> io::Result<Self> {
-        // SQLite follows links, and has its WAL beside the file itself.
-        let path = fs::canonicalize(path)?;
         let file = |path: PathBuf| {
             let identity = identity(&fs::metadata(&path)?);
             Ok::<_, io::Error>((path, identity))
         };
         let files = [
-            file(path.clone())?,
-            file(beside(&path, "-wal"))?,
-            file(beside(&path, "-shm"))?,
+            file(path.into())?,
+            file(beside(path, "-wal"))?,
+            file(beside(path, "-shm"))?,
         ];
         Ok(Self { files })
     }
@@ -51,4 +173,16 @@ impl Place {
 
 fn identity(metadata: &fs::Metadata) -> Identity {
     (metadata.dev(), metadata.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_read_as_the_system_writes_them() {
+        let mounts = "36 35 98:0 /mnt1 /data/my\\040log\\134.db rw,noatime - ext3 /dev/root rw\n22 1 0:21 / /proc rw - proc proc rw\n";
+        let points: Vec<_> = mount_points(mounts).collect();
+        assert_eq!(points, ["/data/my log\\.db", "/proc"]);
+    }
 }

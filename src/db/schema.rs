@@ -1,19 +1,46 @@
-//! Whose file it is, and which tables it has.
+//! Whose file it is, and whether its tables are those that segno makes.
+//!
+//! A file may come from anywhere, and a schema is code: a trigger can forge events, a view can stand where a table should be
+//! and never end. So the schema is compared, text by text, before anything else is read from a file.
 
-use std::{
-    fs::{OpenOptions, TryLockError},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use sqlx::{
     ConnectOptions, Connection, SqliteConnection, migrate::MigrateError,
     sqlite::SqliteConnectOptions,
 };
+use uuid::Uuid;
 
-use super::{OpenError, beside, highest::Highest, migrations::MIGRATIONS, open_error};
+use super::{
+    BUSY_TIMEOUT, OpenError, code,
+    highest::Highest,
+    migrations::MIGRATIONS,
+    open_error,
+    place::{beside, io_error, is_locked, resolve},
+};
+use crate::event::EventId;
 
 /// What `pragma application_id` says of a file that segno made: "SEGN".
 const APPLICATION_ID: i32 = 0x5345_474E;
+
+/// sqlx's own table. Its text is sqlx's, and may differ from version to version.
+const MIGRATIONS_TABLE: &str = "_sqlx_migrations";
+
+const ABOUT: &str = "
+select (select application_id from pragma_application_id), count(*) from sqlite_schema";
+
+const OBJECTS: &str = "select type, name, coalesce(sql, '') from sqlite_schema";
+
+const VERSION: &str = "select coalesce(max(version), 0) from _sqlx_migrations where success";
+
+const LOG_IDS: &str = "select id from log limit 2";
+
+/// The highest id in the file, in the sequence or in a row: a file from elsewhere may have one without the other.
+const HIGHEST_ID: &str = "
+select max(
+    coalesce((select max(seq) from sqlite_sequence where name = 'events'), 0),
+    coalesce((select max(id) from events), 0)
+)";
 
 /// What there is at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,121 +54,232 @@ pub enum Found {
     },
 }
 
-/// Looks whether [`open`] would work at `path`, and changes nothing there; a file is made beside it and removed at once. A hub may
-/// run on it meanwhile.
+/// Checks whether [`open`](super::open) would work at `path`, and changes nothing there; a file is made beside it and removed
+/// at once. A hub may run on it meanwhile.
 pub async fn look(path: &Path) -> Result<Found, OpenError> {
-    let io_error = |source| OpenError::Io {
-        path: path.into(),
-        source,
-    };
-    let probe = beside(path, &format!("-look-{}", std::process::id()));
-    OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(&probe)
+    let path = resolve(path)?;
+    super::place::refuse_shared(&path)?;
+    let probe = beside(&path, &format!("-look-{}", std::process::id()));
+    super::place::create_new(&probe)
         .and_then(|_| std::fs::remove_file(&probe))
-        .map_err(io_error)?;
-    Highest::of(path).read()?;
-    if !path.try_exists().map_err(io_error)? {
+        .map_err(|source| io_error(&path, source))?;
+    Highest::of(&path).read()?;
+    if !path.exists() {
         return Ok(Found::Nothing);
     }
-    OpenOptions::new()
+    std::fs::OpenOptions::new()
         .read(true)
         .write(true)
-        .open(path)
-        .map_err(io_error)?;
-    let failed = |source: sqlx::Error| open_error(path, source);
-    let mut connection = SqliteConnectOptions::new()
-        .filename(path)
-        .disable_statement_logging()
-        .read_only(true)
-        // Without a WAL nobody writes, and SQLite need not make files of its own to see that.
+        .open(&path)
+        .map_err(|source| io_error(&path, source))?;
+    match inspect(&path).await? {
+        Content::Nothing => Ok(Found::Nothing),
+        Content::Log => Ok(Found::Log {
+            in_use: is_locked(&path),
+        }),
+    }
+}
+
+/// What is in a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Nothing,
+    /// A log that segno made, and that it can read.
+    Log,
+}
+
+/// Examines the file at a resolved path, and changes nothing: SQLite writes to a file in WAL mode when it opens it to write.
+pub(super) async fn inspect(path: &Path) -> Result<Content, OpenError> {
+    let failed = |source| open_error(path, source);
+    let mut connection = read_only(path)
+        // Without a WAL no process writes, and SQLite need not make files of its own to find out.
         .immutable(!beside(path, "-wal").exists())
         .connect()
         .await
         .map_err(failed)?;
-    let kind = kind_of(&mut connection).await;
-    let newest: Result<Option<i64>, _> = match kind {
-        Ok(Kind::Segno) => {
-            sqlx::query_scalar("select max(version) from _sqlx_migrations")
-                .fetch_one(&mut connection)
-                .await
-        }
-        Ok(Kind::Empty | Kind::Foreign) | Err(_) => Ok(None),
-    };
+    let content = content_of(&mut connection, path).await;
     connection.close().await.map_err(failed)?;
-    match kind.map_err(failed)? {
-        Kind::Empty => return Ok(Found::Nothing),
-        Kind::Foreign => return Err(OpenError::NotSegno(path.into())),
-        Kind::Segno => (),
+    content
+}
+
+/// How a file is opened whose content may be anybody's.
+pub(super) fn read_only(path: &Path) -> SqliteConnectOptions {
+    guarded(path).read_only(true)
+}
+
+/// The options of every connection to a file.
+pub(super) fn guarded(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .busy_timeout(BUSY_TIMEOUT)
+        .disable_statement_logging()
+        // The schema runs no function that could do harm, and pages are checked before they are used.
+        .pragma("trusted_schema", "off")
+        .pragma("cell_size_check", "on")
+}
+
+/// What is in the file of `connection`; refuses what segno did not make.
+pub(super) async fn content_of(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<Content, OpenError> {
+    let failed = |source| open_error(path, source);
+    let (application_id, objects): (i32, i64) = sqlx::query_as(ABOUT)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if objects == 0 {
+        return Ok(Content::Nothing);
     }
-    if newest.map_err(failed)? > MIGRATIONS.iter().map(|migration| migration.version).max() {
+    if application_id != APPLICATION_ID {
+        return Err(OpenError::NotSegno(path.into()));
+    }
+    refuse_foreign_objects(connection, path).await?;
+    let ids: Vec<String> = sqlx::query_scalar(LOG_IDS)
+        .fetch_all(&mut *connection)
+        .await
+        .map_err(failed)?;
+    match &*ids {
+        [id] if is_uuid(id) => (),
+        _ => return Err(OpenError::InvalidLogId(path.into())),
+    }
+    let highest = sqlx::query_scalar(HIGHEST_ID).fetch_one(connection).await;
+    let highest: i64 = match highest {
+        // A damaged page of events is for `check` to list, and no reason not to serve the others.
+        Err(error) if code(&error).is_some_and(|code| code & 0xff == 11) => 0,
+        highest => highest.map_err(failed)?,
+    };
+    match highest > EventId::LAST.as_i64() {
+        true => Err(OpenError::IdTooHigh {
+            path: path.into(),
+            id: highest,
+        }),
+        false => Ok(Content::Log),
+    }
+}
+
+fn is_uuid(id: &str) -> bool {
+    Uuid::parse_str(id).is_ok_and(|uuid| uuid.hyphenated().to_string() == id)
+}
+
+/// Compares the schema with what the migrations make of an empty file.
+async fn refuse_foreign_objects(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<(), OpenError> {
+    let failed = |source| open_error(path, source);
+    let found = objects(connection).await.map_err(failed)?;
+    let foreign = |difference: String| {
+        Err(OpenError::Foreign {
+            path: path.into(),
+            difference,
+        })
+    };
+    let migrations = (String::from("table"), String::from(MIGRATIONS_TABLE));
+    if !found
+        .get(&migrations)
+        .is_some_and(|sql| is_plain_table(sql))
+    {
+        return foreign(format!("it has no table {MIGRATIONS_TABLE}"));
+    }
+    let version: i64 = sqlx::query_scalar(VERSION)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(failed)?;
+    if MIGRATIONS.iter().map(|migration| migration.version).max() < Some(version) {
         return Err(OpenError::Newer(path.into()));
     }
-    let in_use = match OpenOptions::new().write(true).open(beside(path, "-lock")) {
-        Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
-        Err(_) => false,
-    };
-    Ok(Found::Log { in_use })
+    let expected = made_by_migrations(version, path).await?;
+    match difference(&found, &expected) {
+        Some(difference) => foreign(difference),
+        None => Ok(()),
+    }
 }
 
-/// Looks before anything is changed: to open a file in WAL mode is to write into it.
-pub(super) async fn refuse_foreign(path: &Path) -> Result<(), OpenError> {
-    if !path.try_exists().map_err(|source| OpenError::Io {
-        path: path.into(),
-        source,
-    })? {
-        return Ok(());
+/// What makes a schema another than the expected one, beyond what may stand beside it.
+pub(super) fn difference(found: &Objects, expected: &Objects) -> Option<String> {
+    let added = found.iter().find(|(object, sql)| {
+        expected.get(object) != Some(sql)
+            && object.1 != MIGRATIONS_TABLE
+            && !is_allowed(object, sql)
+    });
+    if let Some(((kind, name), _)) = added {
+        let name = name.escape_debug();
+        return Some(format!("it has a {kind} {name} that is not segno's"));
     }
-    let failed = |source: sqlx::Error| open_error(path, source);
-    let options = SqliteConnectOptions::new()
-        .filename(path)
-        .disable_statement_logging();
-    let mut connection = options.connect().await.map_err(failed)?;
-    let kind = kind_of(&mut connection).await.map_err(failed)?;
+    let missing = expected.keys().find(|object| !found.contains_key(object));
+    missing.map(|(kind, name)| format!("it has no {kind} {name}"))
+}
+
+/// The text of each object of a schema, by its type and its name.
+pub(super) type Objects = BTreeMap<(String, String), String>;
+
+pub(super) async fn objects(connection: &mut SqliteConnection) -> Result<Objects, sqlx::Error> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(OBJECTS).fetch_all(connection).await?;
+    let objects = rows.into_iter();
+    Ok(objects
+        .map(|(kind, name, sql)| ((kind, name), sql))
+        .collect())
+}
+
+/// What stands beside the log without harm: SQLite's own, and the notes that Litestream makes.
+fn is_allowed((kind, name): &(String, String), sql: &str) -> bool {
+    match &**kind {
+        "table" => {
+            (name.starts_with("sqlite_") || name.starts_with("_litestream_")) && is_plain_table(sql)
+        }
+        "index" => name.starts_with("sqlite_"),
+        _ => false,
+    }
+}
+
+/// A virtual table runs code of its own.
+fn is_plain_table(sql: &str) -> bool {
+    sql.starts_with("CREATE TABLE")
+}
+
+/// The schema of a new log of this version.
+async fn made_by_migrations(version: i64, path: &Path) -> Result<Objects, OpenError> {
+    let failed = |source| open_error(path, source);
+    let mut connection = SqliteConnectOptions::new()
+        .in_memory(true)
+        .disable_statement_logging()
+        .connect()
+        .await
+        .map_err(failed)?;
+    MIGRATIONS
+        .run_to(version, &mut connection)
+        .await
+        .map_err(|error| migrate_error(path, error))?;
+    let objects = objects(&mut connection).await.map_err(failed)?;
     connection.close().await.map_err(failed)?;
-    match kind {
-        Kind::Segno | Kind::Empty => Ok(()),
-        Kind::Foreign => Err(OpenError::NotSegno(path.into())),
-    }
+    Ok(objects)
 }
 
-/// Whose file it is.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Segno,
-    /// Nobody's yet.
-    Empty,
-    Foreign,
-}
-
-async fn kind_of(connection: &mut SqliteConnection) -> Result<Kind, sqlx::Error> {
-    let (application_id, tables): (i32, i64) = sqlx::query_as(
-        "select (select application_id from pragma_application_id), count(*) from sqlite_schema",
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(match application_id == APPLICATION_ID {
-        _ if tables == 0 => Kind::Empty,
-        true => Kind::Segno,
-        false => Kind::Foreign,
-    })
-}
-
+/// Brings the tables up to date.
 pub(super) async fn migrate(
     connection: &mut SqliteConnection,
     path: &Path,
 ) -> Result<(), OpenError> {
-    MIGRATIONS.run(connection).await.map_err(|error| {
-        if matches!(
-            error,
-            MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..)
-        ) {
-            return OpenError::Newer(path.into());
+    let migrated = MIGRATIONS.run(connection).await;
+    migrated.map_err(|error| migrate_error(path, error))
+}
+
+fn migrate_error(path: &Path, error: MigrateError) -> OpenError {
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "sqlx adds kinds, and all others are told as they are"
+    )]
+    match error {
+        MigrateError::VersionMissing(_) | MigrateError::VersionTooNew(..) => {
+            OpenError::Newer(path.into())
         }
-        OpenError::Sqlite {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+            open_error(path, error)
+        }
+        error => OpenError::Sqlite {
             path: path.into(),
             source: error.into(),
-        }
-    })
+        },
+    }
 }

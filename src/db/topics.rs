@@ -5,7 +5,7 @@ use sqlx::{Row, sqlite::SqliteRow};
 use super::{Error, EventLog};
 use crate::event::{EventId, Timestamp, Topic};
 
-/// What there is of a topic.
+/// A topic and its events, in figures.
 #[derive(Debug, Clone)]
 pub struct TopicSummary {
     /// Its name.
@@ -65,7 +65,7 @@ impl EventLog {
             .collect::<Result<_, _>>()?)
     }
 
-    /// Up to `limit` names of topics in their order, those after `after`. Costs as many leaps in the index.
+    /// Up to `limit` names of topics in their order, those after `after`. Costs a leap in the index for each.
     pub async fn topic_names_after(&self, after: &str, limit: u32) -> Result<Vec<Topic>, Error> {
         let names: Vec<String> = sqlx::query_scalar(TOPIC_NAMES_AFTER)
             .bind(after)
@@ -89,7 +89,7 @@ impl EventLog {
         Ok(id.map(EventId::from_row))
     }
 
-    /// The newest event of `topic` that is older than its newest `events`. Costs as many entries of the index.
+    /// The newest event of `topic` that is older than its newest `events`. Reads `events` entries of the index.
     pub async fn last_id_before_newest(
         &self,
         topic: &Topic,

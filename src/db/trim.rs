@@ -1,4 +1,4 @@
-//! Rows that go: the oldest of the log or of a topic, in small steps, and the marks that tell of a topic's.
+//! Deletes the oldest events of the log or of a topic, in small steps, and marks the topics whose events were deleted.
 
 use futures_util::TryStreamExt;
 use sqlx::Row;
@@ -14,28 +14,28 @@ use crate::{
 
 /// Events that one step of trimming takes at most, so that a commit never waits long for one.
 ///
-/// Source: such a step took 2 to 4 ms on a disk where an fsync takes 1 ms; `tests/integration/retention.rs` measures what
-/// publishers see of it.
+/// Source: a step of 512 took 2 to 4 ms on a disk where an fsync takes 1 ms; `tests/integration/retention.rs` measures what
+/// publishers notice.
 const TRIM_STEP_MAX_EVENTS: i64 = 512;
 
 /// Bytes of data after which a step of trimming ends, one event at the least.
 const TRIM_STEP_MAX_BYTES: i64 = 256 * 1024;
 
-/// Events that are to go: the oldest of the log, or of a topic.
+/// Events to delete: the oldest of the log, or of a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trim {
     /// Only this topic's events; `None`: all.
     pub topic: Option<Topic>,
-    /// The newest event that is to go.
+    /// The newest event to delete.
     pub through: EventId,
 }
 
-/// A part of a [`Trim`] that is small enough to be done between two commits.
+/// A part of a [`Trim`] that is small enough to run between two commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TrimStep {
-    /// The newest event that goes with it.
+    /// The newest event that it deletes.
     pub through: EventId,
-    /// The oldest event that is left when the oldest up to `through` are gone; `None` if nothing is.
+    /// The oldest event kept when those up to `through` are gone; `None` if none is kept.
     pub next_id: Option<EventId>,
 }
 
@@ -104,16 +104,22 @@ impl Appender {
         }))
     }
 
-    /// The id of the oldest event kept; `None` if there is none. Read on the writing connection: the writer waits for no reader.
-    pub async fn first_id(&mut self) -> Result<Option<EventId>, Error> {
-        let first: Option<i64> = sqlx::query_scalar(FIRST_ID)
-            .fetch_one(&mut self.connection)
-            .await?;
-        Ok(first.map(EventId::from_row))
+    /// The id of the oldest event kept; `None` if there is none.
+    pub fn first_id(&self) -> Option<EventId> {
+        self.first_id
     }
 
     /// Takes a step of a [`Trim`]: its topic's events up to `through` are gone for good. Returns how many there were.
     pub async fn trim(&mut self, topic: Option<&Topic>, through: EventId) -> Result<u64, Error> {
+        let trimmed = match self.delete(topic, through).await {
+            Err(Error::Full(_)) if self.make_room().await => self.delete(topic, through).await,
+            trimmed => trimmed,
+        };
+        self.empty_wal_of_full_disk().await;
+        trimmed
+    }
+
+    async fn delete(&mut self, topic: Option<&Topic>, through: EventId) -> Result<u64, Error> {
         self.look_in_place().await?;
         let query = match topic {
             None => sqlx::query(TRIM).bind(through.as_i64()),
@@ -121,26 +127,45 @@ impl Appender {
                 .bind(through.as_i64())
                 .bind(topic.as_str()),
         };
-        Ok(query.execute(&mut self.connection).await?.rows_affected())
+        let deleted = query.execute(&mut self.connection).await;
+        self.remember();
+        let deleted = deleted?.rows_affected();
+        let first: Option<i64> = sqlx::query_scalar(FIRST_ID)
+            .fetch_one(&mut self.connection)
+            .await?;
+        self.first_id = first.map(EventId::from_row);
+        Ok(deleted)
     }
 
     /// Notes that events of `topic` up to `through` will be gone. To be committed before the first of them goes, so that
     /// nobody who finds them gone fails to find the note.
     pub async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), Error> {
+        match self.mark(topic, through).await {
+            Err(Error::Full(_)) if self.make_room().await => self.mark(topic, through).await,
+            marked => marked,
+        }
+    }
+
+    async fn mark(&mut self, topic: &Topic, through: EventId) -> Result<(), Error> {
         self.look_in_place().await?;
-        sqlx::query(MARK_TRIMMED)
+        let marked = sqlx::query(MARK_TRIMMED)
             .bind(topic.as_str())
             .bind(through.as_i64())
             .execute(&mut self.connection)
-            .await?;
+            .await;
+        self.remember();
+        marked?;
         Ok(())
     }
 
     /// Drops the notes of trimmed topics that say no more than that the oldest events are gone.
     pub async fn forget_marks(&mut self) -> Result<(), Error> {
-        sqlx::query(FORGET_MARKS)
+        self.look_in_place().await?;
+        let forgotten = sqlx::query(FORGET_MARKS)
             .execute(&mut self.connection)
-            .await?;
+            .await;
+        self.remember();
+        forgotten?;
         Ok(())
     }
 }

@@ -1,8 +1,8 @@
-//! The file's own business: room, the WAL, and whether commits work.
+//! Upkeep of the file: its size, the WAL, and whether commits work.
 
 use std::path::Path;
 
-use super::{Appender, Error, EventLog, beside};
+use super::{Appender, Error, EventLog, beside, reserve::GROWTH_MAX_BYTES};
 
 /// A reader that is in the way costs a publisher 5 ms, and the WAL is cleaned another time.
 const WAIT_FOR_NOBODY: &str = "pragma busy_timeout = 5";
@@ -13,12 +13,15 @@ const WAIT_AS_EVER: &str = "pragma busy_timeout = 5000";
 /// Free pages that one step of shrinking gives back to the system: 64, which took 0.3 ms.
 const SHRINK_STEP: &str = "pragma incremental_vacuum(64)";
 
-/// The room that the file takes.
+/// Free pages that make room for the [reserve](super::reserve): 8 MiB of 4 KiB each.
+const SHRINK_BY_RESERVE: &str = "pragma incremental_vacuum(2048)";
+
+/// What the pages of the file take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Room {
-    /// Bytes of pages that hold something.
+    /// Bytes of pages in use.
     pub used_bytes: u64,
-    /// Bytes of pages that are free: new events go there, or they are given back to the system.
+    /// Bytes of free pages: new events go there, or the pages go back to the system.
     pub free_bytes: u64,
 }
 
@@ -44,9 +47,10 @@ const PROBE: &[&str] = &[
 impl Appender {
     /// Gives a few free pages back to the system. The file itself gets shorter with the next checkpoint.
     pub async fn shrink(&mut self) -> Result<(), Error> {
-        sqlx::query(SHRINK_STEP)
-            .execute(&mut self.connection)
-            .await?;
+        self.look_in_place().await?;
+        let shrunk = sqlx::query(SHRINK_STEP).execute(&mut self.connection).await;
+        self.remember();
+        shrunk?;
         Ok(())
     }
 
@@ -54,6 +58,7 @@ impl Appender {
     ///
     /// What was erased, or given back to the system, is gone from the disk with this and not before.
     pub async fn clean_wal(&mut self) -> Result<bool, Error> {
+        self.look_at_files().await?;
         sqlx::query(WAIT_FOR_NOBODY)
             .execute(&mut self.connection)
             .await?;
@@ -64,32 +69,79 @@ impl Appender {
         sqlx::query(WAIT_AS_EVER)
             .execute(&mut self.connection)
             .await?;
+        self.remember();
         let (busy,): (i64,) = cleaned?;
         Ok(busy == 0)
     }
 
-    /// Looks whether the files are still where they were opened; an error if one is not.
-    ///
-    /// Where the WAL alone is gone, what stands in it is put into the file: a kill would else lose it.
-    pub async fn look_in_place(&mut self) -> Result<(), Error> {
-        let Some(moved) = self.place.find_moved() else {
-            return Ok(());
-        };
-        let moved = Error::Moved(moved.to_owned());
-        // Where this fails nothing is worse than before, and a stop tries it again.
-        _ = sqlx::query("pragma wal_checkpoint(full)")
-            .execute(&mut self.connection)
-            .await;
-        Err(moved)
-    }
-
-    /// Tries whether an event could be committed, by one that is taken back in the same transaction.
+    /// Checks whether an event could be committed, with one that is deleted in the same transaction.
     ///
     /// It writes the same pages as an event does: on a disk that is nearly full, less might fit where an event does not.
     pub async fn probe(&mut self) -> Result<(), Error> {
+        self.wait_for_room().await?;
         self.begin().await?;
         let probed = self.probe_inside().await;
         self.end(probed).await
+    }
+
+    /// Makes a reserve of room on the disk, so that deleting works when it is full. Without room for it the log does without.
+    pub fn hold_reserve(&mut self) -> std::io::Result<()> {
+        self.reserve.hold()
+    }
+
+    /// Refuses what would take the room that deleting needs.
+    pub(super) async fn wait_for_room(&mut self) -> Result<(), Error> {
+        if !self.reserve.is_given_up() {
+            if self.intact.growth_bytes() > GROWTH_MAX_BYTES {
+                let copied = sqlx::query("pragma wal_checkpoint(passive)")
+                    .execute(&mut self.connection)
+                    .await;
+                self.remember();
+                copied?;
+            }
+            return Ok(());
+        }
+        if self.reserve.is_due() {
+            if self.reserve.regain() {
+                return Ok(());
+            }
+            // What was deleted is free in the file, and the disk does not have it yet.
+            self.look_in_place().await?;
+            let shrunk = sqlx::query(SHRINK_BY_RESERVE)
+                .execute(&mut self.connection)
+                .await;
+            self.remember();
+            shrunk?;
+            self.clean_wal().await?;
+            if self.reserve.regain() {
+                return Ok(());
+            }
+        }
+        Err(Error::Full(
+            "the reserve of the disk was given up, and there is no room for it yet".into(),
+        ))
+    }
+
+    /// Gives up the reserve, if there is one, so that something can be deleted; true if that made room.
+    pub(super) async fn make_room(&mut self) -> bool {
+        if !self.reserve.give_up() {
+            return false;
+        }
+        // While there is room for what the file grows by. The WAL gives back as much and more.
+        self.empty_wal_of_full_disk().await;
+        true
+    }
+
+    /// Where the reserve was given up, the WAL may not grow: the next step needs the same room.
+    pub(super) async fn empty_wal_of_full_disk(&mut self) {
+        if self.reserve.is_given_up()
+            && let Err(error) = self.clean_wal().await
+        {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the WAL cannot be emptied on a full disk"
+            );
+        }
     }
 
     async fn probe_inside(&mut self) -> Result<(), Error> {
@@ -104,7 +156,7 @@ impl Appender {
 }
 
 impl EventLog {
-    /// What the event log takes on the disk. What cannot be looked at counts as nothing.
+    /// What the event log takes on the disk. A file that cannot be examined counts as empty.
     pub async fn size(&self) -> FileSize {
         let bytes = async |path: &Path| {
             let metadata = tokio::fs::metadata(path).await;
@@ -116,7 +168,7 @@ impl EventLog {
         }
     }
 
-    /// The room that the file takes.
+    /// What the pages of the file take.
     pub async fn room(&self) -> Result<Room, Error> {
         let (used, free): (i64, i64) = sqlx::query_as(ROOM).fetch_one(&self.pool).await?;
         Ok(Room {

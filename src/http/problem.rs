@@ -57,6 +57,7 @@ codes! {
     InvalidType, BAD_REQUEST, "invalid_type", "an event type breaks the rule for types; the detail says how";
     InvalidKey, BAD_REQUEST, "invalid_key", "a key breaks the rule for keys; the detail says how";
     EmptyBatch, BAD_REQUEST, "empty_batch", "the body has no event";
+    DataTooDeep, BAD_REQUEST, "data_too_deep", "data has more than 1,000 levels of arrays and objects";
     InvalidId, BAD_REQUEST, "invalid_id", "an id is not a whole number";
     InvalidCursor, BAD_REQUEST, "invalid_cursor", "a cursor is not a whole number";
     InvalidTime, BAD_REQUEST, "invalid_time", "a time is neither an age such as 15m nor RFC 3339";
@@ -86,11 +87,13 @@ codes! {
     LogBusy, SERVICE_UNAVAILABLE, "log_busy", "another process holds the file; try again after `Retry-After`";
     CommitsFail, SERVICE_UNAVAILABLE, "commits_fail", "the last commits failed; the detail says why";
     LogMoved, SERVICE_UNAVAILABLE, "log_moved", "the file was moved, deleted or replaced while the hub runs";
+    LogChanged, SERVICE_UNAVAILABLE, "log_changed", "another program changed the file while the hub runs";
     LogCorrupt, INTERNAL_SERVER_ERROR, "log_corrupt", "the file is damaged; `segno check` says where";
     DiskFailed, SERVICE_UNAVAILABLE, "disk_failed", "the disk failed to read, write or sync; try again after `Retry-After`";
     CanaryLate, SERVICE_UNAVAILABLE, "canary_late", "the hub's own test event did not come back in time";
     Stuck, SERVICE_UNAVAILABLE, "stuck", "the writer stopped working; restart the hub";
     DiskFull, INSUFFICIENT_STORAGE, "disk_full", "the disk is full";
+    IdsExhausted, INSUFFICIENT_STORAGE, "ids_exhausted", "the last id there can be was given";
     ReadOnly, INSUFFICIENT_STORAGE, "read_only", "the file cannot be written";
 }
 
@@ -250,6 +253,15 @@ impl From<&db::Error> for Problem {
                 Code::LogMoved,
                 "the file was moved, deleted or replaced while the hub runs; nothing was stored. Put that very file back, or \
                  stop the hub, look what is there, and start it",
+            ),
+            db::Error::Changed(_) => Self::new(
+                Code::LogChanged,
+                "another program changed the file while the hub runs; nothing was stored. Stop the hub, decide which file is \
+                 right, and start it: what is lost then is told to subscribers",
+            ),
+            db::Error::IdsExhausted => Self::new(
+                Code::IdsExhausted,
+                "the last id there can be was given; nothing was stored. Begin a new log with --db",
             ),
             db::Error::Corrupt(_) => Self::new(
                 Code::LogCorrupt,

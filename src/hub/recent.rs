@@ -64,7 +64,7 @@ impl Recent {
                 Ok(page) => page,
                 Err(db::Error::Corrupt(error)) => {
                     tracing::error!(
-                        error = &error as &dyn std::error::Error,
+                        error = &*error as &dyn std::error::Error,
                         before = range.before.as_i64(),
                         "the file is damaged: `segno check` says where; what can be read is served"
                     );

@@ -91,11 +91,11 @@ impl Writer {
         let Applier { appender, log, .. } = self.applier;
         log.close().await;
         let last_id = appender.last_id();
-        appender.close().await?;
+        let closed = appender.close().await;
         if let Err(error) = log.note_highest(last_id).await {
             tracing::error!(%error, "the highest id cannot be noted beside the file");
         }
-        Ok(())
+        closed
     }
 }
 
@@ -263,8 +263,7 @@ impl Applier {
         self.metrics.trimmed_events.inc_by(trimmed);
         self.announcements.recent.forget(topic, step.through);
         if topic.is_some() {
-            let first_id = self.appender.first_id().await?;
-            self.raise_first_id(first_id);
+            self.raise_first_id(self.appender.first_id());
         }
         Ok(Some(trimmed))
     }

@@ -100,7 +100,10 @@ async fn a_backup_while_events_are_published_is_a_whole_log() {
     assert_eq!(id(&copy), id(&db), "a copy is the same log");
 
     let exists = fail(&["backup", copy.to_str().unwrap()], &db).await;
-    assert!(exists.contains("already"), "{exists}");
+    assert!(
+        exists.contains("copy.db exists; choose another"),
+        "{exists}"
+    );
     drop(program);
     let hub = restored(&copy).await;
     let kept = history(&hub).await;
@@ -132,7 +135,7 @@ async fn a_restore_replaces_only_when_told_and_ids_go_on() {
     // The note is lost too: what the replaced file says counts.
     fs::remove_file(db.with_file_name("segno.db-highest")).unwrap();
     let refused = fail(&["restore", copy_path], &db).await;
-    assert!(refused.contains("already"), "{refused}");
+    assert!(refused.contains("`--replace` moves it aside"), "{refused}");
     assert_eq!(sqlite(&db, "select count(*) from events"), "4");
     let told = succeed(&["restore", "--replace", copy_path], &db).await;
     let kept = told.lines().nth(1).unwrap().split(' ').next_back().unwrap();

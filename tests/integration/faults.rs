@@ -60,7 +60,7 @@ async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
     let before = fs::read(&db).unwrap();
     let told = start_error(folder.path()).await;
     assert!(
-        told.ends_with("is not a segno file; it is left as it is"),
+        told.ends_with("is not a segno file; choose another with --db"),
         "{told}"
     );
     assert_eq!(fs::read(&db).unwrap(), before);
@@ -72,7 +72,7 @@ async fn a_file_that_is_not_ours_is_refused_and_left_as_it_is() {
     .unwrap();
     let told = start_error(folder.path()).await;
     assert!(
-        told.ends_with("is not a segno file; it is left as it is"),
+        told.ends_with("is not a segno file; choose another with --db"),
         "{told}"
     );
 }
@@ -265,6 +265,134 @@ async fn a_full_disk_is_told_nothing_is_half_written_and_it_works_again() {
     assert_eq!(stored.last(), Some(&last));
 }
 
+/// A disk of its own that outlives the hubs on it.
+struct SmallDisk {
+    holder: std::process::Child,
+    folder: tempfile::TempDir,
+}
+
+impl SmallDisk {
+    async fn mount(size: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let script = format!(
+            "mount -t tmpfs -o size={size} hub '{}' && touch '{0}/mounted' && exec sleep 600",
+            folder.path().display()
+        );
+        let holder = Command::new("unshare")
+            .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
+            .spawn()
+            .unwrap();
+        let disk = Self { holder, folder };
+        within("the disk", async {
+            while !disk.inside().join("mounted").exists() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        disk
+    }
+
+    /// Its root, as seen from outside.
+    fn inside(&self) -> std::path::PathBuf {
+        let root = format!("/proc/{}/root", self.holder.id());
+        format!("{root}{}", self.folder.path().display()).into()
+    }
+
+    fn serve(&self) -> Command {
+        let mut command = Command::new("nsenter");
+        command
+            .args(["--target", &self.holder.id().to_string()])
+            .args(["--user", "--mount", "--preserve-credentials"])
+            .arg(segno().get_program())
+            .args(["serve", "--listen", "127.0.0.1:0", "--db"])
+            .arg(self.folder.path().join("segno.db"));
+        command
+    }
+
+    async fn start_hub(&self) -> Program {
+        let mut command = self.serve();
+        command.stderr(Stdio::null());
+        Program::spawn(command).await
+    }
+
+    /// Leaves no room at all.
+    fn fill(&self) {
+        let mut ballast = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.inside().join("ballast"))
+            .unwrap();
+        for bytes in [1 << 20, 4096, 1] {
+            while ballast.write(&vec![1; bytes]).is_ok_and(|bytes| bytes > 0) {}
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        _ = self.holder.kill();
+        _ = self.holder.wait();
+    }
+}
+
+#[tokio::test]
+async fn a_hub_on_a_full_disk_starts_reads_and_deletes_until_there_is_room() {
+    let disk = SmallDisk::mount("48m").await;
+    let program = disk.start_hub().await;
+    let hub = program.as_hub();
+    hub.publish("kept", ["first"]).await;
+    let big = "x".repeat(500_000);
+    for _ in 0..16 {
+        hub.publish("old", [big.as_str()]).await;
+    }
+    let reserve = disk.inside().join("segno.db-reserve");
+    assert!(reserve.exists());
+    disk.fill();
+    while answer(hub.post("/topics/old").body(big.clone()))
+        .await
+        .status
+        == 201
+    {}
+    program.kill();
+    // As after a start of the machine: SQLite makes it anew.
+    fs::remove_file(disk.inside().join("segno.db-shm")).unwrap();
+    disk.fill();
+
+    let aside = disk.inside().join("aside");
+    fs::rename(&reserve, &aside).unwrap();
+    let refused = disk.serve().output().unwrap();
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("there is no room on the disk"), "{told}");
+    fs::rename(&aside, &reserve).unwrap();
+    let program = disk.start_hub().await;
+    let hub = program.as_hub();
+    assert_eq!(hub.get_json("/events/1").await["data"], "first");
+    // The WAL was emptied, which made a little room.
+    let refusal = loop {
+        let refusal = answer(hub.post("/topics/old").body(big.clone())).await;
+        if refusal.status != 201 {
+            break refusal;
+        }
+        disk.fill();
+    };
+    assert_eq!(
+        (refusal.status.as_u16(), refusal.code().as_str()),
+        (507, "disk_full"),
+        "{refusal:?}"
+    );
+    let erased = answer(reqwest_client().delete(hub.url("/topics/old"))).await;
+    assert_eq!(erased.status, 200, "{erased:?}");
+    within("what was deleted to be room", async {
+        while answer(hub.post("/topics/t").body("x")).await.status != 201 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    assert!(reserve.exists(), "it is held again");
+    assert_eq!(answer(hub.get("/health/ready")).await.status, 200);
+    assert_eq!(hub.get_json("/events/1").await["data"], "first");
+}
+
 #[tokio::test]
 async fn a_disk_that_is_read_only_is_told_at_the_start() {
     let disk = tempfile::tempdir().unwrap();
@@ -320,7 +448,7 @@ async fn a_file_that_is_made_read_only_is_written_while_it_is_open_and_told_at_t
     assert_eq!(refused.status.code(), Some(1));
     let told = String::from_utf8(refused.stderr).unwrap();
     assert!(
-        told.contains("segno.db, or its -wal or -shm beside it, may not be written by this user"),
+        told.contains("this user may not write ") && told.contains("segno.db, or its -wal or -shm"),
         "{told}"
     );
     set_mode(0o644);

@@ -20,6 +20,7 @@ mod drain;
 mod erase;
 mod faults;
 mod flags;
+mod foreign;
 mod history;
 mod limits;
 mod openapi;

@@ -12,7 +12,7 @@ use crate::http::{
     caller::Caller,
     problem::{Code, Problem},
 };
-use crate::{event::DataTooLarge, limits};
+use crate::{event::InvalidData, limits};
 
 /// Bytes of a body that holds one event, beyond those of its data: room for white space, and for the fields around it.
 const AROUND_DATA_MAX_BYTES: usize = 64 * 1024;
@@ -149,9 +149,13 @@ pub(super) fn unsupported(found: &str, expected: &str) -> Problem {
     )
 }
 
-impl From<DataTooLarge> for Problem {
-    fn from(error: DataTooLarge) -> Self {
-        Self::new(Code::EventTooLarge, error)
+impl From<InvalidData> for Problem {
+    fn from(error: InvalidData) -> Self {
+        let code = match error {
+            InvalidData::TooLarge(_) => Code::EventTooLarge,
+            InvalidData::TooDeep => Code::DataTooDeep,
+        };
+        Self::new(code, error)
     }
 }
 

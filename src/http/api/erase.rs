@@ -82,9 +82,11 @@ impl Codes for EraseEvent {
         Code::Draining,
         Code::LogBusy,
         Code::LogMoved,
+        Code::LogChanged,
         Code::LogCorrupt,
         Code::DiskFailed,
         Code::DiskFull,
+        Code::IdsExhausted,
         Code::ReadOnly,
     ];
 }
@@ -101,9 +103,11 @@ impl Codes for EraseTopic {
         Code::Draining,
         Code::LogBusy,
         Code::LogMoved,
+        Code::LogChanged,
         Code::LogCorrupt,
         Code::DiskFailed,
         Code::DiskFull,
+        Code::IdsExhausted,
         Code::ReadOnly,
     ];
 }

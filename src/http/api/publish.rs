@@ -489,8 +489,8 @@ macro_rules! publish_codes {
     ($($more:ident),*) => {
         &[
             $(Code::$more,)*
-            Code::InvalidJson, Code::RequestTimeout, Code::EventTooLarge, Code::TooManyEventsOfAddress, Code::Internal, Code::Busy, Code::Draining,
-            Code::LogBusy, Code::LogMoved, Code::LogCorrupt, Code::DiskFailed, Code::DiskFull, Code::ReadOnly,
+            Code::InvalidJson, Code::DataTooDeep, Code::RequestTimeout, Code::EventTooLarge, Code::TooManyEventsOfAddress, Code::Internal, Code::Busy, Code::Draining,
+            Code::LogBusy, Code::LogMoved, Code::LogChanged, Code::LogCorrupt, Code::DiskFailed, Code::DiskFull, Code::IdsExhausted, Code::ReadOnly,
         ]
     };
 }
