@@ -69,7 +69,7 @@ const STREAM_PATH: &str = "/sse";
 /// What the HTTP side may be told.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Silence after which a stream shows a sign of life.
+    /// Silence after which a stream sends a heartbeat.
     pub heartbeat: Duration,
     /// Whose pages may use the hub.
     pub cors_origins: Vec<CorsOrigin>,
@@ -77,7 +77,7 @@ pub struct Settings {
     pub limits: Arc<Limits>,
 }
 
-/// All that the hub answers to. Each request carries the [`ConnectionPermit`](crate::limits::ConnectionPermit) of its connection.
+/// Everything that the hub answers. Each request carries the [`ConnectionPermit`](crate::limits::ConnectionPermit) of its connection.
 pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let log_id = log_id_of(&hub);
     let refusals = hub.metrics().refusals.clone();

@@ -38,8 +38,17 @@
 //! [`Hub::subscribe`](hub::Hub::subscribe) first joins the feed of that filter; then [`Subscription`](hub::Subscription)
 //! reads pages after its cursor, from memory if they are recent, else from the file, until it has caught up; then it takes
 //! what the feed announces, and goes back to pages when it lags. `http::frame` turns a batch into bytes, once for all
-//! who share the feed. `server::audience` hands them to sockets: subscribers that want the same and have caught up share one
-//! subscription and one task, and part when one of them is slow.
+//! who share the feed. The answer is a head and a stream, as a type of its own; poem, which passes responses only, never sees it.
+//! `server::audience` hands the bytes to sockets: subscribers that want the same and have caught up share one subscription and one
+//! task, and part when one of them is slow. `server::framing` makes the chunks of HTTP/1.1, once for an audience.
+//!
+//! | word | meaning |
+//! |---|---|
+//! | subscriber | a client that follows, with its connection |
+//! | subscription | a filter and a cursor: what one subscriber, or an audience, is given next |
+//! | feed | a filter, and the receivers of what is announced that matches it |
+//! | audience, member | subscribers that are sent the same bytes from one subscription; one of them |
+//! | permit | what counts a connection or a stream against the limits, until it is dropped |
 //!
 //! # Invariants
 //!
@@ -67,6 +76,8 @@
 //! | these bytes reach sockets | `server/audience.rs` |
 //! | the caller of a request is found, before the ways of a request part | `http/caller.rs` |
 //! | a refusal gets its code and status | `http/problem.rs` |
+//! | a refusal becomes a stream, for browsers | `http/refused_stream.rs` |
+//! | a client that does not read is cut | `server/paced_socket.rs` |
 //!
 //! # Stopping
 //!

@@ -1,10 +1,9 @@
-//! Who may take how much: connections in all, and connections, streams and events of an address. Pure but for the clock.
+//! The limits on connections, and on connections, streams and events of an address. Pure but for the clock.
 //!
 //! A connection looks its address up once, and its requests share what it found: a limit then costs an atomic. Only behind a
 //! trusted proxy, where each request may be another client's, a stream looks up again, and a publish if there is a rate.
-//! Who was refused is counted where the refusal is answered, by its code.
-//! Counts and buckets of addresses that are gone are let go: the table has at most two addresses for each connection that is
-//! allowed, and a few more.
+//! Refusals are counted where they are answered, by their code. Counts and buckets of addresses without a connection are dropped:
+//! the table has at most two addresses for each connection that is allowed, and a few more.
 
 use std::{
     collections::HashMap,
@@ -31,13 +30,13 @@ pub const BATCH_MAX_EVENTS: usize = 10_000;
 /// More events a second than this are no limit: a bucket counts in whole nanoseconds.
 pub const RATE_MAX_EVENTS: i64 = 1_000_000;
 
-/// When a client may try again that found all connections or streams taken: somebody else must leave first.
+/// When a client may try again that hit a limit of connections or streams: another must end first.
 const ONE_LESS_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// Addresses from which on the table is looked through for those that are gone.
+/// Addresses at which the table is searched for those without a connection.
 const SWEEP_MIN_ADDRESSES: usize = 1024;
 
-/// How much is taken, and from whom. A request over a limit gets an answer that names it.
+/// The limits. A request over one gets an answer that names it.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Longest time a request's head may take to arrive, and a connection may idle between requests.
@@ -108,7 +107,7 @@ pub struct LimitHit {
     pub max: u32,
     /// When it is worth to try again.
     pub retry_after: Duration,
-    /// Whether the address is perhaps not the client's: the request says that a proxy forwarded it, and nobody trusts that.
+    /// Whether the address may be a proxy's: the request has `X-Forwarded-For`, and its sender is not a trusted proxy.
     pub is_forwarded: bool,
 }
 
@@ -124,7 +123,7 @@ impl LimitHit {
 }
 
 impl fmt::Display for LimitHit {
-    /// Names the flag, which is what whoever runs the hub looks for.
+    /// Names the flag, which an operator can change.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (who_has_what, flag) = match self.limit {
             Limit::Connections => ("the hub has as many connections as", "--max-connections"),
@@ -163,8 +162,8 @@ pub struct Limits {
     connections: AtomicU32,
     streams: AtomicU32,
     addresses: Mutex<Addresses>,
-    /// Whether it was traced that a proxy should perhaps be trusted.
-    proxy_was_traced: AtomicBool,
+    /// Whether it was logged that a proxy should perhaps be trusted.
+    proxy_was_logged: AtomicBool,
 }
 
 impl Limits {
@@ -176,7 +175,7 @@ impl Limits {
             connections: AtomicU32::new(0),
             streams: AtomicU32::new(0),
             addresses: Mutex::new(Addresses::new(&settings)),
-            proxy_was_traced: AtomicBool::new(false),
+            proxy_was_logged: AtomicBool::new(false),
             settings,
         }
     }
@@ -217,11 +216,11 @@ impl Limits {
         Ok(ConnectionPermit { limits, peer })
     }
 
-    /// Notes that a request of `peer`, which hit a limit of its address, came through a proxy that nobody trusts.
+    /// Logs that a request of `peer`, which hit a limit of its address, seems to come through a proxy that is not trusted.
     ///
-    /// Traced once: it is the one line that explains all that follow.
+    /// Logged once: it explains all refusals that follow.
     pub fn note_proxy(&self, peer: IpAddr) {
-        if !self.proxy_was_traced.swap(true, Relaxed) {
+        if !self.proxy_was_logged.swap(true, Relaxed) {
             tracing::warn!(
                 address = %peer,
                 "an address that looks like a proxy hit a limit; if it is yours, start with --trusted-proxy {peer}"

@@ -57,8 +57,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 /// Files that are open beside connections: 24 were counted, of the runtime and of the event log, and a few are open for a moment.
 const OTHER_OPEN_FILES: u32 = 40;
 
-/// How many connections a process can serve that may have so many files open, so that there is room for the events' file and
-/// for refusing more.
+/// How many connections a process can serve that may have `open_files` files open: room is left for the events' file, and for
+/// connections that are refused.
 pub fn connections_within(open_files: u64) -> u32 {
     let open_files = u32::try_from(open_files).unwrap_or(u32::MAX);
     let room = open_files.saturating_sub(OTHER_OPEN_FILES);
@@ -72,7 +72,7 @@ pub struct Settings {
     pub listen: SocketAddr,
     /// The file that holds the events; made if there is none.
     pub db: PathBuf,
-    /// Silence after which a stream shows a sign of life.
+    /// Silence after which a stream sends a heartbeat.
     pub heartbeat: Duration,
     /// Whose pages may use the hub from a browser.
     pub cors_origins: Vec<CorsOrigin>,
@@ -129,7 +129,7 @@ pub enum StartError {
         /// What the system said.
         source: io::Error,
     },
-    /// The socket of the service manager is not to be had.
+    /// The socket of the service manager cannot be used.
     #[error("cannot tell the service manager")]
     Manager(#[source] io::Error),
 }
@@ -190,7 +190,7 @@ impl Server {
     }
 
     /// Serves until `stop` is ready, then drains: takes no more connections and events, answers the publishers that wait,
-    /// ends the streams, and lets go of the file.
+    /// ends the streams, and closes the file.
     pub async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), db::Error> {
         self.manager.ready(&self.status());
         tokio::select! {
@@ -235,7 +235,7 @@ pub fn runtime() -> io::Result<Runtime> {
         .build()
 }
 
-/// Serves `endpoint` for ever the way the hub is served, and tells where.
+/// Serves `endpoint` for ever, as the hub is served, and returns its address.
 ///
 /// For `benches/`: an endpoint that does nothing is the floor the hub is held against.
 pub fn serve_endpoint<E: Endpoint<Output: Into<Answer>> + 'static>(
@@ -310,7 +310,7 @@ async fn accept<E: Endpoint<Output: Into<Answer>> + 'static>(
             }
             Err(error) if is_of_one_connection(&error) => (),
             Err(error) => {
-                // Trying again at once would spin; tracing each time would fill the trace.
+                // Trying again at once would spin, and a log line each time would fill the log.
                 if !failing {
                     tracing::error!(%error, "cannot accept connections; trying again until it works");
                 }

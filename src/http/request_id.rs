@@ -1,4 +1,4 @@
-//! The id of a request: the client's own, or one that is made. It is in the answer and in the traces.
+//! The id of a request: the client's own, or a new one. It is in the answer and in the log lines.
 
 use std::{sync::Arc, time::SystemTime};
 

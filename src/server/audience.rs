@@ -1,9 +1,9 @@
 //! Streams that want the same and have reached the same place share one subscription: an audience.
 //!
-//! A task for each subscriber would be woken, polled and put to sleep again for every event, which costs half as much again
-//! as the `send()` it is for. An audience is one task: it takes what comes, renders it once, and hands it to one socket after
-//! the other. Whoever comes is an audience of one, replays at its own pace, and joins another when it has caught up. A member
-//! whose socket takes no more goes its own way, again as an audience of one, so nobody waits for a slow one.
+//! A task for each subscriber would be woken and polled for every event, which costs half of what the `send()` costs that it
+//! is for. An audience is one task: it takes what comes, renders it once, and hands it to one socket after
+//! the other. A new subscriber is an audience of one, replays at its own pace, and joins another audience when it has
+//! caught up. A member whose socket is full leaves, again as an audience of one, so the others never wait for a slow one.
 //!
 //! Invariant: all members of an audience have been sent the stream up to the same cursor.
 
@@ -28,7 +28,7 @@ use crate::{
 
 /// Members of one audience. More are another audience, which another thread may serve.
 ///
-/// What a wake-up costs is then spent once for so many deliveries, and a task runs for less than a millisecond.
+/// One wake-up then serves that many deliveries, and a task still runs for less than a millisecond.
 const AUDIENCE_MAX_MEMBERS: usize = 64;
 
 /// Streams that wait to be let in. One that finds no place stays on its own for now.
@@ -44,12 +44,12 @@ const ADMIT_MAX_TRIES: usize = 4;
 const WRITE_MAX_BYTES: usize = 64 * 1024;
 
 /// What the streams of an audience have in common.
-type Key = (StreamKind, Framing);
+type AudienceKind = (StreamKind, Framing);
 
 /// All audiences that take members.
 #[derive(Debug)]
 pub(super) struct Audiences {
-    doors: Mutex<HashMap<Key, mpsc::Sender<Box<Audience>>>>,
+    doors: Mutex<HashMap<AudienceKind, mpsc::Sender<Box<Audience>>>>,
     tasks: TaskTracker,
 }
 
@@ -128,8 +128,8 @@ impl Audiences {
             .doors
             .lock()
             .expect("nobody panics while holding the doors");
-        let key = audience.key();
-        if let Some(door) = doors.get(&key) {
+        let kind = audience.kind();
+        if let Some(door) = doors.get(&kind) {
             match door.try_send(audience) {
                 Ok(()) => return None,
                 Err(mpsc::error::TrySendError::Full(back)) => return Some(back),
@@ -137,12 +137,12 @@ impl Audiences {
             }
         }
         let (door, guests) = mpsc::channel(DOOR_MAX_WAITING);
-        doors.insert(key, door);
+        doors.insert(kind, door);
         audience.door = Some(guests);
         Some(audience)
     }
 
-    /// Lets nobody else into `audience`. Who waits at its door stays on its own.
+    /// Closes the door of `audience`. Those who wait at it stay on their own.
     fn close(self: &Arc<Self>, audience: &mut Audience) {
         let Some(mut guests) = audience.door.take() else {
             return;
@@ -152,9 +152,9 @@ impl Audiences {
             .doors
             .lock()
             .expect("nobody panics while holding the doors");
-        let key = audience.key();
-        if doors.get(&key).is_some_and(mpsc::Sender::is_closed) {
-            doors.remove(&key);
+        let kind = audience.kind();
+        if doors.get(&kind).is_some_and(mpsc::Sender::is_closed) {
+            doors.remove(&kind);
         }
         drop(doors);
         while let Ok(guest) = guests.try_recv() {
@@ -177,7 +177,7 @@ impl Audience {
         })
     }
 
-    fn key(&self) -> Key {
+    fn kind(&self) -> AudienceKind {
         (self.stream.kind(), self.framing)
     }
 
@@ -293,7 +293,8 @@ impl Audience {
         }
     }
 
-    /// Writes to a member that has closed its side, by itself: if nobody reads any more, its system says so.
+    /// Writes to a member that has closed its side, as an audience of its own: if the client has gone, its system answers with a
+    /// reset.
     fn probe(&mut self, place: usize, audiences: &Arc<Audiences>) {
         let comment = self.framing.frame(EventStream::comment());
         if self.members.len() == 1 {
@@ -354,7 +355,7 @@ impl Audience {
         }
     }
 
-    /// Takes leave of each.
+    /// Sends each member its last block.
     fn end(&mut self, audiences: &Arc<Audiences>) {
         for member in self.members.drain(..) {
             let farewell = self.framing.frame_last(self.stream.farewell());
@@ -412,7 +413,7 @@ impl Member {
     }
 }
 
-/// Asks the sockets by hand: futures of their readiness would be made and put away again for every event.
+/// Polls the sockets directly: futures of their readiness would be made and dropped for every event.
 fn poll_left(members: &[Member], context: &mut Context<'_>) -> Poll<(usize, Departure)> {
     for (place, member) in members.iter().enumerate() {
         if let Poll::Ready(departure) = member.poll_left(context) {

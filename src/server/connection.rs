@@ -161,7 +161,7 @@ fn is_open_ended(response: &Response) -> bool {
 }
 
 impl<E> Terms<E> {
-    /// Counts what hyper answered by itself, or cut. How else a connection ends matters to nobody: the client has gone.
+    /// Counts what hyper answered by itself, or cut. Other ends need no note: the client has gone.
     fn note_end(&self, error: &hyper::Error, client: &RemoteAddr) {
         if error.is_timeout() {
             self.metrics.late_heads.inc();

@@ -1,6 +1,7 @@
-//! A socket whose reader must move on: an answer of which nothing is taken for long is cut.
+//! A socket with a limit on how long a write may wait for the client to read.
 //!
-//! What such a client was to get stays in memory until it reads, so without this a few hundred of them hold gigabytes for ever.
+//! An answer stays in memory until its client has read it: without the limit a few hundred clients that do not read hold
+//! gigabytes for ever.
 
 use std::{
     future::Future,

@@ -1,4 +1,4 @@
-//! Connections for which there is no place: each gets an answer that says so, without hyper, and is closed.
+//! Connections over a limit: each gets an answer that says so, without hyper, and is closed.
 //!
 //! The answer is for a client that meant well. So it is given when the request is there, since some clients take bytes that come
 //! before it for a fault, and what else the client sends is read for a while: to close a socket with unread bytes in it is to
@@ -27,10 +27,10 @@ use crate::{
     metrics::Counters,
 };
 
-/// Connections that are being refused at once, at the most; where few are served it is fewer. More are closed without a word.
+/// Connections that are answered at once; where few are served, fewer. More are closed without an answer.
 const REFUSALS_AT_ONCE: u32 = 256;
 
-/// How long the head of the request is waited for, and then how long the client may take to read the answer and close.
+/// Longest wait for the head of the request, and then for the client to read the answer and close.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bytes of a head that are looked at.
@@ -39,15 +39,15 @@ const HEAD_MAX_BYTES: usize = 16 * 1024;
 /// Bytes behind the head that are read and thrown away.
 const DISCARD_MAX_BYTES: u64 = 1024 * 1024;
 
-/// How many connections may be being refused while `connections` are served.
+/// How many connections may be answered with a refusal at once while `connections` are served.
 pub(super) fn refusals_beside(connections: u32) -> u32 {
     REFUSALS_AT_ONCE.min(connections / 16 + 8)
 }
 
-/// Answers connections that have no place.
+/// Answers connections that are over a limit.
 #[derive(Debug)]
 pub(super) struct Refuser {
-    /// What stands in every answer of the hub, as soon as it is known.
+    /// Headers of every answer of the hub, as soon as they are known.
     headers: Arc<OnceLock<HeaderMap>>,
     limits: Arc<Limits>,
     refusals: Counters,
@@ -81,7 +81,7 @@ impl Refuser {
         let room = self.room.clone().try_acquire_owned().ok()?;
         let (limits, headers) = (self.limits.clone(), self.headers.clone());
         Some(async move {
-            // That the client has gone meanwhile matters to nobody.
+            // An error means that the client has gone, which needs no note.
             _ = tell(socket, peer, hit, &limits, headers.get()).await;
             drop(room);
         })
@@ -96,7 +96,7 @@ async fn tell(
     headers: Option<&HeaderMap>,
 ) -> io::Result<()> {
     let mut head = Vec::new();
-    // Whoever is too slow is told all the same.
+    // A client that is too slow gets the answer all the same.
     if let Ok(read) = timeout(PATIENCE, read_head(&mut socket, &mut head)).await {
         read?;
     }

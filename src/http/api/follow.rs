@@ -244,8 +244,8 @@ impl QueryValues {
 
 /// The cursor of a client that reconnects: what the last stream gave it, which may have been another hub's.
 ///
-/// It is never refused. A browser's `EventSource` that is answered with an error never asks again, and whoever wrote the page
-/// cannot take the header out.
+/// It is never refused. A browser's `EventSource` that is answered with an error never asks again, and a page cannot remove the
+/// header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reconnect {
     /// It has none, and says so.
@@ -369,7 +369,7 @@ impl EventStream {
         self.subscription.address()
     }
 
-    /// Counts what was rendered last, `bytes` in all, as handed to so many sockets.
+    /// Counts what was rendered last, `bytes` in all, as handed to `sockets` sockets.
     pub(crate) fn count_delivery(&mut self, bytes: usize, sockets: usize) {
         let times = |count: usize| u64::try_from(count * sockets).expect("a block is small");
         let metrics = self.subscription.metrics();
