@@ -208,7 +208,7 @@ async fn tail_refuses_to_go_on_in_another_log() {
         (Some(1), &b""[..])
     );
     let told = String::from_utf8(refused.stderr).unwrap();
-    assert!(told.contains("remove it to begin anew"), "{told}");
+    assert!(told.contains("remove the file to begin anew"), "{told}");
     assert_eq!(fs::read_to_string(&state).unwrap(), remembered);
     assert_eq!(tail(&hub).await.unwrap().stdout, b"\"b\"\n");
 }
