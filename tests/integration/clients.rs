@@ -1,0 +1,592 @@
+//! Clients of others follow the hub through what happens to streams: kills, restarts, cuts, a proxy that goes away.
+//!
+//! Each must get every event, once, in order. Their versions are pinned in `tests/clients`, and `tests/clients/install` puts them into
+//! `target/clients`; the browsers are Debian's.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{BufRead, BufReader, Read},
+    net::SocketAddr,
+    ops::{Range, RangeInclusive},
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use reqwest::Url;
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinHandle,
+};
+
+use super::{
+    relay::Relay,
+    test_hub::{Port, Program, TestHub, reqwest_client, within},
+};
+
+const SCRIPTED: [&str; 14] = [
+    "eventsource 2",
+    "eventsource 3",
+    "eventsource 4",
+    "undici",
+    "event-source-polyfill",
+    "reconnecting-eventsource",
+    "fetch-event-source",
+    "eventsource-client",
+    "eventsource-parser",
+    "httpx-sse",
+    "sseclient-py",
+    "requests-sse",
+    "segno",
+    "segno async",
+];
+
+/// Those of [`SCRIPTED`] that are Python's. The project's own client is among them.
+const PYTHON: [&str; 5] = [
+    "httpx-sse",
+    "sseclient-py",
+    "requests-sse",
+    "segno",
+    "segno async",
+];
+
+/// They take an id when they have read its line. A cut between that and the blank line behind it, one byte later, loses the event to them,
+/// whatever a hub sends.
+const EARLY_WITH_THE_ID: [&str; 2] = ["eventsource 2", "fetch-event-source"];
+
+const BROWSERS: [&str; 2] = ["chromium", "firefox"];
+
+/// Longest wait in which no client makes progress. Sixteen of them share the processors, and two are browsers.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An event as a client handed it out.
+#[derive(Clone, Debug, Deserialize)]
+struct Told {
+    id: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    data: String,
+}
+
+/// What a client said so far.
+#[derive(Debug, Default, Deserialize)]
+struct Report {
+    events: Vec<Told>,
+    errors: Vec<String>,
+}
+
+/// A client that follows a stream in a process of its own. It ends when dropped.
+pub(crate) struct Follower {
+    name: &'static str,
+    child: Child,
+    report: Arc<Mutex<Report>>,
+    _profile: Option<TempDir>,
+}
+
+/// The folder they are in.
+pub(crate) fn installed() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients");
+    assert!(
+        folder.join("installed").exists(),
+        "the clients of others are not in {}: run tests/clients/install",
+        folder.display()
+    );
+    folder
+}
+
+impl Follower {
+    /// Starts one of [`SCRIPTED`] on the stream at `url`; what it waits by its own choice is divided by `hurry`.
+    pub(crate) fn scripted(name: &'static str, url: &str, hurry: u32) -> Self {
+        let folder = installed();
+        let python = PYTHON.contains(&name);
+        let mut command = match python {
+            true => Command::new(folder.join("venv/bin/python")),
+            false => Command::new(folder.join("node_modules/.bin/node")),
+        };
+        if !python {
+            command.arg("--no-warnings");
+        }
+        command
+            .arg(folder.join(if python { "follow.py" } else { "follow.mjs" }))
+            .args([name, url])
+            .env("HURRY", hurry.to_string())
+            .env(
+                "PYTHONPATH",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python/src"),
+            )
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.process_group(0).spawn().unwrap();
+        let report = Arc::new(Mutex::new(Report::default()));
+        collect(
+            child.stdout.take().unwrap(),
+            report.clone(),
+            |report, line| {
+                let event = serde_json::from_str(&line);
+                report
+                    .events
+                    .push(event.unwrap_or_else(|error| panic!("{error}: {line}")));
+            },
+        );
+        collect(
+            child.stderr.take().unwrap(),
+            report.clone(),
+            |report, line| {
+                report.errors.push(line);
+            },
+        );
+        Self {
+            name,
+            child,
+            report,
+            _profile: None,
+        }
+    }
+
+    /// Opens the page of `pages` in a browser, one of [`BROWSERS`], at the address `page`, whose own `EventSource` follows `stream`.
+    fn browser(name: &'static str, page: &str, stream: &str, pages: &Pages) -> Self {
+        let report = format!("http://{}/report/{name}", pages.address);
+        let page = Url::parse_with_params(page, [("url", stream), ("report", &report)]).unwrap();
+        let profile = tempfile::tempdir().unwrap();
+        let mut command = match name {
+            "chromium" => {
+                let mut chromium = Command::new("chromium");
+                chromium
+                    .args([
+                        "--headless",
+                        "--no-sandbox",
+                        "--disable-gpu",
+                        "--no-first-run",
+                    ])
+                    .args([
+                        "--disable-background-networking",
+                        "--disable-component-update",
+                    ])
+                    .args([
+                        "--disable-dev-shm-usage",
+                        "--disable-sync",
+                        "--disable-quic",
+                    ])
+                    .arg(format!("--user-data-dir={}", profile.path().display()));
+                chromium
+            }
+            _ => {
+                fs::write(profile.path().join("user.js"), FIREFOX).unwrap();
+                let mut firefox = Command::new("firefox-esr");
+                firefox
+                    .args(["--headless", "--no-remote", "--profile"])
+                    .arg(profile.path())
+                    // Where it would look for the settings of a desktop.
+                    .env("HOME", profile.path());
+                firefox
+            }
+        };
+        let child = command
+            .arg(page.as_str())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name}: {error}; run tests/run, which installs it"));
+        Self {
+            name,
+            child,
+            report: pages.of(name),
+            _profile: Some(profile),
+        }
+    }
+
+    /// Events that it has, but for empty ones, which a client may make of what is none.
+    fn events(&self) -> usize {
+        let report = self.report.lock().unwrap();
+        report
+            .events
+            .iter()
+            .filter(|told| !told.data.is_empty())
+            .count()
+    }
+
+    fn has(&self, last: u64) -> bool {
+        let last = last.to_string();
+        let report = self.report.lock().unwrap();
+        report.events.iter().any(|told| told.data == last)
+    }
+
+    /// What is wrong with what it handed out, where `last` events were published by [`publish`].
+    fn fault(&self, last: u64) -> Option<String> {
+        let Report { events, errors } = &*self.report.lock().unwrap();
+        let ids: Vec<u64> = events
+            .iter()
+            .filter_map(|told| told.id.parse().ok())
+            .collect();
+        let told = events
+            .iter()
+            .map(|told| (told.data.as_str(), told.event_type.as_str()));
+        let published: Vec<(String, &str)> =
+            (1..=last).map(|n| (n.to_string(), event_type(n))).collect();
+        if told.eq(published
+            .iter()
+            .map(|(data, event_type)| (data.as_str(), *event_type)))
+            && ids.len() == events.len()
+            && ids.is_sorted_by(|before, after| before < after)
+        {
+            return None;
+        }
+        let had: Vec<_> = events
+            .iter()
+            .map(|told| format!("{}={}", told.id, told.data))
+            .collect();
+        let errors = &errors[errors.len().saturating_sub(5)..];
+        Some(format!(
+            "{}: had {} of {last} events (id=data): {}; its last errors: {errors:?}",
+            self.name,
+            had.len(),
+            had.join(" ")
+        ))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        // Its whole process group: a browser is many processes.
+        _ = Command::new("kill")
+            .args(["-KILL", "--", &format!("-{}", self.child.id())])
+            .status();
+        _ = self.child.wait();
+    }
+}
+
+/// Hands `take` each line of `output` on a thread of its own, which ends with the process.
+fn collect(
+    output: impl Read + Send + 'static,
+    report: Arc<Mutex<Report>>,
+    take: impl Fn(&mut Report, String) + Send + 'static,
+) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            take(&mut report.lock().unwrap(), line);
+        }
+    });
+}
+
+/// Asks nobody for anything, and comes back as soon as it is told to.
+const FIREFOX: &str = r#"
+user_pref("app.normandy.enabled", false);
+user_pref("app.update.enabled", false);
+user_pref("browser.aboutwelcome.enabled", false);
+user_pref("browser.safebrowsing.malware.enabled", false);
+user_pref("browser.safebrowsing.phishing.enabled", false);
+user_pref("browser.shell.checkDefaultBrowser", false);
+user_pref("datareporting.policy.dataSubmissionEnabled", false);
+user_pref("extensions.getAddons.cache.enabled", false);
+user_pref("extensions.update.enabled", false);
+user_pref("network.captive-portal-service.enabled", false);
+user_pref("network.connectivity-service.enabled", false);
+user_pref("services.settings.server", "data:,");
+user_pref("toolkit.telemetry.enabled", false);
+"#;
+
+/// Serves the page that browsers follow from, and takes their reports.
+pub(crate) struct Pages {
+    pub(crate) address: SocketAddr,
+    reports: Arc<Mutex<BTreeMap<String, Arc<Mutex<Report>>>>>,
+    task: JoinHandle<()>,
+}
+
+impl Pages {
+    async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let reports: Arc<Mutex<BTreeMap<String, Arc<Mutex<Report>>>>> = Arc::default();
+        Self {
+            address: listener.local_addr().unwrap(),
+            reports: reports.clone(),
+            task: tokio::spawn(async move {
+                loop {
+                    let (socket, _) = listener.accept().await.unwrap();
+                    let reports = reports.clone();
+                    tokio::spawn(async move {
+                        // A browser that is gone needs no answer.
+                        _ = answer_page(socket, &reports).await;
+                    });
+                }
+            }),
+        }
+    }
+
+    /// What the browser `name` reports.
+    fn of(&self, name: &str) -> Arc<Mutex<Report>> {
+        let mut reports = self.reports.lock().unwrap();
+        reports.entry(name.to_owned()).or_default().clone()
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer_page(
+    mut socket: TcpStream,
+    reports: &Mutex<BTreeMap<String, Arc<Mutex<Report>>>>,
+) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    let (head, body) = loop {
+        if socket.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&request).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let head = head.to_ascii_lowercase();
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "));
+        if body.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+            break (head, body.to_owned());
+        }
+    };
+    let target = head.split(' ').nth(1).unwrap_or_default();
+    let page = match target.strip_prefix("/report/") {
+        Some(name) => {
+            let report = reports.lock().unwrap().get(name).cloned();
+            *report.unwrap().lock().unwrap() = serde_json::from_str(&body).unwrap();
+            ""
+        }
+        None => include_str!("../clients/follow.html"),
+    };
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{page}",
+        page.len()
+    );
+    socket.write_all(answer.as_bytes()).await
+}
+
+/// Every other event has a type of its own.
+fn event_type(n: u64) -> &'static str {
+    if n.is_multiple_of(2) {
+        "tick"
+    } else {
+        "message"
+    }
+}
+
+/// Publishes the events `numbers` on the topic `ticks`, each once, however often the hub is killed meanwhile.
+pub(crate) async fn publish(url: &str, numbers: RangeInclusive<u64>) {
+    let http = reqwest_client();
+    for n in numbers {
+        let event_type = event_type(n);
+        let request = || {
+            http.post(format!("{url}/topics/ticks?type={event_type}"))
+                .header("idempotency-key", format!("tick {n}"))
+                .body(n.to_string())
+                .send()
+        };
+        within("the event to be stored", async {
+            while !request()
+                .await
+                .is_ok_and(|answer| answer.status().is_success())
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await;
+    }
+}
+
+/// All clients on one stream of a hub. Page and stream of a browser have one origin, a relay's.
+struct Crowd {
+    followers: Vec<Follower>,
+    hub: SocketAddr,
+    ports: Vec<Port>,
+    relays: Vec<Relay>,
+    pages: Pages,
+}
+
+impl Crowd {
+    async fn new(hub: &TestHub) -> Self {
+        Self {
+            followers: vec![],
+            hub: hub.address().parse().unwrap(),
+            ports: vec![],
+            relays: vec![],
+            pages: Pages::start().await,
+        }
+    }
+
+    /// All follow `stream`, the scripted ones at the hub itself.
+    async fn at_the_hub(hub: &TestHub, stream: &str) -> Self {
+        let mut crowd = Self::new(hub).await;
+        for name in SCRIPTED {
+            let follower = Follower::scripted(name, &hub.url(stream), 1);
+            crowd.followers.push(follower);
+        }
+        for name in BROWSERS {
+            let relay = crowd.add_relay([]).await;
+            crowd.open_browser(name, &relay, stream);
+        }
+        crowd.wait_until_all_follow(hub).await;
+        crowd
+    }
+
+    /// All follow `stream`, each by way of a relay of its own, which cuts it at `cuts`.
+    async fn at_relays(hub: &TestHub, stream: &str, cuts: Range<usize>, hurry: u32) -> Self {
+        let mut crowd = Self::new(hub).await;
+        for name in SCRIPTED {
+            let relay = crowd.add_relay(cuts.clone().step_by(1)).await;
+            if EARLY_WITH_THE_ID.contains(&name) {
+                crowd.relays.last().unwrap().spare_blank_lines();
+            }
+            let follower = Follower::scripted(name, &format!("{relay}{stream}"), hurry);
+            crowd.followers.push(follower);
+        }
+        // A browser waits half a second or more however soon it may come back: at every third byte.
+        for name in BROWSERS {
+            let relay = crowd.add_relay(cuts.clone().step_by(3)).await;
+            crowd.open_browser(name, &relay, stream);
+        }
+        crowd
+    }
+
+    /// Starts a relay, and gives its URL.
+    async fn add_relay(&mut self, cuts: impl IntoIterator<Item = usize>) -> String {
+        let port = Port::reserve();
+        let relay = Relay::start(&port, self.hub, self.pages.address, cuts).await;
+        let url = port.url();
+        self.ports.push(port);
+        self.relays.push(relay);
+        url
+    }
+
+    fn open_browser(&mut self, name: &'static str, relay: &str, stream: &str) {
+        let page = format!("{relay}/page");
+        let browser = Follower::browser(name, &page, stream, &self.pages);
+        self.followers.push(browser);
+    }
+
+    async fn wait_until_all_follow(&self, hub: &TestHub) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let stats = hub.get_json("/stats").await;
+            if stats["subscribers"] == self.followers.len() {
+                return;
+            }
+            assert!(Instant::now() < deadline, "not all clients follow: {stats}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    async fn expect(&self, last: u64) {
+        expect(&self.followers, &self.relays, last).await;
+    }
+}
+
+/// Everybody must have `last` events, once each and in order. The relays are those by way of which they follow.
+pub(crate) async fn expect(followers: &[Follower], relays: &[Relay], last: u64) {
+    let progress = || {
+        let events = followers.iter().map(Follower::events);
+        events.sum::<usize>() + relays.iter().map(Relay::cuts).sum::<usize>()
+    };
+    let (mut seen, mut since) = (progress(), Instant::now());
+    while !followers.iter().all(|follower| follower.has(last)) && since.elapsed() < PATIENCE {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        if progress() != seen {
+            (seen, since) = (progress(), Instant::now());
+        }
+    }
+    let faults: Vec<String> = followers
+        .iter()
+        .filter_map(|follower| follower.fault(last))
+        .collect();
+    assert!(
+        faults.is_empty(),
+        "{} of {} clients failed:\n{}",
+        faults.len(),
+        followers.len(),
+        faults.join("\n")
+    );
+}
+
+#[tokio::test]
+async fn slow_clients_of_others_get_each_event_once_through_kills() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = Port::reserve();
+    let mut program = Program::start_at(folder.path(), &port).await;
+    let crowd = Crowd::at_the_hub(&program.as_hub(), "/sse?topic=ticks").await;
+    let url = port.url();
+    let publishing = tokio::spawn(async move {
+        for n in 1..=300 {
+            publish(&url, n..=n).await;
+            tokio::time::sleep(Duration::from_millis(30)).await;
+        }
+    });
+    while !publishing.is_finished() {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        program.kill();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        program = Program::start_at(folder.path(), &port).await;
+    }
+    publishing.await.unwrap();
+    crowd.expect(300).await;
+}
+
+#[tokio::test]
+async fn slow_clients_of_others_lose_nothing_in_a_restart_before_their_first_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let port = Port::reserve();
+    let program = Program::start_at(folder.path(), &port).await;
+    program.as_hub().publish("other", ["before"]).await;
+    let crowd = Crowd::at_the_hub(&program.as_hub(), "/sse?topic=ticks").await;
+    program.kill();
+    // Published where nobody follows.
+    let meanwhile = Program::start(folder.path()).await;
+    publish(&meanwhile.url(), 1..=11).await;
+    meanwhile.kill();
+    let program = Program::start_at(folder.path(), &port).await;
+    publish(&program.url(), 12..=12).await;
+    crowd.expect(12).await;
+}
+
+/// Cuts reach over the first block and two events behind it, in whatever chunks they are.
+const CUTS: Range<usize> = 0..180;
+
+#[tokio::test]
+async fn slow_clients_of_others_lose_nothing_to_a_cut_at_any_byte() {
+    let hub = TestHub::start().await;
+    publish(&hub.url(""), 1..=200).await;
+    let crowd = Crowd::at_relays(&hub, "/sse?topic=ticks&since=start", CUTS, 50).await;
+    crowd.expect(200).await;
+    for (relay, follower) in crowd.relays.iter().zip(&crowd.followers) {
+        assert!(
+            relay.all_cut(),
+            "{} had all events before every cut was made",
+            follower.name
+        );
+    }
+}
+
+#[tokio::test]
+async fn slow_clients_of_others_come_back_to_a_proxy_that_was_away() {
+    let hub = TestHub::start().await;
+    hub.publish("other", ["before"]).await;
+    let mut crowd = Crowd::at_relays(&hub, "/sse?topic=ticks", 0..0, 1).await;
+    crowd.wait_until_all_follow(&hub).await;
+    for relay in crowd.relays.drain(..) {
+        relay.stop().await;
+    }
+    publish(&hub.url(""), 1..=10).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    for port in &crowd.ports {
+        let relay = Relay::start(port, crowd.hub, crowd.pages.address, []).await;
+        crowd.relays.push(relay);
+    }
+    publish(&hub.url(""), 11..=20).await;
+    crowd.expect(20).await;
+}
