@@ -32,7 +32,10 @@ VOLUME /data
 WORKDIR /data
 
 # `segno ready` asks 127.0.0.1:8000; with another port here, set SEGNO_URL too. `docker stop` kills after 10 s.
+# Within a container every address is open; what is published of its port decides who reaches the hub. SEGNO_ACCESS says who may do
+# what, and wins.
 ENV SEGNO_LISTEN=0.0.0.0:8000 \
+    SEGNO_OPEN=true \
     SEGNO_DB=/data/segno.db \
     SEGNO_DRAIN_TIMEOUT=5s
 EXPOSE 8000

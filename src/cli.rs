@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! `segno serve`; its clients `publish`, `tail`, `ready` and `bench`; `backup`, `restore`, `export`, `import` and `check`, which work
-//! on the file; and what is printed for other programs: `systemd-unit`, `completions`, `man` and `openapi`.
+//! on the file; `token`, which works on the access file; and what is printed for other programs: `systemd-unit`, `completions`, `man` and `openapi`.
 
 mod backup;
 mod bench;
@@ -21,14 +21,19 @@ mod restore;
 mod serve;
 mod systemd_unit;
 mod tail;
+mod token;
 mod usage;
 
 use std::{path::PathBuf, time::Duration};
 
+use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::{log_lines::Logged, reference::flags_table};
-use crate::config::ServeFlags;
+use crate::{
+    client::{Client, Token},
+    config::ServeFlags,
+};
 
 /// A persistent event hub: POST events, follow them over Server-Sent Events, resume where you were.
 ///
@@ -73,6 +78,9 @@ enum Command {
     Bench(bench::Bench),
     /// Ask whether the hub takes events now: exit code 0 if it does, else 1 and the reason.
     Ready(ready::ReadyFlags),
+    /// Make, list, remove and check tokens of the access file. No hub need run.
+    #[command(subcommand)]
+    Token(token::Token),
     /// Print a systemd unit that runs this program as a service.
     SystemdUnit,
     /// Print completions for a shell, such as `segno completions bash > /etc/bash_completion.d/segno`.
@@ -94,6 +102,37 @@ struct HubAddress {
         value_name = "URL"
     )]
     url: String,
+
+    /// Token to show, or JSON Web Token. Others of this machine may see it here: `SEGNO_TOKEN` or `--token-file` hides it.
+    #[arg(
+        long,
+        env = "SEGNO_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        conflicts_with = "token_file"
+    )]
+    token: Option<Token>,
+
+    /// File with the token to show.
+    #[arg(long, env = "SEGNO_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl HubAddress {
+    /// The token to show, if there is one.
+    fn token(&self) -> anyhow::Result<Option<Token>> {
+        let Some(path) = &self.token_file else {
+            return Ok(self.token.clone());
+        };
+        let read = || anyhow::Ok(std::fs::read_to_string(path)?.parse()?);
+        let token = read().with_context(|| format!("cannot use the token in {}", path.display()));
+        token.map(Some)
+    }
+
+    /// A client of the hub.
+    fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::new(&self.url, self.token()?.as_ref())?)
+    }
 }
 
 /// Which file a command works on.
@@ -128,6 +167,7 @@ impl Cli {
             Command::Check(flags) => check::run(flags).await,
             Command::Bench(bench) => bench::run(bench).await,
             Command::Ready(flags) => ready::run(flags).await,
+            Command::Token(command) => token::run(command).await,
             Command::SystemdUnit => systemd_unit::run(),
             Command::Completions(flags) => reference::print_completions(&flags),
             Command::Man(flags) => reference::print_man_page(&flags),

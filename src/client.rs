@@ -5,11 +5,11 @@
 mod sse_parser;
 mod wire;
 
-use std::time::Duration;
+use std::{str::FromStr, time::Duration};
 
 use reqwest::{
     Response, StatusCode, Url,
-    header::{self, HeaderMap},
+    header::{self, HeaderMap, HeaderValue},
 };
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
@@ -95,6 +95,30 @@ impl Error {
     }
 }
 
+/// A credential that a client shows. [`Debug`](std::fmt::Debug) does not show it.
+#[derive(Debug, Clone)]
+pub struct Token(HeaderValue);
+
+/// Text that cannot be sent as a token.
+#[derive(Debug, thiserror::Error)]
+#[error("a token is one line of visible ASCII")]
+pub struct InvalidToken;
+
+impl FromStr for Token {
+    type Err = InvalidToken;
+
+    fn from_str(text: &str) -> Result<Self, InvalidToken> {
+        let text = text.trim();
+        if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(InvalidToken);
+        }
+        let value = HeaderValue::from_str(&format!("Bearer {text}"));
+        let mut value = value.map_err(|_| InvalidToken)?;
+        value.set_sensitive(true);
+        Ok(Self(value))
+    }
+}
+
 /// What the hub says when it refuses.
 #[derive(Debug, Deserialize)]
 struct Problem {
@@ -109,8 +133,8 @@ struct Ids {
 }
 
 impl Client {
-    /// A client of the hub at `url`. Connects when it is first used.
-    pub fn new(url: &str) -> Result<Self, Error> {
+    /// A client of the hub at `url`, which shows `token` if there is one. Connects when it is first used.
+    pub fn new(url: &str, token: Option<&Token>) -> Result<Self, Error> {
         let invalid = || Error::InvalidUrl(url.to_owned());
         let base = Url::parse(url).map_err(|_| invalid())?;
         if !matches!(base.scheme(), "http" | "https") {
@@ -118,7 +142,15 @@ impl Client {
         }
         // There is one, and the process may have several clients: the first installs it.
         _ = rustls::crypto::ring::default_provider().install_default();
-        let http = || reqwest::Client::builder().connect_timeout(ANSWER_TIMEOUT);
+        let headers: HeaderMap = token
+            .map(|token| (header::AUTHORIZATION, token.0.clone()))
+            .into_iter()
+            .collect();
+        let http = || {
+            reqwest::Client::builder()
+                .connect_timeout(ANSWER_TIMEOUT)
+                .default_headers(headers.clone())
+        };
         let http = match http().build() {
             // A machine without any certificate of an authority, such as a small container, needs none for this.
             Err(_) if base.scheme() == "http" => http().tls_certs_only([]).build(),

@@ -6,7 +6,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     num::{NonZeroU32, NonZeroU64},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::{
     event::DATA_MAX_BYTES,
-    http::CorsOrigin,
+    http::{CorsOrigin, PublicUrl},
     hub::{self, QUEUE_MAX_BYTES, QueueLimits},
     limits::{self, BATCH_MAX_BYTES, BATCH_MAX_EVENTS, RATE_MAX_EVENTS},
     retention::{Keep, KeepTopics, parse_age},
@@ -29,6 +29,10 @@ pub struct ServeFlags {
     /// Where the hub listens, and how long it waits.
     #[command(flatten, next_help_heading = "Listen")]
     pub listen: ListenFlags,
+
+    /// Who may do what.
+    #[command(flatten, next_help_heading = "Access")]
+    pub access: AccessFlags,
 
     /// File that holds the events; created if it does not exist.
     #[arg(
@@ -108,6 +112,28 @@ pub struct ListenFlags {
     /// Longest wait for open requests and streams when the hub stops.
     #[arg(long, env = "SEGNO_DRAIN_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
+}
+
+/// Who may do what.
+#[derive(Debug, Clone, Args)]
+pub struct AccessFlags {
+    /// Access file: who may publish, follow, erase and look; `segno token add` creates it. Read again when it changes. Without it
+    /// everybody may do everything.
+    #[arg(long = "access", env = "SEGNO_ACCESS", value_name = "FILE")]
+    pub file: Option<PathBuf>,
+
+    /// Let everybody do everything on an address that other machines can reach. `--access` wins over it.
+    #[arg(long, env = "SEGNO_OPEN")]
+    pub open: bool,
+
+    /// File with the keys that tickets are signed with, one per line. Hubs that share it accept each other's tickets. Created beside
+    /// the event log with the first ticket if not given.
+    #[arg(long, env = "SEGNO_TICKET_KEY_FILE", value_name = "FILE")]
+    pub ticket_key_file: Option<PathBuf>,
+
+    /// Address by which browsers find the hub, such as `https://hub.example`, where it is not that of the machine.
+    #[arg(long, env = "SEGNO_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<PublicUrl>,
 }
 
 /// What is kept. Events that any of the rules calls old are trimmed; without a rule everything is kept.
@@ -291,6 +317,9 @@ impl ServeFlags {
             db: self.db.clone(),
             heartbeat: listen.heartbeat,
             cors_origins: listen.cors_origins.clone(),
+            access: self.access.file.clone(),
+            public_url: self.access.public_url.clone(),
+            ticket_key: self.access.ticket_key_file.clone(),
             drain_timeout: listen.drain_timeout,
             limits: limits::Settings {
                 header_timeout: listen.header_timeout,
@@ -323,6 +352,21 @@ impl ServeFlags {
             },
         }
     }
+}
+
+/// Refuses to let everybody in from other machines, unless that was asked for.
+pub(crate) fn refuse_unasked_openness(
+    listen: SocketAddr,
+    access: Option<&Path>,
+    open: bool,
+) -> Result<(), String> {
+    if open || access.is_some() || listen.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(format!(
+        "other machines can reach {listen}, and everybody there could publish, read and erase everything; say who may do what with \
+         --access FILE (`segno token add NAME` creates one), or start with --open if that is meant"
+    ))
 }
 
 /// Refuses a queue that the largest batch could never get into.

@@ -521,6 +521,15 @@ impl Timestamp {
         self.0
     }
 
+    /// The moment `time` after this one.
+    #[must_use]
+    pub fn after(self, time: std::time::Duration) -> Self {
+        Self(
+            self.0
+                .saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)),
+        )
+    }
+
     /// The moment `age` before this one.
     #[must_use]
     pub fn before(self, age: std::time::Duration) -> Self {

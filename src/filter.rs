@@ -1,10 +1,16 @@
-//! Which events a reader wants. Pure.
+//! Which events a reader wants, and which it may have. Pure.
+
+mod allowed;
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
+pub use self::allowed::{Allowed, Source};
 use crate::event::{Event, EventType, InvalidName, Topic, check_pattern};
 
-/// The topics and types a reader wants. Empty lists want everything; within a list one match is enough.
+/// The topics and types a reader wants, and the topics it is allowed. Empty lists want everything; within a list one match is
+/// enough. What is wanted *and* allowed is read; the two are kept apart.
 ///
 /// Two filters that were asked for in another order, or with repetitions, are equal, so readers that want the same
 /// thing can share one feed.
@@ -12,6 +18,7 @@ use crate::event::{Event, EventType, InvalidName, Topic, check_pattern};
 pub struct Filter {
     topics: Vec<Pattern>,
     types: Vec<Pattern>,
+    allowed: Allowed,
 }
 
 /// Which topics a filter wants, as far as an index can use it.
@@ -19,19 +26,26 @@ pub struct Filter {
 pub enum Topics<'a> {
     /// All there are.
     All,
-    /// These and no others; at least one.
+    /// These and no others; none if the reader is allowed none of those it wants.
     Exact(Vec<&'a str>),
     /// Those that match a pattern; all of them begin with this, which may be empty.
     Matching(&'a str),
 }
 
 impl Filter {
-    /// A filter of patterns over topics and over types.
+    /// A filter of patterns over topics and over types, by somebody who is allowed everything.
     pub fn new(topics: Vec<Pattern>, types: Vec<Pattern>) -> Self {
         Self {
             topics: normalized(topics),
             types: normalized(types),
+            allowed: Allowed::everything(),
         }
+    }
+
+    /// The same by somebody who is allowed no more than `allowed`.
+    #[must_use]
+    pub fn within(self, allowed: Allowed) -> Self {
+        Self { allowed, ..self }
     }
 
     /// Whether the reader wants `event`.
@@ -43,23 +57,32 @@ impl Filter {
     ///
     /// What tells that something was erased is wanted whatever the types: the reader may have had it.
     pub fn matches_names(&self, topic: &str, event_type: &str) -> bool {
-        matches_any(&self.topics, topic)
+        self.wants_topic(topic)
             && (matches_any(&self.types, event_type) || event_type == EventType::ERASED)
     }
 
-    /// Whether the reader wants events of this topic.
+    /// Whether the reader wants events of this topic, and is allowed them.
     pub fn wants_topic(&self, topic: &str) -> bool {
-        matches_any(&self.topics, topic)
+        matches_any(&self.topics, topic) && self.allowed.covers(topic)
     }
 
-    /// The topics it wants.
+    /// The topics that the reader wants by their names, allowed or not.
+    pub fn named_topics(&self) -> impl Iterator<Item = &str> {
+        self.topics.iter().filter_map(Pattern::as_exact)
+    }
+
+    /// The topics it wants and is allowed.
     pub fn topics(&self) -> Topics<'_> {
         // Sorted: what the first and the last have in common, all have.
         let (Some(first), Some(last)) = (self.topics.first(), self.topics.last()) else {
-            return Topics::All;
+            return self.allowed.topics();
         };
-        match self.topics.iter().map(Pattern::as_exact).collect() {
-            Some(topics) => Topics::Exact(topics),
+        let exact: Option<Vec<&str>> = self.topics.iter().map(Pattern::as_exact).collect();
+        match exact {
+            Some(mut topics) => {
+                topics.retain(|topic| self.allowed.covers(topic));
+                Topics::Exact(topics)
+            }
             None => Topics::Matching(common(first.literal_prefix(), last.literal_prefix())),
         }
     }
@@ -76,7 +99,7 @@ impl Filter {
 }
 
 /// What both begin with.
-fn common<'a>(a: &'a str, b: &str) -> &'a str {
+fn common<'a>(a: &'a str, b: &'a str) -> &'a str {
     let differ = a
         .char_indices()
         .zip(b.chars())
@@ -107,6 +130,11 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Self, InvalidName> {
         check_pattern(text)?;
         Ok(Self(text.into()))
+    }
+
+    /// The one that stands for every name.
+    pub fn everything() -> Self {
+        Self("**".into())
     }
 
     /// The name it stands for, if it stands for just one.
@@ -151,6 +179,12 @@ impl Pattern {
                 return false;
             }
         }
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.0)
     }
 }
 

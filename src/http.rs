@@ -8,6 +8,8 @@ mod api;
 mod caller;
 mod console;
 mod cors;
+mod credential;
+mod cross_site;
 mod failures;
 mod frame;
 mod health;
@@ -28,7 +30,7 @@ use std::{
 
 use poem::{
     Endpoint, IntoResponse, Request, Response, Route,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
 };
 use tracing::Instrument;
 
@@ -36,14 +38,16 @@ pub use self::{
     answer::Answer,
     api::{Following, openapi_document},
     cors::{CorsOrigin, InvalidOrigin},
+    cross_site::{InvalidPublicUrl, PublicUrl},
     opening::Opening,
 };
 use self::{
     api::{Api, FollowApi, PublishApi},
     caller::Caller,
     cors::Cors,
-    failures::Failures,
-    operations::Operations,
+    cross_site::CrossSite,
+    failures::{Failures, RefusedCredentials},
+    operations::{Need, Operations},
     problem::{Code, PROBLEM_JSON, Problem, ProblemCause},
     refused_stream::RefusedStream,
     request_id::RequestId,
@@ -54,9 +58,11 @@ pub(crate) use self::{
     failures::OneASecond,
 };
 use crate::{
+    auth::{Access, Reason},
     hub::{self, Hub, Origin},
     limits::{LimitHit, Limits},
     metrics::Counters,
+    rights::Right,
 };
 
 /// Which log an answer is about: a cursor of one means nothing in another. On every answer.
@@ -65,6 +71,10 @@ const LOG_ID_HEADER: HeaderName = HeaderName::from_static("segno-log-id");
 const EVENTS_PATH: &str = "/events";
 
 const STREAM_PATH: &str = "/sse";
+
+const DOCS_PATH: &str = "/docs";
+
+const DOCUMENT_PATH: &str = "/openapi.json";
 
 /// What the HTTP side may be told.
 #[derive(Debug, Clone)]
@@ -75,6 +85,10 @@ pub struct Settings {
     pub cors_origins: Vec<CorsOrigin>,
     /// How much is taken; the figures show what was not.
     pub limits: Arc<Limits>,
+    /// Who may do what.
+    pub access: Arc<Access>,
+    /// The address by which browsers find the hub, where it is not that of the machine.
+    pub public_url: Option<PublicUrl>,
 }
 
 /// Everything that the hub answers. Each request carries the [`ConnectionPermit`](crate::limits::ConnectionPermit) of its connection.
@@ -82,6 +96,11 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let log_id = log_id_of(&hub);
     let refusals = hub.metrics().refusals.clone();
     let cors = Cors::of(&settings.cors_origins);
+    let access = settings.access.clone();
+    let cross_site = CrossSite {
+        public: settings.public_url.clone(),
+        asks_host: access.is_open(),
+    };
     let api = Api { hub, settings };
     let service = api::service(api::Operations::of(&api));
     let operations = Operations::of(&service.spec());
@@ -90,14 +109,17 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     HubEndpoint {
         publish: PublishApi(api.clone()),
         follow: FollowApi(api),
+        access,
+        cross_site,
         operations,
         refusals,
         failures: Failures::default(),
+        refused_credentials: RefusedCredentials::default(),
         log_id,
         cors,
         routes: console::add_to(Route::new())
-            .at("/openapi.json", poem::get(spec))
-            .nest("/docs", docs)
+            .at(DOCUMENT_PATH, poem::get(spec))
+            .nest(DOCS_PATH, docs)
             .nest("/", service),
     }
 }
@@ -106,9 +128,12 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
 pub struct HubEndpoint {
     publish: PublishApi,
     follow: FollowApi,
+    access: Arc<Access>,
+    cross_site: CrossSite,
     operations: Operations,
     refusals: Counters,
     failures: Failures,
+    refused_credentials: RefusedCredentials,
     log_id: HeaderValue,
     cors: Option<Cors>,
     routes: Route,
@@ -124,7 +149,7 @@ impl Endpoint for HubEndpoint {
     type Output = Answer;
 
     async fn call(&self, mut request: Request) -> poem::Result<Answer> {
-        Caller::find(&mut request);
+        let found = Caller::find(&mut request, &self.access).await;
         let request_id = RequestId::of(&request);
         let method = request.method().clone();
         // What is the request's own holds the buffer that the next one is read into.
@@ -136,8 +161,8 @@ impl Endpoint for HubEndpoint {
         let cors_headers = cors.map(|cors| cors.headers(request.headers()));
         let mut answer = match hub::is_traced() {
             // In a box: a future is moved about whole, with what it would need if it were traced.
-            true => Box::pin(self.answer_traced(&request_id, &method, &uri, request)).await,
-            false => self.answer(request).await,
+            true => Box::pin(self.answer_traced(&request_id, &method, &uri, request, found)).await,
+            false => self.answer(request, found).await,
         };
         count_refusal(answer.head(), &self.refusals);
         if is_failure(&answer) {
@@ -155,23 +180,74 @@ impl Endpoint for HubEndpoint {
 }
 
 impl HubEndpoint {
-    async fn answer(&self, mut request: Request) -> Answer {
+    async fn answer(&self, mut request: Request, found: Result<(), Reason>) -> Answer {
+        if let Err(problem) = self.cross_site.check(&request, self.cors.as_ref()) {
+            return problem.into_response().into();
+        }
         if is_plain_publish(&request) {
-            return self.publish.answer_publish(request).await.into();
+            return match self.let_in(&request, Need::Right(Right::Publish), found) {
+                Ok(()) => self.publish.answer_publish(request).await.into(),
+                Err(problem) => problem.into_response().into(),
+            };
         }
         if let Some(response) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
             return response.into();
         }
         join_topic(&mut request);
+        let let_in = self
+            .need(&request)
+            .and_then(|need| self.let_in(&request, need, found));
+        if let Err(problem) = let_in {
+            return problem.into_response().into();
+        }
         if let Some(problem) = self.operations.find_unknown_parameter(&request) {
             return problem.into_response().into();
         }
         if is_follow(&request) {
             return Box::pin(self.follow.answer_follow(request)).await;
         }
+        let is_public = is_public(request.uri().path());
         // In a box: what the routes need would else be moved about with every event.
-        let answered = Box::pin(answer(&self.routes, request, &self.operations));
-        answered.await.into()
+        let mut answered = Box::pin(answer(&self.routes, request, &self.operations)).await;
+        if is_public {
+            protect_page(answered.headers_mut());
+        }
+        answered.into()
+    }
+
+    /// What a request needs. No other way leads to the routes: what neither the document nor the list of public paths has is
+    /// not there, whatever the routes say.
+    fn need(&self, request: &Request) -> Result<Need, Problem> {
+        let path = request.uri().path();
+        match self.operations.need(request) {
+            Some(need) => Ok(need),
+            None if is_public(path) => Ok(Need::Nothing),
+            None => {
+                let status = match self.operations.has(path) {
+                    true => StatusCode::METHOD_NOT_ALLOWED,
+                    false => StatusCode::NOT_FOUND,
+                };
+                let allowed = self.operations.allowed(path);
+                Err(problem::translate(status, "", allowed))
+            }
+        }
+    }
+
+    /// Refuses a request whose credential is not good, or not enough for anything of this kind.
+    fn let_in(
+        &self,
+        request: &Request,
+        need: Need,
+        found: Result<(), Reason>,
+    ) -> Result<(), Problem> {
+        let caller = Caller::of(request);
+        match found {
+            Err(reason) if need != Need::Nothing => {
+                self.refused_credentials.tell(caller.address, &reason);
+                Err(credential::refused(&reason))
+            }
+            _ => caller.enter(need),
+        }
     }
 
     /// Answers in a span of its own, and logs a line when it is done. Of the address only the path is logged: a query may hold
@@ -182,6 +258,7 @@ impl HubEndpoint {
         method: &Method,
         uri: &Uri,
         mut request: Request,
+        found: Result<(), Reason>,
     ) -> Answer {
         let begun = Instant::now();
         let (id, path) = (request_id.as_str(), uri.path());
@@ -196,12 +273,36 @@ impl HubEndpoint {
         );
         let origin = Origin::request(request_id.to_shared(), span.clone());
         request.extensions_mut().insert(origin);
-        let answer = self.answer(request).instrument(span.clone()).await;
+        let answer = self.answer(request, found).instrument(span.clone()).await;
         let status = answer.status().as_u16();
         span.record("http.response.status_code", status);
         let duration_ms = milliseconds(begun.elapsed());
         tracing::debug!(request_id = id, %method, path, status, duration_ms, "request");
         answer
+    }
+}
+
+/// Whether everybody may read what is at this path: the console, the docs, and the document. `/health/live` is in the document.
+fn is_public(path: &str) -> bool {
+    console::has(path)
+        || path == DOCUMENT_PATH
+        || path
+            .strip_prefix(DOCS_PATH)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Keeps a page of the hub out of frames of others, its parts from being taken for what they are not, and its address, which may
+/// have a ticket in it, from other sites.
+fn protect_page(headers: &mut HeaderMap) {
+    let framing = HeaderValue::from_static("frame-ancestors 'none'");
+    headers
+        .entry(header::CONTENT_SECURITY_POLICY)
+        .or_insert(framing);
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
     }
 }
 

@@ -11,6 +11,7 @@
 //!  server            knows: sockets, signals, the order of stopping
 //!    ├── retention   knows: the clock, what is old                 talks to the hub
 //!    ├── limits      knows: what each address has taken            asked by server and http; no I/O
+//!    ├── auth        knows: tokens, tickets, the access file       asked by http: who is calling; no HTTP of the hub, no SQL
 //!    ├── monitor     knows: the clock, what is slow                talks to the hub
 //!    ├── service_manager   knows: what systemd wants to hear       nothing of the hub
 //!    └── http/       knows: requests, JSON, SSE frames, statuses   no SQL
@@ -18,6 +19,8 @@
 //!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
 //!    │
 //!  db                knows: SQLite, transactions                   no HTTP, no channels
+//!    │
+//!  rights            knows: what a caller may do                   no I/O
 //!    │
 //!  filter, event     know: what a valid topic, id or filter is     no I/O
 //!  metrics           knows: what is counted                        not where it is read
@@ -49,6 +52,13 @@
 //! | feed | a filter, and the receivers of what is announced that matches it |
 //! | audience, member | subscribers that are sent the same bytes from one subscription; one of them |
 //! | permit | what counts a connection or a stream against the limits, until it is dropped |
+//!
+//! # Who is calling
+//!
+//! `http::caller` finds it, once, before the ways of a request part: [`Access`](auth::Access) turns the credential that a request
+//! shows into an [`Identity`](auth::Identity) with its [`Rights`](rights::Rights). `http::operations` says what each operation
+//! needs at least, by its group in the OpenAPI document; the operation asks for the topics it is about. What a reader is allowed
+//! is part of its filter, so replay, live and history cannot differ.
 //!
 //! # Invariants
 //!
@@ -86,7 +96,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`metrics`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service_manager`], [`http`],
+//! [`event`], [`filter`], [`rights`], [`auth`], [`metrics`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service_manager`], [`http`],
 //! [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
@@ -94,6 +104,7 @@
     expect(clippy::unwrap_used, reason = "in a test a panic is the report")
 )]
 
+pub mod auth;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -106,5 +117,6 @@ pub mod limits;
 pub mod metrics;
 pub mod monitor;
 pub mod retention;
+pub mod rights;
 pub mod server;
 pub mod service_manager;

@@ -35,8 +35,9 @@ use self::{
     refusal::{Refuser, refusals_beside},
 };
 use crate::{
+    auth::{Access, AccessFileError},
     db,
-    http::{self, Answer, CorsOrigin, OneASecond, Opening},
+    http::{self, Answer, CorsOrigin, OneASecond, Opening, PublicUrl},
     hub::{self, Bounds, Hub, Writer},
     limits::{self, ConnectionPermit, LimitHit, Limits},
     metrics::Metrics,
@@ -84,6 +85,12 @@ pub struct Settings {
     pub hub: hub::Settings,
     /// What is kept.
     pub keep: Keep,
+    /// The access file; without one everybody may do everything.
+    pub access: Option<PathBuf>,
+    /// The address by which browsers find the hub, where it is not that of the machine.
+    pub public_url: Option<PublicUrl>,
+    /// The file with the keys of tickets; beside the events if not given. Made when the first ticket is.
+    pub ticket_key: Option<PathBuf>,
 }
 
 impl Default for Settings {
@@ -97,6 +104,9 @@ impl Default for Settings {
             limits: limits::Settings::default(),
             hub: hub::Settings::default(),
             keep: Keep::default(),
+            access: None,
+            public_url: None,
+            ticket_key: None,
         }
     }
 }
@@ -110,6 +120,20 @@ pub struct Server {
     connections: Connections<Opening>,
     settings: Settings,
     manager: Manager,
+    access: Arc<Access>,
+}
+
+/// Reads who may do what, if that is said.
+fn open_access(settings: &Settings) -> Result<Access, AccessFileError> {
+    let ticket_key = settings.ticket_key.clone().unwrap_or_else(|| {
+        let mut name = settings.db.as_os_str().to_owned();
+        name.push("-ticket-key");
+        name.into()
+    });
+    match &settings.access {
+        Some(path) => Access::read(path, ticket_key),
+        None => Ok(Access::open(ticket_key)),
+    }
 }
 
 /// Why a server did not start.
@@ -118,6 +142,9 @@ pub enum StartError {
     /// The file was not opened.
     #[error(transparent)]
     Open(#[from] db::OpenError),
+    /// The access file is not right.
+    #[error(transparent)]
+    Access(#[from] AccessFileError),
     /// Another process listens there.
     #[error("{0} is in use; is another segno running? choose another with --listen")]
     AddressInUse(SocketAddr),
@@ -140,6 +167,7 @@ impl Server {
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
         let address = settings.listen;
         let listener = listen(address).map_err(|error| cannot_listen(address, error))?;
+        let access = Arc::new(open_access(&settings)?);
         let manager = Manager::from_env().map_err(StartError::Manager)?;
         let metrics = Metrics::default();
         let limits = Arc::new(Limits::new(settings.limits.clone()));
@@ -152,6 +180,8 @@ impl Server {
             heartbeat: settings.heartbeat,
             cors_origins: settings.cors_origins.clone(),
             limits,
+            access: access.clone(),
+            public_url: settings.public_url.clone(),
         };
         connections
             .refuser
@@ -165,6 +195,7 @@ impl Server {
             connections,
             settings,
             manager,
+            access,
         })
     }
 
@@ -173,6 +204,11 @@ impl Server {
         self.listener
             .local_addr()
             .expect("a listening socket has an address")
+    }
+
+    /// Who may do what.
+    pub fn access(&self) -> &Arc<Access> {
+        &self.access
     }
 
     /// The oldest and the newest event there are.
@@ -197,6 +233,7 @@ impl Server {
             () = accept(&self.listener, &self.connections) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.settings.keep) => unreachable!("keeps looking"),
             () = monitor::run(&self.hub, || self.manager.alive()) => unreachable!("keeps watching"),
+            () = self.access.run() => unreachable!("keeps looking"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
             () = stop => tracing::info!("draining"),
             // A hub that cannot write must not look as if it could.

@@ -12,6 +12,8 @@ use clap::{
 
 use super::{Cli, in_one_line, log_lines, open_files::OpenFiles, print, serve, usage};
 use crate::{
+    auth::Access,
+    config::refuse_unasked_openness,
     db::{self, Found},
     server::{self, StartError},
 };
@@ -59,6 +61,7 @@ impl Report {
         print(&table(matches))?;
         let in_use = self.look_at_file(matches).await;
         self.look_at_address(matches, in_use);
+        self.look_at_access(matches);
         self.look_at_limits(matches);
         self.look_at_variables();
         self.end()
@@ -132,6 +135,34 @@ impl Report {
                     .push(format!("{address} is in use, probably by that hub"));
             }
             Err(error) => self.problems.push(in_one_line(&error.into())),
+        }
+    }
+
+    /// Who would be let in.
+    fn look_at_access(&mut self, matches: &ArgMatches) {
+        let access = self.value::<PathBuf>(matches, "file");
+        let open = self.value(matches, "open").unwrap_or_default();
+        if let Some(path) = &access {
+            // No ticket is checked, so any name of the key will do.
+            match Access::read(path, PathBuf::new()) {
+                Ok(access) => self.notes.extend(access.describe()),
+                Err(error) => self.problems.push(in_one_line(&error.into())),
+            }
+            return;
+        }
+        let Some(listen) = self.value::<SocketAddr>(matches, "address") else {
+            return;
+        };
+        let who = if listen.ip().is_loopback() {
+            "on this machine"
+        } else {
+            "who reaches the hub"
+        };
+        match refuse_unasked_openness(listen, None, open) {
+            Ok(()) => self
+                .notes
+                .push(format!("everybody {who} may do everything")),
+            Err(problem) => self.problems.push(problem),
         }
     }
 

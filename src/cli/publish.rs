@@ -58,7 +58,7 @@ pub(super) struct PublishFlags {
 }
 
 pub(super) async fn run(flags: PublishFlags) -> anyhow::Result<()> {
-    let client = Client::new(&flags.hub.url)?;
+    let client = flags.hub.client()?;
     if let Some(data) = &flags.data {
         return send(&client, &flags, std::slice::from_ref(data)).await;
     }

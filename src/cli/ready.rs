@@ -6,7 +6,6 @@ use clap::Args;
 use humantime::parse_duration;
 
 use super::HubAddress;
-use crate::client::Client;
 
 /// The flags of `segno ready`.
 #[derive(Debug, Clone, Args)]
@@ -21,6 +20,6 @@ pub(super) struct ReadyFlags {
 }
 
 pub(super) async fn run(flags: ReadyFlags) -> anyhow::Result<()> {
-    Client::new(&flags.hub.url)?.ready(flags.wait).await?;
+    flags.hub.client()?.ready(flags.wait).await?;
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal},
     net::IpAddr,
+    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -16,7 +17,8 @@ use super::{
     print,
 };
 use crate::{
-    config::{LogFormat, ServeFlags, refuse_small_queue},
+    auth::Access,
+    config::{LogFormat, ServeFlags, refuse_small_queue, refuse_unasked_openness},
     server::{Server, Settings},
 };
 
@@ -32,6 +34,12 @@ pub(super) async fn run(flags: ServeFlags, matches: &ArgMatches) -> anyhow::Resu
 async fn serve(flags: &ServeFlags, matches: &ArgMatches) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let mut settings = flags.settings();
+    refuse_unasked_openness(
+        settings.listen,
+        settings.access.as_deref(),
+        flags.access.open,
+    )
+    .map_err(anyhow::Error::msg)?;
     let limits = &mut settings.limits;
     refuse_small_queue(settings.hub.queue.bytes, limits.max_batch_bytes)
         .map_err(anyhow::Error::msg)?;
@@ -51,6 +59,7 @@ async fn serve(flags: &ServeFlags, matches: &ArgMatches) -> anyhow::Result<()> {
     greet(&server, &settings, flags.observe.log_format);
 
     let stop = CancellationToken::new();
+    signals.rereads = Some(server.access().clone());
     let mut first = "";
     let second = async {
         first = signals.next().await;
@@ -78,6 +87,8 @@ struct Signals {
     hang_up: Signal,
     /// Asked at the start: of a terminal that has been closed the system says that it is none.
     has_terminal: bool,
+    /// What is read again when nobody closed a terminal.
+    rereads: Option<Arc<Access>>,
 }
 
 /// A write beyond the file size limit of the process. Without a handler it kills; with one, the write fails and is reported.
@@ -101,6 +112,7 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             hang_up: signal(SignalKind::hangup())?,
             has_terminal: io::stderr().is_terminal(),
+            rereads: None,
         })
     }
 
@@ -114,10 +126,29 @@ impl Signals {
                 // The terminal was closed. Without one, whoever sends it wants files to be read again.
                 _ = self.hang_up.recv() => match self.has_terminal {
                     true => return "SIGHUP",
-                    false => tracing::info!("SIGHUP: there is nothing to read again yet"),
+                    false => self.reread(),
                 },
             }
         }
+    }
+
+    fn reread(&self) {
+        match &self.rereads {
+            Some(access) if !access.is_open() => access.reload_and_tell(),
+            _ => tracing::info!("SIGHUP: there is nothing to read again"),
+        }
+    }
+}
+
+/// Which doors are open.
+fn who_may_do_what(server: &Server) -> String {
+    match (
+        server.access().describe(),
+        server.address().ip().is_loopback(),
+    ) {
+        (Some(file), _) => file,
+        (None, true) => "everybody on this machine may do everything".into(),
+        (None, false) => "everybody who reaches it may do everything".into(),
     }
 }
 
@@ -132,9 +163,13 @@ fn greet(server: &Server, settings: &Settings, log_format: LogFormat) {
     let base = format!("http://{host}:{}", address.port());
     let bounds = server.bounds();
     let version = env!("CARGO_PKG_VERSION");
+    let access = who_may_do_what(server);
+    if server.access().is_open() && !address.ip().is_loopback() {
+        tracing::warn!(%address, "everybody who reaches the hub may do everything; --access says who may do what");
+    }
     if log_format == LogFormat::Json {
         let (first_id, last_id) = (bounds.first_id.as_i64(), bounds.last_id.as_i64());
-        tracing::info!(version, url = base, db = %settings.db.display(), first_id, last_id, keeps = %settings.keep, "listening");
+        tracing::info!(version, url = base, db = %settings.db.display(), first_id, last_id, keeps = %settings.keep, access, "listening");
         return;
     }
     let kept = match bounds.first_id > bounds.last_id {
@@ -147,7 +182,8 @@ fn greet(server: &Server, settings: &Settings, log_format: LogFormat) {
          stream  {base}/sse\n  \
          docs    {base}/docs\n  \
          file    {} ({kept})\n  \
-         keeps   {}\n",
+         keeps   {}\n  \
+         access  {access}\n",
         settings.db.display(),
         settings.keep,
     ));

@@ -14,7 +14,7 @@ use humantime::{format_duration, parse_duration};
 use tokio::{io::Interest, net::unix::pipe};
 
 use super::{HubAddress, rounded, usage};
-use crate::client::{Client, FollowQuery, Followed};
+use crate::client::{FollowQuery, Followed};
 
 /// The type of the frame that tells of lost events. Source: the hub's HTTP contract.
 const GAP_TYPE: &str = "segno.gap";
@@ -67,7 +67,7 @@ pub(super) struct TailFlags {
 }
 
 pub(super) async fn run(flags: TailFlags) -> anyhow::Result<()> {
-    let client = Client::new(&flags.hub.url)?;
+    let client = flags.hub.client()?;
     let mut state = match &flags.state {
         Some(file) => read_state(file)?,
         None => State::default(),

@@ -19,7 +19,7 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Error, refusal};
+use super::{Error, Token, refusal};
 
 /// A connection that sends one request after the other. Plain HTTP only.
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub struct Wire {
     sender: SendRequest<Full<Bytes>>,
     driver: Driver,
     authority: String,
+    token: Option<Token>,
 }
 
 /// The stream that a connection has become.
@@ -40,8 +41,8 @@ pub struct WireStream {
 type Driver = Option<Pin<Box<Connection<TokioIo<TcpStream>, Full<Bytes>>>>>;
 
 impl Wire {
-    /// Connects to the hub at `url`.
-    pub async fn open(url: &str) -> Result<Self, Error> {
+    /// Connects to the hub at `url`, and shows `token` if there is one.
+    pub async fn open(url: &str, token: Option<Token>) -> Result<Self, Error> {
         let invalid = || Error::InvalidUrl(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| invalid())?;
         if uri.scheme_str() != Some("http") {
@@ -60,6 +61,7 @@ impl Wire {
             sender,
             driver: Some(Box::pin(connection)),
             authority: uri.authority().ok_or_else(invalid)?.to_string(),
+            token,
         })
     }
 
@@ -109,8 +111,20 @@ impl Wire {
         Err(refusal(status, &head.headers, &body))
     }
 
-    async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
-        let Self { sender, driver, .. } = self;
+    async fn send(
+        &mut self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, Error> {
+        let Self {
+            sender,
+            driver,
+            token,
+            ..
+        } = self;
+        if let Some(Token(value)) = token {
+            let headers = request.headers_mut();
+            headers.insert(header::AUTHORIZATION, value.clone());
+        }
         let answer = async {
             sender.ready().await?;
             sender.send_request(request).await

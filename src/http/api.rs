@@ -6,6 +6,7 @@ mod follow;
 mod history;
 mod parameter;
 mod publish;
+mod tickets;
 mod tutorial;
 
 use std::collections::HashMap;
@@ -13,7 +14,7 @@ use std::collections::HashMap;
 use poem::{endpoint::BoxEndpoint, http::Method};
 use poem_openapi::{
     OpenApi, OpenApiService, Tags,
-    registry::{MetaApi, MetaPath, Registry},
+    registry::{MetaApi, MetaPath, MetaSecurityScheme, Registry},
 };
 
 pub use self::follow::Following;
@@ -22,13 +23,14 @@ use self::{
     erase::EraseApi,
     history::HistoryApi,
     parameter::{Checked, TopicPattern, TypePattern, all},
+    tickets::TicketApi,
     tutorial::TutorialApi,
 };
 pub(super) use self::{
     follow::{FollowApi, cursor_of, set_stream_headers, spread},
     publish::PublishApi,
 };
-use super::{Settings, health::HealthApi, problem::Problem};
+use super::{Settings, health::HealthApi, operations::Need, problem::Problem};
 use crate::{filter::Filter, hub::Hub};
 
 /// The OpenAPI document, as it stands under `openapi/`.
@@ -51,6 +53,7 @@ type Groups = (
     PublishApi,
     TutorialApi,
     FollowApi,
+    TicketApi,
     HistoryApi,
     EraseApi,
     HealthApi,
@@ -67,6 +70,7 @@ impl Operations {
             PublishApi(api()),
             TutorialApi(api()),
             FollowApi(api()),
+            TicketApi(api()),
             HistoryApi(api()),
             EraseApi(api()),
             HealthApi(api()),
@@ -79,6 +83,8 @@ impl Operations {
 
 impl OpenApi for Operations {
     /// Two groups may have methods of one path, which poem-openapi would write as two entries of one name.
+    ///
+    /// What an operation needs is said here for all: a group has one need, as [`Need`] says.
     fn meta() -> Vec<MetaApi> {
         let mut paths: Vec<MetaPath> = Vec::new();
         for path in Groups::meta().into_iter().flat_map(|api| api.paths) {
@@ -87,17 +93,54 @@ impl OpenApi for Operations {
                 None => paths.push(path),
             }
         }
+        for path in &mut paths {
+            for operation in &mut path.operations {
+                let tag = operation.tags.first().copied().unwrap_or_default();
+                let Some(needed) = in_words(Need::of(tag, &path.path)) else {
+                    continue;
+                };
+                operation.security = vec![HashMap::from([(SECURITY_SCHEME, vec![])])];
+                // Made once for each run, when the document is built.
+                let described = operation.description.unwrap_or_default();
+                operation.description = Some(format!("{described}\n\n{needed}").leak());
+            }
+        }
         vec![MetaApi { paths }]
     }
 
     fn register(registry: &mut Registry) {
         Groups::register(registry);
+        let scheme = MetaSecurityScheme {
+            ty: "http",
+            description: Some(
+                "A token of the access file, as `segno token add` prints it, or a JSON Web Token of an issuer in it. Without \
+                 `--access` none is needed.",
+            ),
+            name: None,
+            key_in: None,
+            scheme: Some("bearer"),
+            bearer_format: None,
+            flows: None,
+            openid_connect_url: None,
+        };
+        registry.create_security_scheme(SECURITY_SCHEME, scheme);
     }
 
     fn add_routes(self, routes: &mut HashMap<String, HashMap<Method, BoxEndpoint<'static>>>) {
         if let Some(groups) = self.0 {
             groups.add_routes(routes);
         }
+    }
+}
+
+/// What a credential is called in the document.
+const SECURITY_SCHEME: &str = "token";
+
+fn in_words(need: Need) -> Option<String> {
+    match need {
+        Need::Nothing => None,
+        Need::Right(right) => Some(format!("With `--access`, this needs the right `{right}`.")),
+        Need::Operate => Some("With `--access`, this needs the right `operate`.".into()),
     }
 }
 

@@ -4,7 +4,17 @@ use std::{net::SocketAddr, sync::Arc};
 
 use poem::{Request, http::HeaderMap};
 
-use crate::limits::{ConnectionPermit, LimitHit, Limits, StreamPermit};
+use super::{
+    credential::{self, Lacking},
+    operations::Need,
+    problem::Problem,
+};
+use crate::{
+    auth::{Access, Identity, Reason},
+    filter::{Allowed, Filter},
+    limits::{ConnectionPermit, LimitHit, Limits, StreamPermit},
+    rights::Right,
+};
 
 /// The sender of a request. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -14,11 +24,19 @@ pub(super) struct Caller {
     connection: Arc<ConnectionPermit>,
     /// What `X-Forwarded-For` says, if the request has one.
     forwarded: Option<Arc<str>>,
+    /// What its credential stands for.
+    identity: Arc<Identity>,
 }
 
 impl Caller {
-    /// Reads it from a request that comes from the server, and notes it in the request.
-    pub(super) fn find(request: &mut Request) {
+    /// Reads it from a request that comes from the server, and notes it in the request. If the credential is not good, it is
+    /// noted as one who shows none, for what is public.
+    pub(super) async fn find(request: &mut Request, access: &Access) -> Result<(), Reason> {
+        let identified = credential::identify(request, access).await;
+        let (identity, outcome) = match identified {
+            Ok(identity) => (identity, Ok(())),
+            Err(reason) => (access.nobody(), Err(reason)),
+        };
         let connection = request
             .data::<Arc<ConnectionPermit>>()
             .expect("the server puts it into every request");
@@ -27,8 +45,10 @@ impl Caller {
             address: *address.expect("connections are TCP"),
             connection: connection.clone(),
             forwarded: forwarded(request.headers()),
+            identity,
         };
         request.set_data(caller);
+        outcome
     }
 
     /// The caller of a request in which it was [noted](Self::find).
@@ -36,6 +56,59 @@ impl Caller {
         request
             .data::<Self>()
             .expect("noted before the ways of a request part")
+    }
+
+    /// Refuses a caller who may do nothing of what is needed, before its body is read. Which topics it may do it to is asked
+    /// when they are known.
+    pub(super) fn enter(&self, need: Need) -> Result<(), Problem> {
+        let rights = self.identity.rights();
+        let has_none = |right| rights.allowed(right).is_nothing();
+        let lacking = match need {
+            Need::Nothing => return Ok(()),
+            Need::Operate if rights.may_operate() => return Ok(()),
+            Need::Operate => Lacking::Operate,
+            // Who may read a topic is told that it may not erase it; from others it is hidden.
+            Need::Right(Right::Erase) if !has_none(Right::Follow) => return Ok(()),
+            Need::Right(right) if !has_none(right) => return Ok(()),
+            Need::Right(right) => Lacking::Right(right, None),
+        };
+        Err(credential::lacking(&self.identity, &lacking))
+    }
+
+    /// Refuses it if it may not do this to `topic`.
+    pub(super) fn must(&self, right: Right, topic: &str) -> Result<(), Problem> {
+        match self.may(right, topic) {
+            true => Ok(()),
+            false => {
+                let lacking = Lacking::Right(right, Some(topic));
+                Err(credential::lacking(&self.identity, &lacking))
+            }
+        }
+    }
+
+    /// Whether it may do this to `topic`.
+    pub(super) fn may(&self, right: Right, topic: &str) -> bool {
+        self.identity.rights().may(right, topic)
+    }
+
+    /// The topics it may follow.
+    pub(super) fn allowed_to_follow(&self) -> &Allowed {
+        self.identity.rights().allowed(Right::Follow)
+    }
+
+    /// What it reads that wants `wanted`: no more than it is allowed. Refused if it asks for a topic by its name that it is not
+    /// allowed; a pattern gives what of it is allowed.
+    pub(super) fn reads(&self, wanted: Filter) -> Result<Filter, Problem> {
+        for topic in wanted.named_topics() {
+            self.must(Right::Follow, topic)?;
+        }
+        let allowed = self.allowed_to_follow().clone();
+        Ok(wanted.within(allowed))
+    }
+
+    /// What its credential stands for.
+    pub(super) fn identity(&self) -> &Arc<Identity> {
+        &self.identity
     }
 
     /// The limits that hold for it.

@@ -104,6 +104,11 @@ const PARTS: &[(&str, &str, &str)] = &[
 ];
 
 /// Adds the page and its parts to `routes`.
+/// Whether there is a part of it at this path.
+pub(super) fn has(path: &str) -> bool {
+    path == "/" || PARTS.iter().any(|(part, _, _)| *part == path)
+}
+
 pub(super) fn add_to(routes: Route) -> Route {
     PARTS
         .iter()

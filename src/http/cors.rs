@@ -21,7 +21,8 @@ const REQUEST_HEADERS: &str = "accept, authorization, cache-control, content-typ
     tracestate, x-request-id, x-requested-with";
 
 /// Headers of an answer that a page may read.
-const EXPOSED_HEADERS: &str = "allow, link, location, retry-after, segno-log-id, x-request-id";
+const EXPOSED_HEADERS: &str =
+    "allow, link, location, retry-after, segno-log-id, www-authenticate, x-request-id";
 
 /// Whose pages may use the hub from a browser.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +124,18 @@ impl Cors {
             headers.insert(header::VARY, HeaderValue::from_static("origin"));
         }
         headers
+    }
+
+    /// Whether a request with these headers is of a page that may change something.
+    pub(super) fn lets_write(&self, request: &HeaderMap) -> bool {
+        let mut origins = request.get_all(header::ORIGIN).iter();
+        let (Some(origin), None) = (origins.next(), origins.next()) else {
+            return false;
+        };
+        match self {
+            Self::Any => true,
+            Self::Only(allowed) => allowed.contains(origin),
+        }
     }
 
     fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {

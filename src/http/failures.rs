@@ -1,9 +1,10 @@
-//! Log lines of requests that ended with 5xx: one each, but one a second at most.
+//! Log lines of requests that ended with 5xx, and of credentials that are refused: one each, but one a second at most.
 //!
 //! A hub that refuses because it is overloaded must not be kept busy by telling so. What was not told is counted, in the next
 //! line and by code in the figures.
 
 use std::{
+    net::SocketAddr,
     sync::atomic::{
         AtomicU64,
         Ordering::{AcqRel, Relaxed},
@@ -17,6 +18,7 @@ use poem::{
 };
 
 use super::{problem::ProblemCause, request_id::RequestId};
+use crate::auth::Reason;
 
 /// Lets one log line a second pass, and counts those that it holds back.
 #[derive(Debug)]
@@ -46,6 +48,19 @@ impl OneASecond {
             return None;
         }
         Some(self.untold.swap(0, Relaxed))
+    }
+}
+
+/// The log lines of refused credentials.
+#[derive(Debug, Default)]
+pub(super) struct RefusedCredentials(OneASecond);
+
+impl RefusedCredentials {
+    /// Logs that a credential was refused, never what it was.
+    pub(super) fn tell(&self, address: SocketAddr, reason: &Reason) {
+        if let Some(untold) = self.0.pass() {
+            tracing::warn!(%address, %reason, untold, "a credential is refused");
+        }
     }
 }
 

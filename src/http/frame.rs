@@ -108,6 +108,14 @@ pub(crate) fn write_refusal(
     out.push(b'\n');
 }
 
+/// `event: segno.expired` with the reason as data: the right to read has ended. The cursor is told again, so that who comes back
+/// with another ticket goes on from there.
+pub(crate) fn write_expired(reason: &str, cursor: EventId, out: &mut Vec<u8>) {
+    let data = json!({"reason": reason});
+    write_own("segno.expired", &data.to_string(), out);
+    write_end(cursor, out);
+}
+
 /// The last block before the hub ends the stream.
 pub(crate) fn write_farewell(retry: Duration, cursor: EventId, log_id: &str, out: &mut Vec<u8>) {
     write_retry(retry, out);

@@ -138,4 +138,5 @@ pub(super) struct Liveness;
 
 impl Codes for Liveness {
     const CODES: &'static [Code] = &[Code::Stuck];
+    const IS_PUBLIC: bool = true;
 }

@@ -1,16 +1,48 @@
 //! Which paths, methods and parameters there are, read from the OpenAPI document.
 
-use poem::Request;
+use poem::{Request, http::Method};
 
 use super::problem::{Code, Problem};
+use crate::rights::Right;
+
+/// What a caller must have to be let in to an operation at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// It is public.
+    Nothing,
+    /// This right, to some topic at least.
+    Right(Right),
+    /// The right to read the hub's figures.
+    Operate,
+}
+
+impl Need {
+    /// What the operations of a group need. The groups are the tags of the document, so a new operation cannot forget it.
+    pub(super) fn of(tag: &str, path: &str) -> Self {
+        match tag {
+            _ if path == "/health/live" => Self::Nothing,
+            "Publish" => Self::Right(Right::Publish),
+            "Stream" | "History" => Self::Right(Right::Follow),
+            "Erase" => Self::Right(Right::Erase),
+            "Health" => Self::Operate,
+            other => panic!("say what the operations of the group {other} need"),
+        }
+    }
+}
 
 /// Which methods each path takes, and which query parameters each method, read from the document.
 pub(super) struct Operations(Vec<DocumentedPath>);
 
 struct DocumentedPath {
     template: Vec<String>,
-    /// Methods, in capital letters, with the names of their query parameters.
-    methods: Vec<(String, Vec<String>)>,
+    methods: Vec<DocumentedMethod>,
+}
+
+struct DocumentedMethod {
+    /// In capital letters.
+    name: String,
+    query_parameters: Vec<String>,
+    need: Need,
 }
 
 impl Operations {
@@ -26,7 +58,11 @@ impl Operations {
                 .as_object()
                 .expect("a path has operations")
                 .iter()
-                .map(|(method, operation)| (method.to_uppercase(), query_parameters(operation)))
+                .map(|(method, operation)| DocumentedMethod {
+                    name: method.to_uppercase(),
+                    query_parameters: query_parameters(operation),
+                    need: Need::of(operation["tags"][0].as_str().unwrap_or_default(), path),
+                })
                 .collect(),
         });
         Self(documented.collect())
@@ -44,13 +80,32 @@ impl Operations {
         })
     }
 
+    fn find_method(&self, request: &Request) -> Option<&DocumentedMethod> {
+        let method = match *request.method() {
+            Method::HEAD => Method::GET,
+            ref method => method.clone(),
+        };
+        let mut methods = self.find(request.uri().path())?.methods.iter();
+        methods.find(|documented| documented.name == method.as_str())
+    }
+
+    /// What the operation that `request` asks for needs; `None` if there is no such operation.
+    pub(super) fn need(&self, request: &Request) -> Option<Need> {
+        Some(self.find_method(request)?.need)
+    }
+
+    /// Whether there is anything at this path.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.find(path).is_some()
+    }
+
     pub(super) fn allowed(&self, path: &str) -> Option<String> {
         // What is not in the document is read only: the document itself and its page.
         Some(self.find(path).map_or("GET".into(), |documented| {
             let methods: Vec<&str> = documented
                 .methods
                 .iter()
-                .map(|(method, _)| method.as_str())
+                .map(|method| method.name.as_str())
                 .collect();
             methods.join(", ")
         }))
@@ -61,11 +116,7 @@ impl Operations {
     /// Costs nothing where there is no query.
     pub(super) fn find_unknown_parameter(&self, request: &Request) -> Option<Problem> {
         request.uri().query()?;
-        let (_, known) = self
-            .find(request.uri().path())?
-            .methods
-            .iter()
-            .find(|(method, _)| method == request.method().as_str())?;
+        let known = &self.find_method(request)?.query_parameters;
         let given: Vec<(String, String)> = request.params().unwrap_or_default();
         let (unknown, _) = given.iter().find(|(name, _)| !known.contains(name))?;
         let detail = match known.is_empty() {

@@ -67,6 +67,11 @@ codes! {
     InvalidParameter, BAD_REQUEST, "invalid_parameter", "a parameter cannot be read";
     UnknownParameter, BAD_REQUEST, "unknown_parameter", "a query parameter is unknown; the detail lists those of the operation";
     ConflictingStarts, BAD_REQUEST, "conflicting_starts", "the query has more than one start";
+    CredentialMissing, UNAUTHORIZED, "credential_missing", "the operation needs a credential, and the request shows none";
+    CredentialInvalid, UNAUTHORIZED, "credential_invalid", "the credential is refused; the detail says why";
+    NotAllowed, FORBIDDEN, "not_allowed", "the credential lacks a right; the detail names it";
+    CrossSite, FORBIDDEN, "cross_site", "a page of another site may not change anything here; see `--cors-origin`";
+    WrongHost, MISDIRECTED_REQUEST, "wrong_host", "the name in `Host` may be anybody's; see `--public-url`";
     UnknownPath, NOT_FOUND, "unknown_path", "no such path";
     UnknownEvent, NOT_FOUND, "unknown_event", "no event has this id, or it was trimmed";
     UnknownTopic, NOT_FOUND, "unknown_topic", "no stored event has this topic";
@@ -144,6 +149,8 @@ pub(crate) struct Problem {
     code: Code,
     detail: String,
     allow: Option<String>,
+    /// The value of `WWW-Authenticate`.
+    challenge: Option<Box<str>>,
     limit: Option<u32>,
     retry_after: Option<Duration>,
     /// What is for the traces alone.
@@ -156,6 +163,7 @@ impl Problem {
             code,
             detail: detail.to_string(),
             allow: None,
+            challenge: None,
             limit: None,
             retry_after: code.retry_after(),
             cause: None,
@@ -171,6 +179,19 @@ impl Problem {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The same, with what it says of credentials in `WWW-Authenticate`.
+    pub(super) fn challenging(self, challenge: String) -> Self {
+        Self {
+            challenge: Some(challenge.into()),
+            ..self
+        }
+    }
+
     /// The same, with the place where it was found.
     pub(crate) fn at(mut self, place: impl fmt::Display) -> Self {
         self.detail = format!("{place}: {}", self.detail);
@@ -178,7 +199,7 @@ impl Problem {
     }
 
     /// Keeps `error` with its causes for the traces, and from the client.
-    fn because(self, error: &(dyn std::error::Error + 'static)) -> Self {
+    pub(super) fn because(self, error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = std::iter::successors(Some(error), |error| error.source());
         let causes: Vec<_> = causes.map(ToString::to_string).collect();
         Self {
@@ -223,6 +244,14 @@ impl ResponseError for Problem {
             response
                 .headers_mut()
                 .insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(challenge) = self
+            .challenge
+            .as_ref()
+            .and_then(|challenge| HeaderValue::from_str(challenge).ok())
+        {
+            let headers = response.headers_mut();
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         if let Some(allow) = self
             .allow
@@ -358,16 +387,28 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
     }
 }
 
-/// What any request may be refused with: its connection has no place, or it has a parameter that nobody knows.
-const EVERYWHERE: [Code; 3] = [
+/// What any request may be refused with: its connection has no place, it has an unknown parameter, or a page made the browser
+/// send it.
+const EVERYWHERE: [Code; 5] = [
+    Code::WrongHost,
+    Code::CrossSite,
     Code::TooManyConnectionsOfAddress,
     Code::TooManyConnections,
     Code::UnknownParameter,
 ];
 
-/// The codes an operation may refuse with, for its documentation, beside those of [`EVERYWHERE`].
+/// What a request may be refused with wherever a right is needed.
+const RIGHTS: [Code; 3] = [
+    Code::CredentialMissing,
+    Code::CredentialInvalid,
+    Code::NotAllowed,
+];
+
+/// The codes an operation may refuse with, for its documentation, beside those of [`EVERYWHERE`] and [`RIGHTS`].
 pub(crate) trait Codes {
     const CODES: &'static [Code];
+    /// Whether everybody is let in.
+    const IS_PUBLIC: bool = false;
 }
 
 /// A [`Problem`] of the operation `O`.
@@ -394,7 +435,8 @@ impl<O> From<ProblemOf<O>> for poem::Error {
 
 impl<O: Codes> ApiResponse for ProblemOf<O> {
     fn meta() -> MetaResponses {
-        let codes = [O::CODES, &EVERYWHERE].concat();
+        let rights: &[Code] = if O::IS_PUBLIC { &[] } else { &RIGHTS };
+        let codes = [O::CODES, &EVERYWHERE, rights].concat();
         let mut statuses: Vec<StatusCode> = codes.iter().map(|code| code.status()).collect();
         statuses.sort();
         statuses.dedup();

@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{connection::StreamSocket, framing::Framing};
 use crate::{
+    auth::Pass,
     http::{EventStream, StreamKind},
     limits::StreamPermit,
 };
@@ -76,15 +77,19 @@ struct Member {
     socket: TcpStream,
     /// While it is held, the stream counts.
     _permit: StreamPermit,
+    /// Ends when it may not go on; `None` if nothing can end that.
+    pass: Option<Pass>,
 }
 
 /// How a client leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Departure {
     /// It will send no more. Perhaps it still reads: `nc -N` and some proxies close their side behind the request.
     HalfClosed,
     /// The connection is broken.
     Gone,
+    /// The right to read has ended, for this reason.
+    Expired(String),
 }
 
 /// What an audience waits for.
@@ -111,6 +116,7 @@ impl Audiences {
         let member = Member {
             socket: stream.socket,
             _permit: stream.following.permit,
+            pass: stream.following.pass,
         };
         let (head, stream, framing) = (stream.head.into(), stream.following.stream, stream.framing);
         self.spawn(Audience::of_one(member, head, stream, framing));
@@ -224,6 +230,9 @@ impl Audience {
             Happening::Guest(guest) => self.admit(guest, audiences),
             Happening::Left(place, Departure::Gone) => drop(self.members.swap_remove(place)),
             Happening::Left(place, Departure::HalfClosed) => self.probe(place, audiences),
+            Happening::Left(place, Departure::Expired(reason)) => {
+                self.send_away(place, &reason, audiences)
+            }
         }
         (!self.members.is_empty()).then_some(())
     }
@@ -244,6 +253,9 @@ impl Audience {
                 Happening::Left(place, departure)
             }
             () = broken(&members[0]), if *is_half_closed => Happening::Left(0, Departure::Gone),
+            reason = poll_fn(|context| members[0].poll_expired(context)), if *is_half_closed => {
+                Happening::Left(0, Departure::Expired(reason))
+            }
         }
     }
 
@@ -355,21 +367,33 @@ impl Audience {
         }
     }
 
+    /// Sends the member at this place away, for this reason.
+    fn send_away(&mut self, place: usize, reason: &str, audiences: &Arc<Audiences>) {
+        let member = self.members.swap_remove(place);
+        let last = self.framing.frame_last(self.stream.expired(reason));
+        take_leave(member, &last, audiences);
+    }
+
     /// Sends each member its last block.
     fn end(&mut self, audiences: &Arc<Audiences>) {
         for member in self.members.drain(..) {
             let farewell = self.framing.frame_last(self.stream.farewell());
-            match member.write(&farewell) {
-                Ok(written) if written < farewell.len() => {
-                    let rest = farewell.slice(written..);
-                    audiences
-                        .tasks
-                        .spawn(async move { member.write_all(rest).await });
-                }
-                // Dropped with its connection.
-                Ok(_) | Err(_) => (),
-            }
+            take_leave(member, &farewell, audiences);
         }
+    }
+}
+
+/// Sends a member its last bytes, in a task of its own if it does not take them at once.
+fn take_leave(member: Member, last: &Bytes, audiences: &Arc<Audiences>) {
+    match member.write(last) {
+        Ok(written) if written < last.len() => {
+            let rest = last.slice(written..);
+            audiences
+                .tasks
+                .spawn(async move { member.write_all(rest).await });
+        }
+        // Dropped with its connection.
+        Ok(_) | Err(_) => (),
     }
 }
 
@@ -399,8 +423,19 @@ impl Member {
         Ok(())
     }
 
-    /// Ready when the client has closed its side, or has gone. What it sends in the meantime means nothing.
+    /// Ready with the reason when it may not go on.
+    fn poll_expired(&self, context: &mut Context<'_>) -> Poll<String> {
+        match &self.pass {
+            Some(pass) => pass.poll_ended(context),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Ready when the client has closed its side, or has gone, or may not go on. What it sends in the meantime means nothing.
     fn poll_left(&self, context: &mut Context<'_>) -> Poll<Departure> {
+        if let Poll::Ready(reason) = self.poll_expired(context) {
+            return Poll::Ready(Departure::Expired(reason));
+        }
         while let Poll::Ready(ready) = self.socket.poll_read_ready(context) {
             match ready.and_then(|()| self.socket.try_read(&mut [0; 256])) {
                 Ok(0) => return Poll::Ready(Departure::HalfClosed),
@@ -452,6 +487,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        auth::Access,
         event::{Data, EventType, NewEvent, Topic},
         http::{self, Answer, HubEndpoint},
         hub::{self, Hub, Origin},
@@ -484,6 +520,7 @@ mod tests {
         following.stream.next().await.unwrap();
         assert!(following.stream.is_live());
         let member = Member {
+            pass: None,
             socket,
             _permit: following.permit,
         };
@@ -504,6 +541,8 @@ mod tests {
             heartbeat: Duration::from_secs(60),
             cors_origins: Vec::new(),
             limits: limits.clone(),
+            access: Arc::new(Access::open(folder.path().join("ticket-key"))),
+            public_url: None,
         };
         let endpoint = http::endpoint(hub.clone(), settings);
         let (mut host, _slow_client) = live(&endpoint, &limits).await;

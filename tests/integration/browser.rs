@@ -344,6 +344,8 @@ fn capabilities(folder: &Path, logs: &Value) -> Value {
                 "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
                 "--disable-background-networking", "--disable-component-update", "--disable-sync",
                 "--disable-dev-shm-usage", "--enable-precise-memory-info", "--js-flags=--expose-gc",
+                // Names of other sites, which are served here.
+                "--host-resolver-rules=MAP *.example 127.0.0.1",
                 "--window-size=1280,900", format!("--user-data-dir={}", profile.display()),
             ],
             "prefs": {"download.default_directory": downloads},

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
+mod access;
 mod backup;
 mod bad_input;
 mod bench;
@@ -15,6 +16,8 @@ mod command_line;
 mod console;
 mod cors;
 mod crash;
+mod credentials;
+mod cross_site;
 mod disk;
 mod docs;
 mod drain;
@@ -23,6 +26,7 @@ mod faults;
 mod flags;
 mod foreign;
 mod history;
+mod jwt_issuer;
 mod limits;
 mod openapi;
 mod proxies;
@@ -37,4 +41,5 @@ mod sight;
 mod spans;
 mod stream;
 mod test_hub;
+mod tickets;
 mod tidy;

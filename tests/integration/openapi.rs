@@ -64,9 +64,12 @@ fn every_operation_is_described_with_its_refusals() {
                     body.as_object().is_some_and(|types| !types.is_empty()),
                     "{name}"
                 );
-                for status in ["400", "408", "413", "429", "500", "503", "507"] {
+                // A ticket is stored nowhere.
+                let is_stored = path != "/tickets";
+                let statuses = ["400", "408", "413", "429", "500", "503", "507"];
+                for status in statuses.iter().take(if is_stored { 7 } else { 6 }) {
                     assert!(
-                        answers.contains(&status.to_owned()),
+                        answers.iter().any(|answer| answer == status),
                         "{name} has no {status}"
                     );
                 }

@@ -93,7 +93,7 @@ async fn other_signals_do_not_kill_the_hub() {
         program.signal(signal);
     }
     within("HUP to be logged", async {
-        while !log(folder.path()).contains("SIGHUP: there is nothing to read again yet") {
+        while !log(folder.path()).contains("SIGHUP: there is nothing to read again") {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     })

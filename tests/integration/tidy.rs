@@ -43,8 +43,8 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "reqwest",
-        &["client", "cli"],
-        "the client, and the one who sends spans to a collector",
+        &["client", "cli", "auth"],
+        "the client, the one who sends spans to a collector, and the one who fetches the keys of issuers",
     ),
     ("broadcast", &["hub"], "announcing is the hub's"),
     (

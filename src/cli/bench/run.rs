@@ -99,7 +99,7 @@ impl Run {
 
     pub(super) async fn connect(&self) -> anyhow::Result<Wire> {
         let url = &self.flags.hub.url;
-        Wire::open(url)
+        Wire::open(url, self.flags.hub.token()?)
             .await
             .with_context(|| format!("cannot reach {url}"))
     }

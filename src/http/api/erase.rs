@@ -1,5 +1,6 @@
 //! Erasing: an event or a topic is taken back for good, and everybody is told.
 
+use poem::Request;
 use poem_openapi::{OpenApi, param::Path};
 
 use super::{
@@ -8,7 +9,11 @@ use super::{
     parameter::{Checked, KeptTopic},
 };
 use crate::event::EventId;
-use crate::http::problem::{Code, Codes, Problem, ProblemOf};
+use crate::http::{
+    caller::Caller,
+    problem::{Code, Codes, Problem, ProblemOf},
+};
+use crate::rights::Right;
 
 /// The operations that erase.
 #[derive(Clone)]
@@ -31,8 +36,17 @@ impl EraseApi {
         &self,
         /// Its id.
         id: Path<Checked<EventId>>,
+        request: &Request,
     ) -> Result<OneEvent, ProblemOf<EraseEvent>> {
         let id = id.0.get()?;
+        let caller = Caller::of(request);
+        // An id keeps its topic, so what was read a moment ago is true of what is erased.
+        match self.0.hub.log().event(id).await? {
+            Some(event) if caller.may(Right::Follow, event.topic.as_str()) => {
+                caller.must(Right::Erase, event.topic.as_str())?;
+            }
+            Some(_) | None => return Err(unknown_event(id).into()),
+        }
         match self.0.hub.erase(id).await? {
             Some(event) => Ok((&*event).into()),
             None => Err(unknown_event(id).into()),
@@ -54,18 +68,22 @@ impl EraseApi {
         &self,
         /// The topic; it may have slashes in it.
         topic: Path<Checked<KeptTopic>>,
+        request: &Request,
     ) -> Result<OneEvent, ProblemOf<EraseTopic>> {
         let KeptTopic(topic) = topic.0.get()?;
+        let caller = Caller::of(request);
+        let unknown = || {
+            let name = topic.as_str();
+            let detail = format!("there is no event on the topic '{name}', or no longer");
+            Problem::new(Code::UnknownTopic, detail)
+        };
+        if !caller.may(Right::Follow, topic.as_str()) {
+            return Err(unknown().into());
+        }
+        caller.must(Right::Erase, topic.as_str())?;
         match self.0.hub.erase_topic(topic.clone()).await? {
             Some(notice) => Ok((&*notice).into()),
-            None => Err(Problem::new(
-                Code::UnknownTopic,
-                format_args!(
-                    "there is no event on the topic '{}', or no longer",
-                    topic.as_str()
-                ),
-            )
-            .into()),
+            None => Err(unknown().into()),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! `GET /sse`: replay, then live, as a stream of server-sent events.
 
 use std::{
+    future::poll_fn,
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, OnceLock},
+    task::Poll,
     time::Duration,
 };
 
@@ -27,11 +29,13 @@ use super::{
 use crate::http::{
     answer::Answer,
     caller::Caller,
+    credential,
     frame::{self, Format},
     problem::{Code, Codes, Problem, ProblemOf},
     refused_stream::RefusedStream,
 };
 use crate::{
+    auth::Pass,
     event::EventId,
     filter::Filter,
     hub::{Batch, Delivery, Start, Subscription},
@@ -125,6 +129,9 @@ impl FollowApi {
         last: Query<Option<Checked<Newest>>>,
         /// What `data:` holds: the event's data, or the whole event, then without `event:` beside it.
         format: Query<Option<Checked<Format>>>,
+        /// A ticket, for a page, which can set no header. Read with the request, and not by this.
+        #[oai(name = "ticket")]
+        _ticket: Query<Option<String>>,
         request: &Request,
     ) -> Result<Following, ProblemOf<Subscribing>> {
         let query = FollowQuery {
@@ -165,7 +172,7 @@ impl FollowApi {
 
     /// Begins the stream that `query` asks for.
     async fn begin(&self, query: FollowQuery, caller: &Caller) -> Result<Following, Problem> {
-        let filter = filter(query.topics, query.types)?;
+        let filter = caller.reads(filter(query.topics, query.types)?)?;
         let format = optional(query.format)?.unwrap_or_default();
         let reconnects = query.reconnects.into_iter().flatten();
         let starts = Starts {
@@ -175,12 +182,16 @@ impl FollowApi {
             last: optional(query.last)?.map(|newest| Start::Last(newest.0)),
         };
         let start = starts.choose()?;
+        let access = &self.0.settings.access;
+        let pass = access.pass(caller.identity());
+        let pass = pass.map_err(|reason| credential::refused(&reason))?;
         let permit = caller.open_stream()?;
         let address = caller.address;
         let subscription = self.0.hub.subscribe(filter, start, address).await?;
         Ok(Following {
             stream: EventStream::new(subscription, format, self.0.settings.heartbeat),
             permit,
+            pass,
         })
     }
 }
@@ -489,6 +500,11 @@ impl EventStream {
         encode(|out| frame::write_farewell(spread(FAREWELL_RETRY), cursor, log_id, out))
     }
 
+    /// The last block, for a subscriber who may not go on.
+    pub(crate) fn expired(&self, reason: &str) -> Bytes {
+        encode(|out| frame::write_expired(reason, self.told, out))
+    }
+
     fn render(&mut self, batch: &Batch) -> Bytes {
         self.told = batch.last_id();
         self.rendered_events += batch.events().len();
@@ -503,6 +519,8 @@ pub struct Following {
     pub(crate) stream: EventStream,
     /// That it may be sent.
     pub(crate) permit: StreamPermit,
+    /// That its reader may go on; `None` if nothing can end that.
+    pub(crate) pass: Option<Pass>,
 }
 
 impl Following {
@@ -517,7 +535,12 @@ impl Following {
     pub(crate) fn into_body(self) -> Body {
         let blocks = stream::unfold(Some(self), |following| async move {
             let mut following = following?;
-            let Some(bytes) = following.stream.next().await else {
+            let Following { stream, pass, .. } = &mut following;
+            let bytes = tokio::select! {
+                bytes = stream.next() => bytes,
+                reason = ended(pass) => return Some((stream.expired(&reason), None)),
+            };
+            let Some(bytes) = bytes else {
                 return Some((following.stream.farewell(), None));
             };
             following.stream.count_delivery(bytes.len(), 1);
@@ -553,6 +576,14 @@ pub(in crate::http) fn cursor_of(request: &Request) -> Option<String> {
     let cursors = header.into_iter().chain(parameters.map(str::to_owned));
     let mut cursors = cursors.map(|cursor| cursor.trim().to_owned());
     cursors.find(|cursor| !cursor.is_empty())
+}
+
+async fn ended(pass: &Option<Pass>) -> String {
+    poll_fn(|context| match pass {
+        Some(pass) => pass.poll_ended(context),
+        None => Poll::Pending,
+    })
+    .await
 }
 
 fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {

@@ -22,14 +22,16 @@ use super::{
     },
 };
 use crate::http::{
+    caller::Caller,
     problem::{Code, Codes, Problem, ProblemOf},
     schema::{Json, Nullable, Raw},
 };
 use crate::{
     db::{self, Order, Page, Range, TopicSummary},
     event::{Event, EventId, EventType, Key, Timestamp, Topic},
-    filter::Filter,
+    filter::{Allowed, Filter},
     hub::{Bounds, Hub, Start},
+    rights::Right,
 };
 
 /// Events in an answer when no limit was asked for.
@@ -85,6 +87,9 @@ impl HistoryApi {
         limit: Query<Option<Checked<PageSize>>>,
         /// `ndjson` does what the header `Accept: application/x-ndjson` does, for a link, which cannot have a header.
         format: Query<Option<Checked<HistoryFormat>>>,
+        /// A ticket, for a page or a link, which can set no header.
+        #[oai(name = "ticket")]
+        _ticket: Query<Option<String>>,
         request: &Request,
     ) -> Result<History, ProblemOf<ReadHistory>> {
         let mut range = Range {
@@ -106,7 +111,7 @@ impl HistoryApi {
                 .min(self.0.hub.log().first_id_since(time).await?);
         }
         let query = HistoryQuery {
-            filter: filter(topic.0, event_type.0)?,
+            filter: Caller::of(request).reads(filter(topic.0, event_type.0)?)?,
             range,
             order: optional(order.0)?.unwrap_or_default(),
             limit: optional(limit.0)?.map(|limit| limit.0),
@@ -130,11 +135,14 @@ impl HistoryApi {
         &self,
         /// Its id.
         id: Path<Checked<EventId>>,
+        request: &Request,
     ) -> Result<OneEvent, ProblemOf<ReadEvent>> {
         let id = id.0.get()?;
+        let may_read = |topic: &str| Caller::of(request).may(Right::Follow, topic);
         match self.0.hub.log().event(id).await? {
-            Some(event) => Ok((&event).into()),
-            None => Err(unknown_event(id).into()),
+            Some(event) if may_read(event.topic.as_str()) => Ok((&event).into()),
+            // The same words as for one that is not there.
+            Some(_) | None => Err(unknown_event(id).into()),
         }
     }
 
@@ -153,20 +161,51 @@ impl HistoryApi {
         after: Query<Option<String>>,
         /// How many; 1000 if not given.
         limit: Query<Option<Checked<PageSize>>>,
+        request: &Request,
     ) -> Result<TopicList, ProblemOf<ReadTopics>> {
         let limit = optional(limit.0)?.map_or(LIMIT_MAX_EVENTS, |limit| limit.0);
         let after = after.0.unwrap_or_default();
-        let topics = self
-            .0
-            .hub
-            .log()
-            .topics_after(&after, u32::try_from(limit).expect("a limit is small"))
-            .await?;
+        let allowed = Caller::of(request).allowed_to_follow();
+        let topics = read_topics(&self.0.hub, after, limit, allowed).await?;
         // A page that is full may be the last.
         let last = topics.last().filter(|_| topics.len() == limit);
         let next = Nullable(last.map(|summary| summary.topic.clone()));
         let topics = topics.into_iter().map(TopicJson::from).collect();
         Ok(TopicList::Found(Json::of(&Topics { topics, next })))
+    }
+}
+
+/// The first `limit` topics after the name `after` that are allowed. The name to go on after is then one that may be known.
+async fn read_topics(
+    hub: &Hub,
+    after: String,
+    limit: usize,
+    allowed: &Allowed,
+) -> Result<Vec<TopicSummary>, db::Error> {
+    let prefix = allowed.prefix();
+    // Names that begin with the prefix follow each other, and the name before all of them is one character shorter.
+    let mut before = prefix.to_owned();
+    before.pop();
+    let mut after = after.max(before);
+    let mut found: Vec<TopicSummary> = Vec::new();
+    loop {
+        let size = u32::try_from(limit).expect("a limit is small");
+        let page = hub.log().topics_after(&after, size).await?;
+        let Some(last) = page.last().map(|summary| summary.topic.clone()) else {
+            return Ok(found);
+        };
+        let is_last =
+            page.len() < limit || (last.as_str() > prefix && !last.as_str().starts_with(prefix));
+        let is_allowed = |summary: &TopicSummary| allowed.covers(summary.topic.as_str());
+        found.extend(
+            page.into_iter()
+                .filter(is_allowed)
+                .take(limit - found.len()),
+        );
+        if is_last || found.len() == limit {
+            return Ok(found);
+        }
+        after = last.as_str().to_owned();
     }
 }
 

@@ -19,6 +19,7 @@ use super::{
     parameter::{Checked, optional},
 };
 use crate::http::{
+    caller::Caller,
     origin_of,
     problem::{Code, Codes, Problem, ProblemOf},
     schema::{Json, Raw, Text},
@@ -28,6 +29,7 @@ use crate::{
     event::{Data, EventId, EventType, Key, NewEvent, Timestamp, Topic},
     hub::Origin,
     limits,
+    rights::Right,
 };
 
 /// Topic of an event that was published without one.
@@ -79,8 +81,10 @@ impl PublishApi {
         body: RawData,
         request: &Request,
     ) -> Result<Published<Receipt>, ProblemOf<PublishRaw>> {
+        let topic = topic.0.get()?;
+        Caller::of(request).must(Right::Publish, topic.as_str())?;
         let event = NewEvent {
-            topic: topic.0.get()?,
+            topic,
             event_type: optional(event_type.0)?.unwrap_or_default(),
             data: body.0,
             key: optional(key.0)?,
@@ -249,14 +253,18 @@ impl EventsBody {
             Some(other) => return Err(unsupported(other, "application/json")),
         };
         let events = parse(&read_batch(request, body).await?, limits_of(request))?;
-        count(request, events.len())?;
+        let caller = Caller::of(request);
+        for event in events.as_slice() {
+            caller.must(Right::Publish, event.topic.as_str())?;
+        }
+        count(request, events.as_slice().len())?;
         Ok(events)
     }
 
-    fn len(&self) -> usize {
+    fn as_slice(&self) -> &[NewEvent] {
         match self {
-            Self::One(_) => 1,
-            Self::Batch(events) => events.len(),
+            Self::One(event) => std::slice::from_ref(event),
+            Self::Batch(events) => events,
         }
     }
 }

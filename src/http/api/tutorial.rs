@@ -18,10 +18,12 @@ use super::{
 };
 use crate::event::{Data, EventId, EventType, NewEvent, Topic};
 use crate::http::{
+    caller::Caller,
     origin_of,
     problem::{Code, Codes, Problem, ProblemOf},
     schema::{Json, Raw},
 };
+use crate::rights::Right;
 
 /// Topic of what comes in over `/messages` and `/send_rest`.
 const MESSAGES_TOPIC: &str = "messages";
@@ -137,6 +139,7 @@ impl<'a> ApiExtractor<'a> for MessageBody {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
+        Caller::of(request).must(Right::Publish, MESSAGES_TOPIC)?;
         if let Some(other) = media_type(request).filter(|media_type| !is_json(media_type)) {
             return Err(unsupported(&other, "application/json").into());
         }

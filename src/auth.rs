@@ -1,0 +1,646 @@
+//! Who is calling: from a token, a JSON Web Token or a ticket to an [`Identity`] with its rights. Knows nothing of how it was sent
+//! and nothing of the hub.
+//!
+//! The access file says whose credentials are good and what they may do. It is read again when it changes; a file that is wrong
+//! is refused and the rules before it stay. Each credential is judged by the rules of the moment, so an [`Identity`] that is kept,
+//! as under a stream, must be [renewed](Access::renew) when the rules [change](Access::changes) or its time is over.
+
+mod edit;
+mod file;
+mod jwt;
+mod jwt_crypto;
+mod keys;
+mod pass;
+mod ticket;
+mod token;
+
+use std::{
+    collections::HashMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+pub use self::{
+    edit::{EditError, ListedToken, add_token, list_tokens, remove_token},
+    file::{AccessFileError, InvalidTokenName, Place, TokenName},
+    jwt::{JwtRefused, Quoted},
+    keys::KeyError,
+    pass::Pass,
+    ticket::{TICKET_MAX_BYTES, TicketKeyError},
+    token::{InvalidTokenHash, TOKEN_PREFIX, TokenHash, new_token},
+};
+use self::{
+    file::AccessFile,
+    jwt::{Issuer, Jwt},
+    pass::Passes,
+    ticket::{Ticket, TicketKeys},
+};
+use crate::{
+    event::Timestamp,
+    filter::Pattern,
+    rights::{Grants, Right, Rights},
+};
+
+/// How often the access file is looked at. Half of the two seconds within which a change is in force.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Longest life of a ticket.
+pub const TICKET_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Most patterns of a ticket. It must fit into a URL.
+pub const TICKET_MAX_PATTERNS: usize = 20;
+
+/// JSON Web Tokens that are known to be good, at most. Each takes about 1 KiB.
+const VERIFIED_MAX: usize = 10_000;
+
+/// Who calls, and what it may do now. Cheap to clone as an `Arc`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Identity {
+    name: String,
+    rights: Rights,
+    expires: Option<Timestamp>,
+    credential: Credential,
+}
+
+impl Identity {
+    /// Its name, for people: that of the token, or whom the JSON Web Token is about. `None` if it showed no credential, or a
+    /// ticket that was made without one.
+    pub fn name(&self) -> Option<&str> {
+        (!self.name.is_empty()).then_some(&self.name)
+    }
+
+    /// What it may do.
+    pub fn rights(&self) -> &Rights {
+        &self.rights
+    }
+
+    /// When its credential ends, if it ends by itself.
+    pub fn expires(&self) -> Option<Timestamp> {
+        self.expires
+    }
+
+    /// Whether it showed no credential.
+    pub fn is_nobody(&self) -> bool {
+        self.credential == Credential::Root(Root::Nobody)
+    }
+
+    /// Whether it came with a ticket, which makes no other tickets.
+    pub fn has_ticket(&self) -> bool {
+        matches!(self.credential, Credential::Ticket(_))
+    }
+}
+
+/// What a caller showed, as far as the hub has to know it later: no secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Credential {
+    Root(Root),
+    Ticket(Box<Ticket>),
+}
+
+/// What rights come from in the end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Root {
+    Nobody,
+    Token(TokenHash),
+    Jwt(Box<Jwt>),
+}
+
+/// A credential as it was sent. [`Debug`](std::fmt::Debug) does not show it.
+#[derive(Clone, Copy)]
+pub enum Presented<'a> {
+    /// None at all.
+    Nothing,
+    /// A token or a JSON Web Token, from a header.
+    Token(&'a str),
+    /// A ticket, from a URL.
+    Ticket(&'a str),
+}
+
+impl std::fmt::Debug for Presented<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Nothing => "nothing",
+            Self::Token(_) => "a token",
+            Self::Ticket(_) => "a ticket",
+        })
+    }
+}
+
+/// Why a credential is refused. Never says what it was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Reason {
+    /// No token of the access file has this hash.
+    #[error("this token is not in the access file: it was removed, or it was not copied whole")]
+    UnknownToken,
+    /// Its time is over.
+    #[error("it expired at {0}")]
+    Expired(Timestamp),
+    /// Not of any form that is known.
+    #[error(
+        "it is neither a token of this hub, which begins with {TOKEN_PREFIX}, nor a JSON Web Token"
+    )]
+    Form,
+    /// More than one, of which others might take another.
+    #[error("the request shows more than one credential; send one")]
+    Several,
+    /// Not the header of a token.
+    #[error(
+        "the header is neither `Authorization: Bearer TOKEN` nor `Basic` with the token as password"
+    )]
+    Scheme,
+    /// A ticket in a header.
+    #[error("this is a ticket, which is sent in the URL: ?ticket=…")]
+    MisplacedTicket,
+    /// A token in a URL.
+    #[error(
+        "only tickets are taken in a URL, where others may read it; send a token as `Authorization: Bearer`"
+    )]
+    MisplacedToken,
+    /// Not a ticket.
+    #[error("it does not look like a ticket; it may have been cut")]
+    TicketForm,
+    /// A ticket of somebody else.
+    #[error("its signature was not made with this hub's ticket key")]
+    TicketSignature,
+    /// What a ticket came from is no longer good.
+    #[error("what the ticket was made with is no longer good: {0}")]
+    Parent(Box<Reason>),
+    /// A JSON Web Token.
+    #[error(transparent)]
+    Jwt(#[from] JwtRefused),
+    /// The issuer of a token that was good before is gone.
+    #[error("its issuer is no longer in the access file")]
+    IssuerGone,
+}
+
+/// Why no ticket is made.
+#[derive(Debug, thiserror::Error)]
+pub enum TicketError {
+    /// Tickets do not make tickets.
+    #[error("a ticket makes no other tickets; ask with the token it came from")]
+    FromTicket,
+    /// A pattern that the caller may not follow.
+    #[error("you may not follow {0}, so no ticket can be made for it")]
+    NotAllowed(Pattern),
+    /// No pattern, or too many.
+    #[error("a ticket is for 1 to {TICKET_MAX_PATTERNS} topics or patterns")]
+    Number,
+    /// The key cannot be had.
+    #[error(transparent)]
+    Key(#[from] TicketKeyError),
+}
+
+/// What is in force until the file changes.
+#[derive(Debug)]
+struct Rules {
+    everybody: Grants,
+    nobody: Arc<Identity>,
+    tokens: HashMap<TokenHash, Arc<Identity>>,
+    issuers: Vec<Issuer>,
+    /// JSON Web Tokens that were found good, by their hash, with the generation of the keys.
+    verified: Mutex<HashMap<TokenHash, (u64, Arc<Identity>)>>,
+}
+
+impl Rules {
+    fn new(file: &AccessFile, issuers: Vec<Issuer>) -> Self {
+        let everybody = file.anonymous.clone();
+        let tokens = file.token.iter().map(|token| {
+            let hash = *token.sha256.get_ref();
+            let caller = Identity {
+                name: token.name.get_ref().as_str().to_owned(),
+                rights: Rights::new(&token.grants(), &everybody),
+                expires: token.expires,
+                credential: Credential::Root(Root::Token(hash)),
+            };
+            (hash, Arc::new(caller))
+        });
+        Self {
+            tokens: tokens.collect(),
+            nobody: Arc::new(Identity {
+                name: String::new(),
+                rights: Rights::new(&Grants::default(), &everybody),
+                expires: None,
+                credential: Credential::Root(Root::Nobody),
+            }),
+            everybody,
+            issuers,
+            verified: Mutex::default(),
+        }
+    }
+
+    /// Where there is no file: everybody may do everything.
+    fn open() -> Self {
+        let file = AccessFile::of_everybody(Grants::everything());
+        Self::new(&file, vec![])
+    }
+
+    /// Who a credential stands for now.
+    fn judge(&self, credential: &Credential, now: Timestamp) -> Result<Arc<Identity>, Reason> {
+        let caller = match credential {
+            Credential::Root(root) => self.judge_root(root, now),
+            Credential::Ticket(ticket) => {
+                if ticket.expires() <= now {
+                    return Err(Reason::Expired(ticket.expires()));
+                }
+                let parent = self
+                    .judge_root(&ticket.from, now)
+                    .map_err(|reason| Reason::Parent(Box::new(reason)))?;
+                let own = Rights::new(&ticket.grants, &Grants::default());
+                let ends = parent.expires.into_iter().chain([ticket.expires()]);
+                Ok(Arc::new(Identity {
+                    name: parent.name.clone(),
+                    rights: own.and(&parent.rights),
+                    expires: ends.min(),
+                    credential: credential.clone(),
+                }))
+            }
+        }?;
+        match caller.expires {
+            Some(expires) if expires <= now => Err(Reason::Expired(expires)),
+            _ => Ok(caller),
+        }
+    }
+
+    fn judge_root(&self, root: &Root, now: Timestamp) -> Result<Arc<Identity>, Reason> {
+        let caller = match root {
+            Root::Nobody => self.nobody.clone(),
+            Root::Token(hash) => self.tokens.get(hash).ok_or(Reason::UnknownToken)?.clone(),
+            Root::Jwt(jwt) => Arc::new(self.judge_jwt(jwt)?),
+        };
+        match caller.expires {
+            Some(expires) if expires <= now => Err(Reason::Expired(expires)),
+            _ => Ok(caller),
+        }
+    }
+
+    fn judge_jwt(&self, jwt: &Jwt) -> Result<Identity, Reason> {
+        let issuer = self
+            .issuers
+            .iter()
+            .find(|issuer| issuer.name == jwt.issuer && issuer.audience == jwt.audience)
+            .ok_or(Reason::IssuerGone)?;
+        let named = jwt.grants.as_ref().unwrap_or(&issuer.without_claim);
+        Ok(Identity {
+            name: jwt.subject.clone().unwrap_or_else(|| jwt.issuer.clone()),
+            rights: Rights::new(named, &self.everybody),
+            expires: Some(jwt.expires()),
+            credential: Credential::Root(Root::Jwt(Box::new(jwt.clone()))),
+        })
+    }
+
+    /// Checks a JSON Web Token, unless it is one that was found good a moment ago. With the reason come the keys that may be out
+    /// of date.
+    fn verify(
+        &self,
+        token: &str,
+        now: Timestamp,
+    ) -> Result<Arc<Identity>, (Reason, Option<Arc<keys::Keys>>)> {
+        let hash = TokenHash::of(token);
+        let verified = || {
+            self.verified
+                .lock()
+                .expect("nobody panics while holding it")
+        };
+        if let Some((generation, caller)) = verified().get(&hash).cloned()
+            && self.is_current(&caller, generation)
+            && caller.expires.is_some_and(|expires| now < expires)
+        {
+            return Ok(caller);
+        }
+        let (jwt, _, generation) =
+            jwt::verify(token, &self.issuers).map_err(|(refused, issuer)| {
+                (
+                    Reason::Jwt(refused),
+                    issuer.map(|issuer| issuer.keys.clone()),
+                )
+            })?;
+        let root = Credential::Root(Root::Jwt(Box::new(jwt)));
+        let caller = self.judge(&root, now).map_err(|reason| (reason, None))?;
+        let mut verified = verified();
+        if verified.len() >= VERIFIED_MAX {
+            verified.retain(|_, (_, caller)| caller.expires.is_some_and(|expires| now < expires));
+        }
+        if verified.len() >= VERIFIED_MAX {
+            // Checking each anew costs less than to know which of them will come again.
+            verified.clear();
+        }
+        verified.insert(hash, (generation, caller.clone()));
+        Ok(caller)
+    }
+
+    /// Whether the keys that a JSON Web Token was checked with are still those of its issuer.
+    fn is_current(&self, caller: &Identity, generation: u64) -> bool {
+        let Credential::Root(Root::Jwt(jwt)) = &caller.credential else {
+            return false;
+        };
+        self.issuers.iter().any(|issuer| {
+            issuer.name == jwt.issuer
+                && issuer.audience == jwt.audience
+                && issuer.keys.get().1 == generation
+        })
+    }
+}
+
+/// A ticket that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewTicket {
+    /// What goes into `?ticket=`.
+    pub ticket: String,
+    /// When it ends.
+    pub expires: Timestamp,
+}
+
+/// Says that the rules may have changed.
+#[derive(Debug, Clone)]
+pub struct Changes(watch::Receiver<Arc<Rules>>);
+
+impl Changes {
+    /// Waits for the next change; for ever if there can be none any more.
+    pub async fn next(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Whose credentials are good, and what they may do.
+#[derive(Debug)]
+pub struct Access {
+    /// The access file; `None` if everybody may do everything.
+    path: Option<PathBuf>,
+    rules: watch::Sender<Arc<Rules>>,
+    ticket_keys: TicketKeys,
+    /// What the files looked like when they were read.
+    seen: Mutex<Seen>,
+    passes: Passes,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Seen {
+    /// The access file, and the files with keys of issuers.
+    access: Vec<Option<FileState>>,
+    ticket_keys: Option<FileState>,
+}
+
+/// What changes when a file does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct FileState {
+    modified: (i64, i64),
+    bytes: u64,
+    inode: (u64, u64),
+}
+
+impl FileState {
+    fn of(path: &Path) -> Option<Self> {
+        // Follows links: Kubernetes changes a file by changing where a link points.
+        let found = fs::metadata(path).ok()?;
+        Some(Self {
+            modified: (found.mtime(), found.mtime_nsec()),
+            bytes: found.len(),
+            inode: (found.dev(), found.ino()),
+        })
+    }
+}
+
+impl Access {
+    /// Everybody may do everything. Tickets are made and taken all the same, so that a page works in both worlds.
+    pub fn open(ticket_key: PathBuf) -> Self {
+        Self::new(None, Rules::open(), ticket_key)
+    }
+
+    /// What the access file at `path` says.
+    pub fn read(path: &Path, ticket_key: PathBuf) -> Result<Self, AccessFileError> {
+        jwt_crypto::install();
+        let (file, issuers) = AccessFile::read(path)?;
+        let rules = Rules::new(&file, issuers);
+        let access = Self::new(Some(path.to_owned()), rules, ticket_key);
+        // What changed after it was read and before it was looked at would never be seen.
+        access.reload()?;
+        Ok(access)
+    }
+
+    fn new(path: Option<PathBuf>, rules: Rules, ticket_key: PathBuf) -> Self {
+        let access = Self {
+            path,
+            rules: watch::Sender::new(Arc::new(rules)),
+            ticket_keys: TicketKeys::of(ticket_key),
+            seen: Mutex::default(),
+            passes: Passes::default(),
+        };
+        *access.seen.lock().expect("nobody else has it yet") = access.look();
+        access
+    }
+
+    /// Whether everybody may do everything because there is no access file.
+    pub fn is_open(&self) -> bool {
+        self.path.is_none()
+    }
+
+    /// Who shows no credential.
+    pub fn nobody(&self) -> Arc<Identity> {
+        self.rules.borrow().nobody.clone()
+    }
+
+    /// Who shows `presented`. Waits for the keys of an issuer if they may be out of date.
+    pub async fn identify(&self, presented: Presented<'_>) -> Result<Arc<Identity>, Reason> {
+        let now = Timestamp::now();
+        let rules = self.rules.borrow().clone();
+        // Where everybody may do everything, a token that is sent by habit does no harm.
+        if self.is_open() && !matches!(presented, Presented::Ticket(_)) {
+            return Ok(rules.nobody.clone());
+        }
+        match presented {
+            Presented::Nothing => Ok(rules.nobody.clone()),
+            Presented::Ticket(text) if text.starts_with(TOKEN_PREFIX) || jwt::is_jwt(text) => {
+                Err(Reason::MisplacedToken)
+            }
+            Presented::Ticket(text) => {
+                let ticket = self.ticket_keys.open(text)?;
+                rules.judge(&Credential::Ticket(Box::new(ticket)), now)
+            }
+            Presented::Token(text) if text.starts_with(TOKEN_PREFIX) => {
+                let root = Root::Token(TokenHash::of(text));
+                rules.judge(&Credential::Root(root), now)
+            }
+            Presented::Token(text) if jwt::is_jwt(text) => match rules.verify(text, now) {
+                Ok(caller) => Ok(caller),
+                // In a box: what waiting takes would else be moved about with every request.
+                Err((_, Some(keys))) if Box::pin(keys.refresh()).await => {
+                    rules.verify(text, now).map_err(|(reason, _)| reason)
+                }
+                Err((reason, _)) => Err(reason),
+            },
+            Presented::Token(text) if text.split('.').count() == 2 => Err(Reason::MisplacedTicket),
+            Presented::Token(_) => Err(Reason::Form),
+        }
+    }
+
+    /// What lets the stream of `identity` go on. `None` if it may go on for ever: where everybody may do everything only tickets
+    /// end.
+    pub fn pass(&self, identity: &Arc<Identity>) -> Result<Option<Pass>, Reason> {
+        if self.is_open() && !identity.has_ticket() {
+            return Ok(None);
+        }
+        let judge = || self.renew(identity);
+        self.passes.give(identity, judge).map(Some)
+    }
+
+    /// What a caller may do now that it showed its credential before.
+    pub fn renew(&self, caller: &Identity) -> Result<Arc<Identity>, Reason> {
+        let rules = self.rules.borrow().clone();
+        rules.judge(&caller.credential, Timestamp::now())
+    }
+
+    /// Says from now on when the rules may have changed.
+    pub fn changes(&self) -> Changes {
+        Changes(self.rules.subscribe())
+    }
+
+    /// Makes a ticket for `caller` to follow what one of `follow` stands for. It ends after `age`, after [`TICKET_MAX_AGE`], or
+    /// with the caller's credential, whichever is first.
+    pub fn new_ticket(
+        &self,
+        caller: &Identity,
+        follow: Vec<Pattern>,
+        age: Duration,
+    ) -> Result<NewTicket, TicketError> {
+        let Credential::Root(root) = &caller.credential else {
+            return Err(TicketError::FromTicket);
+        };
+        if !(1..=TICKET_MAX_PATTERNS).contains(&follow.len()) {
+            return Err(TicketError::Number);
+        }
+        let allowed = caller.rights.allowed(Right::Follow);
+        let is_refused = |pattern: &&Pattern| match pattern.as_exact() {
+            Some(topic) => !allowed.covers(topic),
+            // Gives what both stand for, as a stream of that pattern does.
+            None => allowed.is_nothing(),
+        };
+        if let Some(pattern) = follow.iter().find(is_refused) {
+            return Err(TicketError::NotAllowed(pattern.clone()));
+        }
+        let after = Timestamp::now().after(age.min(TICKET_MAX_AGE));
+        let expires = caller.expires.map_or(after, |end| end.min(after));
+        let grants = Grants {
+            follow,
+            ..Grants::default()
+        };
+        let ticket = Ticket::new(grants, expires, root.clone());
+        Ok(NewTicket {
+            ticket: self.ticket_keys.sign(&ticket)?,
+            expires,
+        })
+    }
+
+    /// Reads the files anew. If the access file is wrong, the rules before it stay.
+    pub fn reload(&self) -> Result<(), AccessFileError> {
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let old = self.rules.borrow().clone();
+        // What was fetched stays; what is in files is read again.
+        let known = |source: &keys::KeySource| {
+            let issuers = old.issuers.iter().filter(|_| source.path().is_none());
+            issuers
+                .map(|issuer| issuer.keys.clone())
+                .find(|keys| keys.source == *source)
+        };
+        let (file, issuers) = AccessFile::read_with(path, known)?;
+        let rules = Rules::new(&file, issuers);
+        self.rules.send_replace(Arc::new(rules));
+        Ok(())
+    }
+
+    /// Reads the files again when they change, and keeps the keys of issuers fresh, for ever.
+    pub async fn run(&self) {
+        tokio::join!(
+            self.watch_files(),
+            self.keep_keys_fresh(),
+            self.watch_passes()
+        );
+    }
+
+    async fn watch_files(&self) {
+        loop {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            let now = self.look();
+            let before = {
+                let mut seen = self.seen.lock().expect("nobody panics while holding it");
+                std::mem::replace(&mut *seen, now.clone())
+            };
+            if now.ticket_keys != before.ticket_keys {
+                self.ticket_keys.forget();
+            }
+            if now.access != before.access {
+                self.reload_and_tell();
+            }
+        }
+    }
+
+    async fn watch_passes(&self) {
+        let mut changes = self.changes();
+        loop {
+            tokio::select! {
+                () = changes.next() => self.passes.judge_all(|identity| self.renew(identity)),
+                () = tokio::time::sleep(LOOK_INTERVAL) => self.passes.end_expired(Timestamp::now()),
+            }
+        }
+    }
+
+    async fn keep_keys_fresh(&self) {
+        loop {
+            let rules = self.rules.borrow().clone();
+            let fetching = rules.issuers.iter().map(|issuer| issuer.keys.keep_fresh());
+            futures_util::future::join_all(fetching).await;
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
+    }
+
+    /// Reads the files anew, and logs what came of it.
+    pub fn reload_and_tell(&self) {
+        self.ticket_keys.forget();
+        match self.reload() {
+            Ok(()) if self.is_open() => (),
+            Ok(()) => tracing::info!("the access file was read again"),
+            Err(error) => tracing::error!(
+                error = format!("{:#}", anyhow::Error::from(error)),
+                "the access file is refused; the rules before it stay"
+            ),
+        }
+    }
+
+    fn look(&self) -> Seen {
+        let rules = self.rules.borrow().clone();
+        let of_keys = rules
+            .issuers
+            .iter()
+            .filter_map(|issuer| issuer.keys.source.path());
+        let paths = self.path.iter().map(PathBuf::as_path).chain(of_keys);
+        Seen {
+            access: paths.map(FileState::of).collect(),
+            ticket_keys: FileState::of(self.ticket_keys.path()),
+        }
+    }
+
+    /// The access file and what it has, in words; `None` if everybody may do everything.
+    pub fn describe(&self) -> Option<String> {
+        let rules = self.rules.borrow().clone();
+        let count = |number: usize, what: &str| match number {
+            1 => format!("1 {what}"),
+            number => format!("{number} {what}s"),
+        };
+        let path = self.path.as_ref()?.display();
+        let tokens = count(rules.tokens.len(), "token");
+        Some(match rules.issuers.len() {
+            0 => format!("{path} ({tokens})"),
+            issuers => format!("{path} ({tokens}, {})", count(issuers, "issuer")),
+        })
+    }
+}
