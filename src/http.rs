@@ -141,8 +141,7 @@ impl Endpoint for HubEndpoint {
         };
         count_refusal(answer.head(), &self.refusals);
         if is_failure(&answer) {
-            self.failures
-                .tell(&request_id, &method, &uri, answer.head());
+            self.failures.log(&request_id, &method, &uri, answer.head());
         }
         let headers = answer.headers_mut();
         headers.insert(request_id::HEADER, request_id.into_header());

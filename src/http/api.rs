@@ -41,8 +41,8 @@ pub fn openapi_document() -> String {
 pub(super) fn service(operations: Operations) -> OpenApiService<Operations, ()> {
     OpenApiService::new(operations, "segno", env!("CARGO_PKG_VERSION")).description(
         "A persistent event hub. Publish over REST; follow over Server-Sent Events; resume where you were. Every answer has \
-         the header `segno-log-id`, the log's own UUID: a cursor of one log means nothing in another, and `x-request-id`, which \
-         is the request's own if it has one of 1 to 128 visible ASCII characters.",
+         two headers: `segno-log-id` is the UUID of the event log, and a cursor is valid only in the log it came from; `x-request-id` \
+         repeats that of the request if it is 1 to 128 visible ASCII characters, else the hub makes one.",
     )
 }
 
@@ -103,15 +103,15 @@ impl OpenApi for Operations {
 
 #[derive(Tags)]
 pub(super) enum Tag {
-    /// Send events. A 2xx means: committed, synced to disk and announced.
+    /// Send events. A 2xx means that they are committed, synced to disk and announced.
     Publish,
-    /// Follow events as they come, from where you were.
+    /// Follow events live, from where you left off.
     Stream,
-    /// Look back.
+    /// Read stored events.
     History,
-    /// Take back, for good, and tell everybody.
+    /// Delete events for good, and tell every subscriber.
     Erase,
-    /// For whoever runs the hub.
+    /// For operators of the hub.
     Health,
 }
 

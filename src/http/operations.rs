@@ -56,7 +56,7 @@ impl Operations {
         }))
     }
 
-    /// A query parameter that nobody knows. Ignoring it would be worse: who asks for `topics=orders` would get everything.
+    /// An unknown query parameter. It is not ignored, because `topics=orders` would then get every topic.
     ///
     /// Costs nothing where there is no query.
     pub(super) fn find_unknown_parameter(&self, request: &Request) -> Option<Problem> {
@@ -69,8 +69,11 @@ impl Operations {
         let given: Vec<(String, String)> = request.params().unwrap_or_default();
         let (unknown, _) = given.iter().find(|(name, _)| !known.contains(name))?;
         let detail = match known.is_empty() {
-            true => format!("parameter '{unknown}': this takes none"),
-            false => format!("parameter '{unknown}': this takes {}", known.join(", ")),
+            true => format!("parameter '{unknown}' is unknown; this operation has none"),
+            false => format!(
+                "parameter '{unknown}' is unknown; this operation has {}",
+                known.join(", ")
+            ),
         };
         Some(Problem::new(Code::UnknownParameter, detail))
     }

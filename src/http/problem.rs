@@ -1,4 +1,4 @@
-//! What a client is told when it is refused: one shape, and the only table of codes and statuses.
+//! Refusals: one shape, and the only table of codes and statuses.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -98,7 +98,7 @@ codes! {
 }
 
 impl Code {
-    /// What one is told who hits a limit.
+    /// The code of a limit.
     pub(super) fn of(limit: Limit) -> Self {
         match limit {
             Limit::Connections => Self::TooManyConnections,
@@ -126,7 +126,7 @@ impl Code {
     }
 }
 
-/// What an answer that refuses carries for the figures and the traces.
+/// What a refusal carries for metrics and log lines.
 #[derive(Debug, Clone)]
 pub(super) struct ProblemCause {
     pub(super) code: Code,
@@ -146,7 +146,7 @@ pub(crate) struct Problem {
     allow: Option<String>,
     limit: Option<u32>,
     retry_after: Option<Duration>,
-    /// What is for the traces alone.
+    /// For log lines alone.
     cause: Option<String>,
 }
 
@@ -164,7 +164,7 @@ impl Problem {
 
     /// The path has other methods, `allow` of them.
     pub(crate) fn method_not_allowed(allow: String) -> Self {
-        let detail = format!("this path takes {allow}");
+        let detail = format!("this path has the methods {allow}");
         Self {
             allow: Some(allow),
             ..Self::new(Code::MethodNotAllowed, detail)
@@ -177,7 +177,7 @@ impl Problem {
         self
     }
 
-    /// Keeps `error` with its causes for the traces, and from the client.
+    /// Keeps `error` with its causes for the log, and from the client.
     fn because(self, error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = std::iter::successors(Some(error), |error| error.source());
         let causes: Vec<_> = causes.map(ToString::to_string).collect();
@@ -239,20 +239,20 @@ impl From<&db::Error> for Problem {
     fn from(error: &db::Error) -> Self {
         match error {
             db::Error::Full(_) => {
-                Self::new(Code::DiskFull, "the disk is full; nothing was stored")
+                Self::new(Code::DiskFull, "the disk is full; nothing was stored. Free space, or keep less with the --keep flags")
             }
             db::Error::ReadOnly(_) => Self::new(
                 Code::ReadOnly,
-                "the file may not be written; nothing was stored",
+                "the file cannot be written; nothing was stored. Check its permissions and its file system",
             ),
             db::Error::Busy(_) => Self::new(
                 Code::LogBusy,
-                "another process holds the file; nothing was stored",
+                "another process holds the file; nothing was stored. Try again",
             ),
             db::Error::Moved(_) => Self::new(
                 Code::LogMoved,
                 "the file was moved, deleted or replaced while the hub runs; nothing was stored. Put that very file back, or \
-                 stop the hub, look what is there, and start it",
+                 stop the hub, check which file is there, and start it",
             ),
             db::Error::Changed(_) => Self::new(
                 Code::LogChanged,
@@ -265,14 +265,13 @@ impl From<&db::Error> for Problem {
             ),
             db::Error::Corrupt(_) => Self::new(
                 Code::LogCorrupt,
-                "the file is damaged, here at least: `segno check` says where, `segno restore` puts a backup in its place. \
-                 Nothing was stored",
+                "the file is damaged; nothing was stored. `segno check` says where, `segno restore` replaces it with a backup",
             )
             .because(error),
             db::Error::Disk(_) => Self::new(
                 Code::DiskFailed,
-                "the disk did not read, write or sync. What was to be stored counts as refused, but a crash of the machine \
-                 may bring it back: send it again with a key, and it is one event",
+                "the disk failed to read, write or sync. The events are refused, but a crash of the machine may bring them \
+                 back: send them again with a key, so that each is stored once",
             )
             .because(error),
             db::Error::Other(_) => {
@@ -293,7 +292,7 @@ impl From<hub::PublishError> for Problem {
         match &error {
             hub::PublishError::Busy(_) => Self::new(
                 Code::Busy,
-                format_args!("{error}, as --max-queue and --max-queue-bytes say"),
+                format_args!("{error} (--max-queue, --max-queue-bytes); try again"),
             ),
             hub::PublishError::Draining => Self::new(Code::Draining, error),
             hub::PublishError::KeyConflict(conflict) => Self::new(Code::KeyConflict, conflict),
@@ -341,12 +340,12 @@ impl From<hub::NotReady> for Problem {
     }
 }
 
-/// What poem itself refused, told in our shape.
+/// A refusal of poem's own, in our shape.
 pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -> Problem {
     match status {
         StatusCode::NOT_FOUND => Problem::new(
             Code::UnknownPath,
-            "there is nothing at this path; /docs lists what there is",
+            "no such path; publish with POST /events or /topics/{topic}, follow with GET /sse; see /docs",
         ),
         StatusCode::METHOD_NOT_ALLOWED => Problem::method_not_allowed(allow.unwrap_or_default()),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(Code::UnsupportedContentType, text),
@@ -358,7 +357,7 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
     }
 }
 
-/// What any request may be refused with: its connection has no place, or it has a parameter that nobody knows.
+/// Refusals that any request may get.
 const EVERYWHERE: [Code; 3] = [
     Code::TooManyConnectionsOfAddress,
     Code::TooManyConnections,

@@ -1,4 +1,4 @@
-//! How a body is read: within its bounds and its time, and what its media type says.
+//! Reading bodies: bounds, time and media types.
 
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -12,12 +12,15 @@ use crate::http::{
     caller::Caller,
     problem::{Code, Problem},
 };
-use crate::{event::InvalidData, limits};
+use crate::{
+    event::{DATA_MAX_BYTES, InvalidData},
+    limits,
+};
 
 /// Bytes of a body that holds one event, beyond those of its data: room for white space, and for the fields around it.
 const AROUND_DATA_MAX_BYTES: usize = 64 * 1024;
 
-/// Bytes of a body too large that are read and thrown away, so that the client is still listening when it is told.
+/// Bytes of a too large body that are read and thrown away, so that the client reads the refusal.
 const DISCARD_MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// Reads the whole body, if it is no longer than `max_bytes` and comes in time.
@@ -25,7 +28,7 @@ async fn read_body(
     request: &Request,
     body: &mut RequestBody,
     max_bytes: usize,
-    too_large: Code,
+    too_large: Problem,
 ) -> Result<Bytes, Problem> {
     let timeout = limits_of(request).body_timeout;
     let body = body
@@ -54,7 +57,13 @@ pub(super) async fn read_batch(
     let limits = limits_of(request);
     let event_bytes = limits.max_event_bytes + AROUND_DATA_MAX_BYTES;
     let max_bytes = limits.max_batch_bytes.max(event_bytes);
-    read_body(request, body, max_bytes, Code::BatchTooLarge).await
+    read_body(
+        request,
+        body,
+        max_bytes,
+        batch_too_large(limits.max_batch_bytes),
+    )
+    .await
 }
 
 /// A body that holds one event.
@@ -62,15 +71,16 @@ pub(super) async fn read_event(
     request: &Request,
     body: &mut RequestBody,
 ) -> Result<Bytes, Problem> {
-    let max_bytes = limits_of(request).max_event_bytes + AROUND_DATA_MAX_BYTES;
-    read_body(request, body, max_bytes, Code::EventTooLarge).await
+    let max_event_bytes = limits_of(request).max_event_bytes;
+    let max_bytes = max_event_bytes + AROUND_DATA_MAX_BYTES;
+    read_body(request, body, max_bytes, event_too_large(max_event_bytes)).await
 }
 
 pub(super) fn limits_of(request: &Request) -> &limits::Settings {
     &Caller::of(request).limits().settings
 }
 
-/// Has the client publish so many events, if its rate allows it.
+/// Counts `events` events for the client, if its rate allows them.
 pub(super) fn count(request: &Request, events: usize) -> Result<(), Problem> {
     Ok(Caller::of(request).publish(events)?)
 }
@@ -88,7 +98,7 @@ async fn collect(
     body: Body,
     length: Option<usize>,
     max_bytes: usize,
-    too_large: Code,
+    too_large: Problem,
 ) -> Result<Bytes, Problem> {
     let mut chunks = body.into_bytes_stream();
     let mut first = Bytes::new();
@@ -97,8 +107,12 @@ async fn collect(
     let mut is_too_large = length.is_some_and(|length| length > max_bytes);
     while let Some(chunk) = chunks.next().await {
         // The client went away in the middle: nobody will read this.
-        let chunk =
-            chunk.map_err(|_| Problem::new(Code::InvalidJson, "the body ended too soon"))?;
+        let chunk = chunk.map_err(|_| {
+            Problem::new(
+                Code::InvalidJson,
+                "the body ended before its announced length",
+            )
+        })?;
         bytes += chunk.len();
         is_too_large |= bytes > max_bytes;
         if is_too_large {
@@ -116,10 +130,7 @@ async fn collect(
         }
     }
     if is_too_large {
-        return Err(Problem::new(
-            too_large,
-            format_args!("the body is longer than {max_bytes} bytes"),
-        ));
+        return Err(too_large);
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
@@ -145,34 +156,55 @@ pub(super) fn is_json(media_type: &str) -> bool {
 pub(super) fn unsupported(found: &str, expected: &str) -> Problem {
     Problem::new(
         Code::UnsupportedContentType,
-        format_args!("the body is '{found}'; send it with `content-type: {expected}`"),
+        format_args!("the media type '{found}' is not supported; send {expected}"),
     )
 }
 
 impl From<InvalidData> for Problem {
     fn from(error: InvalidData) -> Self {
-        let code = match error {
-            InvalidData::TooLarge(_) => Code::EventTooLarge,
-            InvalidData::TooDeep => Code::DataTooDeep,
-        };
-        Self::new(code, error)
+        match error {
+            InvalidData::TooLarge(_) => event_too_large(DATA_MAX_BYTES),
+            InvalidData::TooDeep => Self::new(Code::DataTooDeep, error),
+        }
     }
 }
 
-/// Whether data of so many bytes is no longer than the hub is set to take.
+fn event_too_large(max_bytes: usize) -> Problem {
+    let detail = format!(
+        "the event is larger than --max-event-bytes ({}); store large content elsewhere and publish its address",
+        in_units(max_bytes)
+    );
+    Problem::new(Code::EventTooLarge, detail)
+}
+
+fn batch_too_large(max_bytes: usize) -> Problem {
+    let detail = format!(
+        "the batch is larger than --max-batch-bytes ({}); send several",
+        in_units(max_bytes)
+    );
+    Problem::new(Code::BatchTooLarge, detail)
+}
+
+/// A size as people write it: `1 MiB`, `1500 bytes`.
+fn in_units(bytes: usize) -> String {
+    const MIB: usize = 1024 * 1024;
+    match bytes {
+        bytes if bytes >= MIB && bytes.is_multiple_of(MIB) => format!("{} MiB", bytes / MIB),
+        bytes if bytes >= 1024 && bytes.is_multiple_of(1024) => format!("{} KiB", bytes / 1024),
+        _ => format!("{bytes} bytes"),
+    }
+}
+
+/// Refuses an event with more data than the hub is set to take.
 pub(super) fn fit(bytes: usize, limits: &limits::Settings) -> Result<(), Problem> {
-    let max = limits.max_event_bytes;
-    match bytes > max {
-        true => Err(Problem::new(
-            Code::EventTooLarge,
-            format_args!("the data of one event is at most {max} bytes of JSON; this is {bytes}"),
-        )),
+    match bytes > limits.max_event_bytes {
+        true => Err(event_too_large(limits.max_event_bytes)),
         false => Ok(()),
     }
 }
 
-/// Tells apart what serde found: not JSON, or not an event.
-pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
+/// What serde found wrong with `json`: not JSON, or not an object of the right fields.
+pub(super) fn json_problem(error: &serde_json::Error, json: &[u8]) -> Problem {
     let message = error.to_string();
     let code = if !error.is_data() {
         Code::InvalidJson
@@ -183,16 +215,26 @@ pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
     } else {
         Code::InvalidField
     };
-    Problem::new(code, error)
+    // cmd.exe takes no single quotes away: the most common first mistake.
+    match json.trim_ascii_start().first() {
+        Some(b'\'') if code == Code::InvalidJson => Problem::new(
+            code,
+            format_args!("{error}: the body begins with `'`: on Windows, quote JSON with \\\""),
+        ),
+        _ => Problem::new(code, error),
+    }
 }
 
 /// Reads a JSON object. serde would take an array for a struct as well.
 pub(super) fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
     if json.trim_ascii_start().first() == Some(&b'{') {
-        return serde_json::from_slice(json).map_err(|error| json_problem(&error));
+        return serde_json::from_slice(json).map_err(|error| json_problem(&error, json));
     }
     match serde_json::from_slice::<IgnoredAny>(json) {
-        Ok(_) => Err(Problem::new(Code::InvalidField, "it is not a JSON object")),
-        Err(error) => Err(json_problem(&error)),
+        Ok(_) => Err(Problem::new(
+            Code::InvalidField,
+            "the body or line is JSON, but not an object",
+        )),
+        Err(error) => Err(json_problem(&error, json)),
     }
 }

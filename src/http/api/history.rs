@@ -1,4 +1,4 @@
-//! What is kept: events by range, one by its id, and the topics there are.
+//! Reading what is stored: events by range, an event by its id, the topics.
 
 use futures_util::{Stream, stream};
 use poem::{
@@ -35,25 +35,25 @@ use crate::{
 /// Events in an answer when no limit was asked for.
 const DEFAULT_LIMIT_EVENTS: usize = 100;
 
-/// Bytes of JSON after which an answer ends, though the limit is not reached; `next` goes on from there.
+/// Bytes of JSON after which an answer ends before its limit; `next` goes on from there.
 const ANSWER_MAX_BYTES: usize = 8 * 1024 * 1024;
 
-/// Pages of the log that one answer looks at; a filter that matches hardly anything ends with fewer events and a `next`.
+/// Pages of the log that one answer reads; with a filter that matches few events it has fewer events and a `next`.
 const ANSWER_MAX_PAGES: usize = 64;
 
 /// Events that NDJSON takes from the log at a time.
 const NDJSON_PAGE_EVENTS: usize = 512;
 
-/// The operations that look back.
+/// The operations that read what is stored.
 #[derive(Clone)]
 pub(in crate::http) struct HistoryApi(pub(in crate::http) Api);
 
 #[OpenApi]
 impl HistoryApi {
-    /// Look back
+    /// Read history
     ///
-    /// A page of events, oldest first unless `order=desc`; follow `next`, or the `Link` header, for more. With
-    /// `Accept: application/x-ndjson` the whole range comes as a stream, one event a line.
+    /// A page of events, oldest first unless `order=desc`; follow `next`, or the `Link` header, to the next page. With
+    /// `Accept: application/x-ndjson` the answer is the whole range as a stream, one event a line.
     #[oai(
         path = "/events",
         method = "get",
@@ -81,9 +81,9 @@ impl HistoryApi {
         until: Query<Option<Checked<Moment>>>,
         /// Oldest or newest first.
         order: Query<Option<Checked<Order>>>,
-        /// How many; 100 if not given, or all with NDJSON.
+        /// Most events in the answer; 100 if not given, or all with NDJSON.
         limit: Query<Option<Checked<PageSize>>>,
-        /// `ndjson` does what the header `Accept: application/x-ndjson` does, for a link, which cannot have a header.
+        /// `ndjson` does the same as the header `Accept: application/x-ndjson`, for links, which cannot have headers.
         format: Query<Option<Checked<HistoryFormat>>>,
         request: &Request,
     ) -> Result<History, ProblemOf<ReadHistory>> {
@@ -119,7 +119,7 @@ impl HistoryApi {
         Ok(read_page(&self.0.hub, query, request.uri()).await?)
     }
 
-    /// One event
+    /// Read an event
     #[oai(
         path = "/events/:id",
         method = "get",
@@ -138,7 +138,7 @@ impl HistoryApi {
         }
     }
 
-    /// Topics
+    /// List topics
     ///
     /// Each topic that has events, in the order of the names.
     #[oai(
@@ -151,7 +151,7 @@ impl HistoryApi {
         &self,
         /// Only topics whose name comes after this one.
         after: Query<Option<String>>,
-        /// How many; 1000 if not given.
+        /// Most topics in the answer; 1000 if not given.
         limit: Query<Option<Checked<PageSize>>>,
     ) -> Result<TopicList, ProblemOf<ReadTopics>> {
         let limit = optional(limit.0)?.map_or(LIMIT_MAX_EVENTS, |limit| limit.0);
@@ -173,11 +173,11 @@ impl HistoryApi {
 pub(super) fn unknown_event(id: EventId) -> Problem {
     Problem::new(
         Code::UnknownEvent,
-        format_args!("there is no event {id}, or no longer"),
+        format_args!("no event has the id {id}, or it was trimmed"),
     )
 }
 
-/// What a request for history asks for.
+/// Which events a request for history wants.
 #[derive(Debug)]
 pub(super) struct HistoryQuery {
     pub(super) filter: Filter,
@@ -233,7 +233,7 @@ impl Parameter for HistoryFormat {
             "ndjson" => Ok(Self::Ndjson),
             _ => Err(Problem::new(
                 Code::InvalidFormat,
-                format_args!("format '{text}': it is json or ndjson"),
+                format_args!("format '{text}' is unknown; use json or ndjson"),
             )),
         }
     }
@@ -311,7 +311,7 @@ fn is_trimmed(hub: &Hub, cursor: EventId) -> bool {
 fn broken_off(error: db::Error) -> std::io::Error {
     tracing::error!(
         error = &error as &dyn std::error::Error,
-        "a history was broken off because the log failed"
+        "a history stream was cut because the log failed"
     );
     std::io::Error::other(error)
 }

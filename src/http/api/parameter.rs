@@ -114,7 +114,7 @@ impl Parameter for Topic {
     }
 }
 
-/// The topic of events that are there already: it may be one that nobody can publish on any more.
+/// The topic of stored events, which may be one that nobody can publish on any more.
 #[derive(Debug)]
 pub(super) struct KeptTopic(pub(super) Topic);
 
@@ -239,7 +239,7 @@ impl Parameter for Newest {
         let number: EventId = text.parse().map_err(|_| {
             Problem::new(
                 Code::InvalidLimit,
-                format_args!("last '{text}': it is a whole number of events, such as 10"),
+                format_args!("last '{text}' is not a whole number of events, such as 10"),
             )
         })?;
         Ok(Self(number.as_i64().unsigned_abs()))
@@ -280,13 +280,13 @@ impl Parameter for Moment {
             Some(Timestamp::now().before(age))
         };
         time.or_else(age).map(Self).ok_or_else(|| {
-            let detail = format!("'{text}' is no time: say 15m, 2h, 7d, or 2026-01-31T12:00:00Z");
+            let detail = format!("'{text}' is not a time; use an age such as 15m, 2h or 7d, or a time such as 2026-01-31T12:00:00Z");
             Problem::new(Code::InvalidTime, detail)
         })
     }
 }
 
-/// How many events an answer may have.
+/// Most entries in an answer.
 #[derive(Debug)]
 pub(super) struct PageSize(pub(super) usize);
 
@@ -307,7 +307,7 @@ impl Parameter for PageSize {
         limit.map(Self).ok_or_else(|| {
             Problem::new(
                 Code::InvalidLimit,
-                format_args!("limit '{text}': it is a whole number from 1 to {LIMIT_MAX_EVENTS}"),
+                format_args!("limit '{text}' is not a whole number from 1 to {LIMIT_MAX_EVENTS}"),
             )
         })
     }
@@ -328,7 +328,7 @@ impl Parameter for Order {
             "desc" => Ok(Self::Descending),
             _ => Err(Problem::new(
                 Code::InvalidOrder,
-                format_args!("order '{text}': it is asc or desc"),
+                format_args!("order '{text}' is unknown; use asc or desc"),
             )),
         }
     }

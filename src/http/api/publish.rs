@@ -199,7 +199,7 @@ fn parse_json(body: &[u8], limits: &limits::Settings) -> Result<EventsBody, Prob
         return parse_event(body, limits).map(EventsBody::One);
     }
     let events: Vec<&RawValue> =
-        serde_json::from_slice(body).map_err(|error| json_problem(&error))?;
+        serde_json::from_slice(body).map_err(|error| json_problem(&error, body))?;
     let events = events.into_iter().enumerate().map(|(index, event)| {
         parse_event(event.get().as_bytes(), limits)
             .map_err(|problem| problem.at(format_args!("event {} of the array", index + 1)))
@@ -352,7 +352,7 @@ impl<'a> ApiExtractor<'a> for RawData {
         let says_json = media_type(request).is_some_and(|media_type| is_json(&media_type));
         let data = match serde_json::from_slice::<&RawValue>(&body) {
             Ok(json) => Data::from_json(json),
-            Err(error) if says_json => return Err(json_problem(&error).into()),
+            Err(error) if says_json => return Err(json_problem(&error, &body).into()),
             Err(_) => Data::from_text(as_text(&body)?),
         };
         let data = data.map_err(Problem::from)?;
