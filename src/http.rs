@@ -15,6 +15,7 @@ mod metrics;
 mod opening;
 mod operations;
 mod problem;
+mod public_url;
 mod refused_stream;
 mod request_id;
 mod schema;
@@ -28,7 +29,7 @@ use std::{
 
 use poem::{
     Endpoint, IntoResponse, Request, Response, Route,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, Version, header},
 };
 use tracing::Instrument;
 
@@ -37,6 +38,7 @@ pub use self::{
     api::{Following, openapi_document},
     cors::{CorsOrigin, InvalidOrigin},
     opening::Opening,
+    public_url::{InvalidPublicUrl, PublicUrl},
 };
 use self::{
     api::{Api, FollowApi, PublishApi},
@@ -73,6 +75,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Whose pages may use the hub.
     pub cors_origins: Vec<CorsOrigin>,
+    /// Address under which clients reach the hub.
+    pub public_url: Option<PublicUrl>,
     /// How much is taken; the figures show what was not.
     pub limits: Arc<Limits>,
 }
@@ -83,10 +87,10 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let refusals = hub.metrics().refusals.clone();
     let cors = Cors::of(&settings.cors_origins);
     let api = Api { hub, settings };
-    let service = api::service(api::Operations::of(&api));
-    let operations = Operations::of(&service.spec());
+    let service = api::service(api::Operations::of(&api), api.settings.public_url.as_ref());
+    let document = api::document(&service);
+    let operations = Operations::of(&document);
     let docs = service.swagger_ui();
-    let spec = service.spec_endpoint();
     HubEndpoint {
         publish: PublishApi(api.clone()),
         follow: FollowApi(api),
@@ -96,7 +100,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
         log_id,
         cors,
         routes: console::add_to(Route::new())
-            .at("/openapi.json", poem::get(spec))
+            .at("/openapi.json", poem::get(json_page(document)))
             .nest("/docs", docs)
             .nest("/", service),
     }
@@ -155,6 +159,9 @@ impl Endpoint for HubEndpoint {
 
 impl HubEndpoint {
     async fn answer(&self, mut request: Request) -> Answer {
+        if let Some(problem) = find_host_problem(&request) {
+            return problem.into_response().into();
+        }
         if is_plain_publish(&request) {
             return self.publish.answer_publish(request).await.into();
         }
@@ -162,6 +169,9 @@ impl HubEndpoint {
             return response.into();
         }
         join_topic(&mut request);
+        if let Some(problem) = operations::find_unreadable_query(&request) {
+            return problem.into_response().into();
+        }
         if let Some(problem) = self.operations.find_unknown_parameter(&request) {
             return problem.into_response().into();
         }
@@ -202,6 +212,19 @@ impl HubEndpoint {
         tracing::debug!(request_id = id, %method, path, status, duration_ms, "request");
         answer
     }
+}
+
+/// Source: RFC 9112, 3.2: a request of HTTP/1.1 has one `Host`, and who receives another refuses it, because proxies before and
+/// behind may disagree about where it goes.
+fn find_host_problem(request: &Request) -> Option<Problem> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let detail = match (request.version(), hosts) {
+        (_, 1) => return None,
+        (version, 0) if version < Version::HTTP_11 => return None,
+        (_, 0) => "the request has no Host header; HTTP/1.1 requires one",
+        _ => "the request has more than one Host header; send one",
+    };
+    Some(Problem::new(Code::InvalidHost, detail))
 }
 
 /// Whether it is a `POST /events`. With a query it goes the way that refuses unknown parameters.
@@ -260,6 +283,15 @@ fn is_failure(answer: &Answer) -> bool {
 
 fn count_code(code: Code, refusals: &Counters) {
     refusals.get_or_create(&[("code", code.as_str())]).inc();
+}
+
+/// A page of JSON that does not change.
+fn json_page(json: String) -> impl Endpoint {
+    poem::endpoint::make_sync(move |_| {
+        Response::builder()
+            .content_type("application/json")
+            .body(json.clone())
+    })
 }
 
 /// Milliseconds to three places: more would be noise.

@@ -36,7 +36,7 @@ use self::{
 };
 use crate::{
     db,
-    http::{self, Answer, CorsOrigin, OneASecond, Opening},
+    http::{self, Answer, CorsOrigin, OneASecond, Opening, PublicUrl},
     hub::{self, Bounds, Hub, Writer},
     limits::{self, ConnectionPermit, LimitHit, Limits},
     metrics::Metrics,
@@ -76,6 +76,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Whose pages may use the hub from a browser.
     pub cors_origins: Vec<CorsOrigin>,
+    /// Address under which clients reach the hub.
+    pub public_url: Option<PublicUrl>,
     /// Longest wait for open requests and streams when the server stops.
     pub drain_timeout: Duration,
     /// How much is taken, and from whom.
@@ -93,6 +95,7 @@ impl Default for Settings {
             db: "segno.db".into(),
             heartbeat: Duration::from_secs(15),
             cors_origins: Vec::new(),
+            public_url: None,
             drain_timeout: Duration::from_secs(10),
             limits: limits::Settings::default(),
             hub: hub::Settings::default(),
@@ -151,6 +154,7 @@ impl Server {
         let http_settings = http::Settings {
             heartbeat: settings.heartbeat,
             cors_origins: settings.cors_origins.clone(),
+            public_url: settings.public_url.clone(),
             limits,
         };
         connections

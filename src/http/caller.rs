@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use poem::{Request, http::HeaderMap};
 
-use crate::limits::{ConnectionPermit, LimitHit, Limits, StreamPermit};
+use crate::limits::{BodyPermit, ConnectionPermit, LimitHit, Limits, StreamPermit};
 
 /// The sender of a request. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -46,6 +46,12 @@ impl Caller {
     /// Opens one more stream, if it may.
     pub(super) fn open_stream(&self) -> Result<StreamPermit, LimitHit> {
         self.connection.open_stream(self.forwarded.as_deref())
+    }
+
+    /// Permits a body of `announced` bytes, if there is memory for it.
+    pub(super) fn hold_body(&self, announced: usize) -> Result<BodyPermit, LimitHit> {
+        self.connection
+            .hold_body(announced, self.forwarded.as_deref())
     }
 
     /// Publishes `events` events, if its rate allows it.

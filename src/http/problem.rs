@@ -15,7 +15,9 @@ use poem_openapi::{
 use serde::Serialize;
 
 use crate::{
-    db, hub,
+    db,
+    event::InvalidKey,
+    hub,
     limits::{Limit, LimitHit},
 };
 
@@ -64,6 +66,9 @@ codes! {
     InvalidLimit, BAD_REQUEST, "invalid_limit", "a limit is not a whole number in its range";
     InvalidOrder, BAD_REQUEST, "invalid_order", "the order is neither asc nor desc";
     InvalidFormat, BAD_REQUEST, "invalid_format", "the format is unknown";
+    InvalidHeader, BAD_REQUEST, "invalid_header", "a header cannot be read, or is given more than once";
+    InvalidHost, BAD_REQUEST, "invalid_host", "an HTTP/1.1 request has no `Host` header, or more than one";
+    InvalidEncoding, BAD_REQUEST, "invalid_encoding", "the body is not what its `Content-Encoding` says";
     InvalidParameter, BAD_REQUEST, "invalid_parameter", "a parameter cannot be read";
     UnknownParameter, BAD_REQUEST, "unknown_parameter", "a query parameter is unknown; the detail lists those of the operation";
     ConflictingStarts, BAD_REQUEST, "conflicting_starts", "the query has more than one start";
@@ -76,11 +81,14 @@ codes! {
     EventTooLarge, PAYLOAD_TOO_LARGE, "event_too_large", "an event is larger than `--max-event-bytes` (at most 1 MiB)";
     BatchTooLarge, PAYLOAD_TOO_LARGE, "batch_too_large", "a batch is over `--max-batch-bytes` (at most 16 MiB) or `--max-batch-events` (at most 10,000)";
     UnsupportedContentType, UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", "the operation does not take this media type";
+    UnsupportedContentEncoding, UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", "the operation takes the content encodings of `Accept-Encoding` only";
     TooManyConnectionsOfAddress, TOO_MANY_REQUESTS, "too_many_connections_of_address", "the address reached its limit of connections; try again after `Retry-After`";
     TooManyStreamsOfAddress, TOO_MANY_REQUESTS, "too_many_streams_of_address", "the address reached its limit of open streams; try again after `Retry-After`";
     TooManyEventsOfAddress, TOO_MANY_REQUESTS, "too_many_events_of_address", "the address publishes above its rate; try again after `Retry-After`";
+    TooManyBodyBytesOfAddress, TOO_MANY_REQUESTS, "too_many_body_bytes_of_address", "the address has a quarter of `--max-body-memory` in unfinished requests; try again after `Retry-After`";
     Internal, INTERNAL_SERVER_ERROR, "internal", "the hub failed; its log says why";
     TooManyConnections, SERVICE_UNAVAILABLE, "too_many_connections", "the hub reached its limit of connections; try again after `Retry-After`";
+    TooManyBodyBytes, SERVICE_UNAVAILABLE, "too_many_body_bytes", "unfinished requests fill `--max-body-memory`; try again after `Retry-After`";
     Starting, SERVICE_UNAVAILABLE, "starting", "the hub is opening its file; try again after `Retry-After`";
     Busy, SERVICE_UNAVAILABLE, "busy", "the publish queue is full; try again after `Retry-After`";
     Draining, SERVICE_UNAVAILABLE, "draining", "the hub is stopping; try again after `Retry-After`";
@@ -105,6 +113,8 @@ impl Code {
             Limit::ConnectionsOfAddress => Self::TooManyConnectionsOfAddress,
             Limit::StreamsOfAddress => Self::TooManyStreamsOfAddress,
             Limit::EventsOfAddress => Self::TooManyEventsOfAddress,
+            Limit::BodyBytes => Self::TooManyBodyBytes,
+            Limit::BodyBytesOfAddress => Self::TooManyBodyBytesOfAddress,
         }
     }
 
@@ -211,11 +221,17 @@ impl ResponseError for Problem {
         let mut response = Response::builder()
             .status(self.status())
             .content_type(PROBLEM_JSON)
-            .body(self.to_json());
+            .body(self.to_json() + "\n");
         response.extensions_mut().insert(ProblemCause {
             code: self.code,
             cause: self.cause.clone(),
         });
+        if self.code == Code::UnsupportedContentEncoding {
+            let supported = HeaderValue::from_static("gzip, deflate");
+            response
+                .headers_mut()
+                .insert(header::ACCEPT_ENCODING, supported);
+        }
         if let Some(wait) = self.retry_after {
             // Whole seconds, and not a moment too early.
             let seconds = wait.as_millis().div_ceil(1000);
@@ -301,6 +317,12 @@ impl From<hub::PublishError> for Problem {
     }
 }
 
+impl From<InvalidKey> for Problem {
+    fn from(error: InvalidKey) -> Self {
+        Self::new(Code::InvalidKey, error)
+    }
+}
+
 impl From<LimitHit> for Problem {
     fn from(hit: LimitHit) -> Self {
         Self {
@@ -358,7 +380,8 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
 }
 
 /// Refusals that any request may get.
-const EVERYWHERE: [Code; 3] = [
+const EVERYWHERE: [Code; 4] = [
+    Code::InvalidHost,
     Code::TooManyConnectionsOfAddress,
     Code::TooManyConnections,
     Code::UnknownParameter,

@@ -8,6 +8,7 @@
 mod backup;
 mod bad_input;
 mod bench;
+mod bodies;
 mod browser;
 mod clients;
 mod clock;

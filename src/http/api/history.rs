@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Api, Tag, filter,
+    Api, Tag, filter, headers,
     parameter::{
         Checked, Cursor, LIMIT_MAX_EVENTS, Moment, PageSize, Parameter, Since, TopicPattern,
         TypePattern, optional,
@@ -23,6 +23,7 @@ use super::{
 };
 use crate::http::{
     problem::{Code, Codes, Problem, ProblemOf},
+    public_url::{PublicUrl, public},
     schema::{Json, Nullable, Raw},
 };
 use crate::{
@@ -111,12 +112,21 @@ impl HistoryApi {
             order: optional(order.0)?.unwrap_or_default(),
             limit: optional(limit.0)?.map(|limit| limit.0),
         };
-        let format = optional(format.0)?.unwrap_or_else(|| HistoryFormat::accepted_by(request));
+        let format = match optional(format.0)? {
+            Some(format) => format,
+            None => HistoryFormat::accepted_by(request)?,
+        };
         if format == HistoryFormat::Ndjson {
             let lines = HistoryLines::new(self.0.hub.clone(), query);
             return Ok(History::Found(Events::Lines(lines), None));
         }
-        Ok(read_page(&self.0.hub, query, request.uri()).await?)
+        Ok(read_page(
+            &self.0.hub,
+            query,
+            request.uri(),
+            self.0.settings.public_url.as_ref(),
+        )
+        .await?)
     }
 
     /// Read an event
@@ -207,15 +217,16 @@ pub(super) enum HistoryFormat {
 
 impl HistoryFormat {
     /// What the header `Accept` asks for.
-    pub(super) fn accepted_by(request: &Request) -> Self {
-        let accept = request
-            .headers()
-            .get(header::ACCEPT)
-            .and_then(|accept| accept.to_str().ok());
-        match accept {
-            Some(accept) if accept.contains("application/x-ndjson") => Self::Ndjson,
-            _ => Self::Json,
+    pub(super) fn accepted_by(request: &Request) -> Result<Self, Problem> {
+        let mut wants_lines = false;
+        for value in request.headers().get_all(header::ACCEPT) {
+            let text = headers::as_text(&header::ACCEPT, value)?;
+            wants_lines |= text.contains("application/x-ndjson");
         }
+        Ok(match wants_lines {
+            true => Self::Ndjson,
+            false => Self::Json,
+        })
     }
 }
 
@@ -317,7 +328,12 @@ fn broken_off(error: db::Error) -> std::io::Error {
 }
 
 /// Reads a page of history. `uri` is the request's, to make the link to the next page from.
-async fn read_page(hub: &Hub, mut query: HistoryQuery, uri: &Uri) -> Result<History, Problem> {
+async fn read_page(
+    hub: &Hub,
+    mut query: HistoryQuery,
+    uri: &Uri,
+    public_url: Option<&PublicUrl>,
+) -> Result<History, Problem> {
     let Bounds { first_id, last_id } = hub.bounds();
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT_EVENTS);
     let mut body = b"{\"events\":[".to_vec();
@@ -342,10 +358,10 @@ async fn read_page(hub: &Hub, mut query: HistoryQuery, uri: &Uri) -> Result<Hist
             break;
         }
     }
-    let next = next.map(|id| next_link(uri, query.order, id));
+    let next = next.map(|id| next_link(public_url, uri, query.order, id));
     let link = next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
     let tail = format!(
-        "],\"first_id\":{first_id},\"last_id\":{last_id},\"next\":{}}}",
+        "],\"first_id\":{first_id},\"last_id\":{last_id},\"next\":{}}}\n",
         json!(next)
     );
     body.extend_from_slice(tail.as_bytes());
@@ -353,7 +369,7 @@ async fn read_page(hub: &Hub, mut query: HistoryQuery, uri: &Uri) -> Result<Hist
 }
 
 /// The same query with its cursor moved.
-fn next_link(uri: &Uri, order: Order, id: EventId) -> String {
+fn next_link(public_url: Option<&PublicUrl>, uri: &Uri, order: Order, id: EventId) -> String {
     let moved = match order {
         Order::Ascending => "after",
         Order::Descending => "before",
@@ -361,7 +377,7 @@ fn next_link(uri: &Uri, order: Order, id: EventId) -> String {
     let pairs = uri.query().unwrap_or_default().split('&');
     let kept = pairs.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some(moved));
     let query: String = kept.flat_map(|pair| [pair, "&"]).collect();
-    format!("/events?{query}{moved}={id}")
+    public(public_url, format_args!("/events?{query}{moved}={id}"))
 }
 
 /// A stored event.
@@ -450,6 +466,7 @@ impl From<&Event> for OneEvent {
     fn from(event: &Event) -> Self {
         let mut json = Vec::new();
         event.write_json(&mut json);
+        json.push(b'\n');
         Self::Found(Json::written(json))
     }
 }
@@ -510,6 +527,7 @@ impl Codes for ReadHistory {
         Code::InvalidOrder,
         Code::InvalidLimit,
         Code::InvalidFormat,
+        Code::InvalidHeader,
         Code::Internal,
         Code::LogBusy,
         Code::LogCorrupt,
