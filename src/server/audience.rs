@@ -502,6 +502,7 @@ mod tests {
         let limits = Arc::new(Limits::new(limits::Settings::default()));
         let settings = http::Settings {
             heartbeat: Duration::from_secs(60),
+            public_url: None,
             cors_origins: Vec::new(),
             limits: limits.clone(),
         };
