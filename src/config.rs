@@ -18,7 +18,10 @@ use crate::{
     event::DATA_MAX_BYTES,
     http::{CorsOrigin, PublicUrl},
     hub::{self, QUEUE_MAX_BYTES, QueueLimits},
-    limits::{self, BATCH_MAX_BYTES, BATCH_MAX_EVENTS, RATE_MAX_EVENTS},
+    limits::{
+        self, BATCH_MAX_BYTES, BATCH_MAX_EVENTS, BODY_MEMORY_MAX_BYTES, BODY_MEMORY_MIN_BYTES,
+        RATE_MAX_EVENTS,
+    },
     retention::{Keep, KeepTopics, parse_age},
     server,
 };
@@ -82,6 +85,11 @@ pub struct ListenFlags {
     )]
     pub cors_origins: Vec<CorsOrigin>,
 
+    /// Address under which clients reach the hub, such as `https://example.com/segno`, where a proxy serves it under another
+    /// or its name is not the machine's. `Location`, `Link`, `next` and the OpenAPI document begin with it, and browsers may use it.
+    #[arg(long, env = "SEGNO_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<PublicUrl>,
+
     /// Address or network of a proxy, such as `10.0.0.0/8`, whose `X-Forwarded-For` names the client. Repeat the flag for more;
     /// separate them by spaces in the variable.
     #[arg(
@@ -130,10 +138,6 @@ pub struct AccessFlags {
     /// the event log with the first ticket if not given.
     #[arg(long, env = "SEGNO_TICKET_KEY_FILE", value_name = "FILE")]
     pub ticket_key_file: Option<PathBuf>,
-
-    /// Address by which browsers find the hub, such as `https://hub.example`, where it is not that of the machine.
-    #[arg(long, env = "SEGNO_PUBLIC_URL", value_name = "URL")]
-    pub public_url: Option<PublicUrl>,
 }
 
 /// What is kept. Events that any of the rules calls old are trimmed; without a rule everything is kept.
@@ -254,6 +258,16 @@ pub struct LimitsFlags {
     )]
     pub max_batch_bytes: usize,
 
+    /// Bytes of all request bodies that are being read; a client address has a quarter of it.
+    #[arg(
+        long,
+        env = "SEGNO_MAX_BODY_MEMORY",
+        default_value = "256MiB",
+        value_name = "SIZE",
+        value_parser = |text: &str| parse_bytes_within(text, BODY_MEMORY_MIN_BYTES, BODY_MEMORY_MAX_BYTES)
+    )]
+    pub max_body_memory: usize,
+
     /// Events in a batch; at most 10000.
     #[arg(
         long,
@@ -318,8 +332,8 @@ impl ServeFlags {
             heartbeat: listen.heartbeat,
             cors_origins: listen.cors_origins.clone(),
             access: self.access.file.clone(),
-            public_url: self.access.public_url.clone(),
             ticket_key: self.access.ticket_key_file.clone(),
+            public_url: listen.public_url.clone(),
             drain_timeout: listen.drain_timeout,
             limits: limits::Settings {
                 header_timeout: listen.header_timeout,
@@ -332,6 +346,7 @@ impl ServeFlags {
                 burst_per_address: limits.burst_per_address,
                 max_event_bytes: limits.max_event_bytes,
                 max_batch_bytes: limits.max_batch_bytes,
+                max_body_memory: limits.max_body_memory,
                 max_batch_events: limits.max_batch_events,
                 trusted_proxies: listen.trusted_proxies.clone(),
             },

@@ -448,6 +448,11 @@ impl Data {
         Self::bounded(String::from_utf8(json).expect("JSON is UTF-8").into())
     }
 
+    /// Whether both are the same JSON text but for white space between tokens.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self == other || tokens(&self.0).eq(tokens(&other.0))
+    }
+
     fn bounded(json: Box<str>) -> Result<Self, InvalidData> {
         if json.len() > DATA_MAX_BYTES {
             return Err(InvalidData::TooLarge(json.len()));
@@ -499,6 +504,20 @@ fn without_line_breaks(json: &str) -> Box<str> {
     json.split(LINE_BREAKS)
         .map(|line| line.trim_matches(WHITE_SPACE))
         .collect()
+}
+
+/// The bytes of JSON without the white space between its tokens.
+fn tokens(json: &str) -> impl Iterator<Item = u8> {
+    let (mut in_string, mut escaped) = (false, false);
+    json.bytes().filter(move |&byte| {
+        if in_string {
+            in_string = byte != b'"' || escaped;
+            escaped = byte == b'\\' && !escaped;
+            return true;
+        }
+        in_string = byte == b'"';
+        !b" \t\n\r".contains(&byte)
+    })
 }
 
 /// A moment in UTC, in whole milliseconds since 1970.
@@ -658,6 +677,21 @@ mod tests {
         assert!(matches!(Data::from_json(&deep), Err(InvalidData::TooDeep)));
         assert!(Data::of_log(&deep).is_ok(), "it was taken once");
         assert_eq!(levels(r#"{"a[": ["\"[[{", {}], "\\": [[]]}"#), 3);
+    }
+
+    #[test]
+    fn data_is_the_same_whatever_white_space_is_between_its_tokens() {
+        for (a, b, same) in [
+            (r#"{"a":[1,2]}"#, "{ \"a\" : [ 1,\t2 ] }", true),
+            (r#"{"a":" \" , x"}"#, r#"{ "a": " \" , x" }"#, true),
+            (r#""a b""#, r#""ab""#, false),
+            (r#""\\" "#, r#""\\""#, true),
+            (r#"["\\", " "]"#, r#"["\\",""]"#, false),
+            ("1.10", "1.1", false),
+            (r#"{"a":1,"b":2}"#, r#"{"b":2,"a":1}"#, false),
+        ] {
+            assert_eq!(data(a).is_same_as(&data(b)), same, "{a} {b}");
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod metrics;
 mod opening;
 mod operations;
 mod problem;
+mod public_url;
 mod refused_stream;
 mod request_id;
 mod schema;
@@ -30,7 +31,7 @@ use std::{
 
 use poem::{
     Endpoint, IntoResponse, Request, Response, Route,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header},
 };
 use tracing::Instrument;
 
@@ -38,8 +39,8 @@ pub use self::{
     answer::Answer,
     api::{Following, openapi_document},
     cors::{CorsOrigin, InvalidOrigin},
-    cross_site::{InvalidPublicUrl, PublicUrl},
     opening::Opening,
+    public_url::{InvalidPublicUrl, PublicUrl},
 };
 use self::{
     api::{Api, FollowApi, PublishApi},
@@ -83,12 +84,12 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Whose pages may use the hub.
     pub cors_origins: Vec<CorsOrigin>,
+    /// Address under which clients reach the hub.
+    pub public_url: Option<PublicUrl>,
     /// How much is taken; the figures show what was not.
     pub limits: Arc<Limits>,
     /// Who may do what.
     pub access: Arc<Access>,
-    /// The address by which browsers find the hub, where it is not that of the machine.
-    pub public_url: Option<PublicUrl>,
 }
 
 /// Everything that the hub answers. Each request carries the [`ConnectionPermit`](crate::limits::ConnectionPermit) of its connection.
@@ -102,10 +103,10 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
         asks_host: access.is_open(),
     };
     let api = Api { hub, settings };
-    let service = api::service(api::Operations::of(&api));
-    let operations = Operations::of(&service.spec());
+    let service = api::service(api::Operations::of(&api), api.settings.public_url.as_ref());
+    let document = api::document(&service);
+    let operations = Operations::of(&document);
     let docs = service.swagger_ui();
-    let spec = service.spec_endpoint();
     HubEndpoint {
         publish: PublishApi(api.clone()),
         follow: FollowApi(api),
@@ -118,7 +119,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
         log_id,
         cors,
         routes: console::add_to(Route::new())
-            .at(DOCUMENT_PATH, poem::get(spec))
+            .at(DOCUMENT_PATH, poem::get(json_page(document)))
             .nest(DOCS_PATH, docs)
             .nest("/", service),
     }
@@ -166,8 +167,7 @@ impl Endpoint for HubEndpoint {
         };
         count_refusal(answer.head(), &self.refusals);
         if is_failure(&answer) {
-            self.failures
-                .tell(&request_id, &method, &uri, answer.head());
+            self.failures.log(&request_id, &method, &uri, answer.head());
         }
         let headers = answer.headers_mut();
         headers.insert(request_id::HEADER, request_id.into_header());
@@ -181,6 +181,9 @@ impl Endpoint for HubEndpoint {
 
 impl HubEndpoint {
     async fn answer(&self, mut request: Request, found: Result<(), Reason>) -> Answer {
+        if let Some(problem) = find_host_problem(&request) {
+            return problem.into_response().into();
+        }
         if let Err(problem) = self.cross_site.check(&request, self.cors.as_ref()) {
             return problem.into_response().into();
         }
@@ -198,6 +201,9 @@ impl HubEndpoint {
             .need(&request)
             .and_then(|need| self.let_in(&request, need, found));
         if let Err(problem) = let_in {
+            return problem.into_response().into();
+        }
+        if let Some(problem) = operations::find_unreadable_query(&request) {
             return problem.into_response().into();
         }
         if let Some(problem) = self.operations.find_unknown_parameter(&request) {
@@ -306,6 +312,19 @@ fn protect_page(headers: &mut HeaderMap) {
     }
 }
 
+/// Source: RFC 9112, 3.2: a request of HTTP/1.1 has one `Host`, and who receives another refuses it, because proxies before and
+/// behind may disagree about where it goes.
+fn find_host_problem(request: &Request) -> Option<Problem> {
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    let detail = match (request.version(), hosts) {
+        (_, 1) => return None,
+        (version, 0) if version < Version::HTTP_11 => return None,
+        (_, 0) => "the request has no Host header; HTTP/1.1 requires one",
+        _ => "the request has more than one Host header; send one",
+    };
+    Some(Problem::new(Code::InvalidHost, detail))
+}
+
 /// Whether it is a `POST /events`. With a query it goes the way that refuses unknown parameters.
 fn is_plain_publish(request: &Request) -> bool {
     let uri = request.uri();
@@ -362,6 +381,15 @@ fn is_failure(answer: &Answer) -> bool {
 
 fn count_code(code: Code, refusals: &Counters) {
     refusals.get_or_create(&[("code", code.as_str())]).inc();
+}
+
+/// A page of JSON that does not change.
+fn json_page(json: String) -> impl Endpoint {
+    poem::endpoint::make_sync(move |_| {
+        Response::builder()
+            .content_type("application/json")
+            .body(json.clone())
+    })
 }
 
 /// Milliseconds to three places: more would be noise.

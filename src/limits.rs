@@ -12,7 +12,7 @@ use std::{
     num::NonZeroU32,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
@@ -27,11 +27,20 @@ pub const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
 /// Events of a batch. Source: the hub's HTTP contract.
 pub const BATCH_MAX_EVENTS: usize = 10_000;
 
+/// The largest body fits into the quarter of one address, as it was sent and decoded, and leaves some for others.
+pub const BODY_MEMORY_MIN_BYTES: usize = 10 * BATCH_MAX_BYTES;
+
+/// Source: a [`LimitHit`] has 32 bits for it.
+pub const BODY_MEMORY_MAX_BYTES: usize = 4 * 1024 * 1024 * 1024 - 1;
+
 /// More events a second than this are no limit: a bucket counts in whole nanoseconds.
 pub const RATE_MAX_EVENTS: i64 = 1_000_000;
 
 /// When a client may try again that hit a limit of connections or streams: another must end first.
 const ONE_LESS_RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// When a client may try again that found no memory for its body: bodies arrive within seconds.
+const BODY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Addresses at which the table is searched for those without a connection.
 const SWEEP_MIN_ADDRESSES: usize = 1024;
@@ -59,6 +68,9 @@ pub struct Settings {
     pub max_event_bytes: usize,
     /// Bytes of the body of a batch, at most [`BATCH_MAX_BYTES`].
     pub max_batch_bytes: usize,
+    /// Bytes of all bodies that are being read, from [`BODY_MEMORY_MIN_BYTES`] to [`BODY_MEMORY_MAX_BYTES`]. An address has a
+    /// quarter of it.
+    pub max_body_memory: usize,
     /// Events of a batch, at most [`BATCH_MAX_EVENTS`].
     pub max_batch_events: usize,
     /// Proxies whose `X-Forwarded-For` says who the client is.
@@ -79,6 +91,7 @@ impl Default for Settings {
             burst_per_address: None,
             max_event_bytes: DATA_MAX_BYTES,
             max_batch_bytes: BATCH_MAX_BYTES,
+            max_body_memory: 256 * 1024 * 1024,
             max_batch_events: BATCH_MAX_EVENTS,
             trusted_proxies: Vec::new(),
         }
@@ -96,6 +109,10 @@ pub enum Limit {
     StreamsOfAddress,
     /// Events a second of an address.
     EventsOfAddress,
+    /// Bytes of bodies in all.
+    BodyBytes,
+    /// Bytes of bodies of an address.
+    BodyBytesOfAddress,
 }
 
 /// A limit that a client has hit: it is refused for now.
@@ -139,6 +156,14 @@ impl fmt::Display for LimitHit {
                 "your address published more events a second than",
                 "--max-rate-per-address",
             ),
+            Limit::BodyBytes => (
+                "unfinished requests fill the memory that",
+                "--max-body-memory",
+            ),
+            Limit::BodyBytesOfAddress => (
+                "unfinished requests of your address fill the quarter of the memory that",
+                "--max-body-memory",
+            ),
         };
         write!(f, "{who_has_what} {flag} allows, which is {}", self.max)?;
         if self.is_forwarded {
@@ -161,6 +186,7 @@ pub struct Limits {
     began: Instant,
     connections: AtomicU32,
     streams: AtomicU32,
+    body_bytes: AtomicUsize,
     addresses: Mutex<Addresses>,
     /// Whether it was logged that a proxy should perhaps be trusted.
     proxy_was_logged: AtomicBool,
@@ -174,6 +200,7 @@ impl Limits {
             began: Instant::now(),
             connections: AtomicU32::new(0),
             streams: AtomicU32::new(0),
+            body_bytes: AtomicUsize::new(0),
             addresses: Mutex::new(Addresses::new(&settings)),
             proxy_was_logged: AtomicBool::new(false),
             settings,
@@ -270,6 +297,16 @@ fn take_one(count: &AtomicU32, max: u32) -> bool {
     count.fetch_update(Relaxed, Relaxed, one_more).is_ok()
 }
 
+fn take(count: &AtomicUsize, bytes: usize, max: usize) -> bool {
+    let more = |count: usize| (count + bytes <= max).then_some(count + bytes);
+    count.fetch_update(Relaxed, Relaxed, more).is_ok()
+}
+
+fn give_back(count: &AtomicUsize, bytes: usize) {
+    let before = count.fetch_sub(bytes, Relaxed);
+    assert!(before >= bytes, "nobody gives back what was not taken");
+}
+
 fn give_one_back(count: &AtomicU32) {
     let before = count.fetch_sub(1, Relaxed);
     assert!(before > 0, "nobody gives back what was not taken");
@@ -326,6 +363,22 @@ impl ConnectionPermit {
         })
     }
 
+    /// Permits a body of `announced` bytes, if they would fit now. They are not taken: what [arrives](BodyPermit::grow) is.
+    pub fn hold_body(
+        self: &Arc<Self>,
+        announced: usize,
+        forwarded: Option<&str>,
+    ) -> Result<BodyPermit, LimitHit> {
+        let permit = BodyPermit {
+            connection: self.clone(),
+            bytes: 0,
+        };
+        match permit.would_exceed(announced) {
+            Some(hit) => Err(self.explain(hit, forwarded)),
+            None => Ok(permit),
+        }
+    }
+
     fn client(&self, forwarded: Option<&str>) -> Arc<Usage> {
         match &self.peer {
             Peer::Client(_, usage) => usage.clone(),
@@ -373,6 +426,75 @@ impl Drop for StreamPermit {
     }
 }
 
+/// The memory that one body takes. Given back when this is dropped.
+#[derive(Debug)]
+pub struct BodyPermit {
+    connection: Arc<ConnectionPermit>,
+    bytes: usize,
+}
+
+impl BodyPermit {
+    /// Takes memory for `bytes` that arrived.
+    pub fn grow(&mut self, bytes: usize) -> Result<(), LimitHit> {
+        let limits = &self.connection.limits;
+        let usage = self.usage();
+        if !take(&limits.body_bytes, bytes, limits.settings.max_body_memory) {
+            return Err(self.hit(Limit::BodyBytes));
+        }
+        if usage.is_some_and(|usage| !take(&usage.body_bytes, bytes, self.max_of_address())) {
+            give_back(&limits.body_bytes, bytes);
+            return Err(self.hit(Limit::BodyBytesOfAddress));
+        }
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Gives back memory for `bytes`.
+    pub fn shrink(&mut self, bytes: usize) {
+        assert!(bytes <= self.bytes, "nobody gives back what was not taken");
+        self.bytes -= bytes;
+        give_back(&self.connection.limits.body_bytes, bytes);
+        if let Some(usage) = self.usage() {
+            give_back(&usage.body_bytes, bytes);
+        }
+    }
+
+    /// The address whose share it takes from. A trusted proxy speaks for many, and has no share of its own.
+    fn usage(&self) -> Option<&Usage> {
+        match &self.connection.peer {
+            Peer::Client(_, usage) => Some(usage),
+            Peer::Proxy(_) => None,
+        }
+    }
+
+    fn max_of_address(&self) -> usize {
+        self.connection.limits.settings.max_body_memory / 4
+    }
+
+    fn would_exceed(&self, bytes: usize) -> Option<LimitHit> {
+        let limits = &self.connection.limits;
+        let fits = |count: &AtomicUsize, max| count.load(Relaxed) + bytes <= max;
+        if !fits(&limits.body_bytes, limits.settings.max_body_memory) {
+            return Some(self.hit(Limit::BodyBytes));
+        }
+        let usage = self.usage()?;
+        (!fits(&usage.body_bytes, self.max_of_address()))
+            .then(|| self.hit(Limit::BodyBytesOfAddress))
+    }
+
+    fn hit(&self, limit: Limit) -> LimitHit {
+        let max = self.connection.limits.settings.max_body_memory;
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        LimitHit::new(limit, max, BODY_RETRY_AFTER)
+    }
+}
+
+impl Drop for BodyPermit {
+    fn drop(&mut self) {
+        self.shrink(self.bytes);
+    }
+}
+
 /// What is one client to the limits: an IPv4 address, or the /64 network of an IPv6 address, which is what one customer has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Address(IpAddr);
@@ -391,6 +513,7 @@ impl Address {
 struct Usage {
     connections: AtomicU32,
     streams: AtomicU32,
+    body_bytes: AtomicUsize,
     /// When its bucket is full again, since the limits began.
     full_at_ns: AtomicU64,
 }

@@ -77,6 +77,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Whose pages may use the hub from a browser.
     pub cors_origins: Vec<CorsOrigin>,
+    /// Address under which clients reach the hub.
+    pub public_url: Option<PublicUrl>,
     /// Longest wait for open requests and streams when the server stops.
     pub drain_timeout: Duration,
     /// How much is taken, and from whom.
@@ -87,8 +89,6 @@ pub struct Settings {
     pub keep: Keep,
     /// The access file; without one everybody may do everything.
     pub access: Option<PathBuf>,
-    /// The address by which browsers find the hub, where it is not that of the machine.
-    pub public_url: Option<PublicUrl>,
     /// The file with the keys of tickets; beside the events if not given. Made when the first ticket is.
     pub ticket_key: Option<PathBuf>,
 }
@@ -100,12 +100,12 @@ impl Default for Settings {
             db: "segno.db".into(),
             heartbeat: Duration::from_secs(15),
             cors_origins: Vec::new(),
+            public_url: None,
             drain_timeout: Duration::from_secs(10),
             limits: limits::Settings::default(),
             hub: hub::Settings::default(),
             keep: Keep::default(),
             access: None,
-            public_url: None,
             ticket_key: None,
         }
     }
@@ -179,9 +179,9 @@ impl Server {
         let http_settings = http::Settings {
             heartbeat: settings.heartbeat,
             cors_origins: settings.cors_origins.clone(),
+            public_url: settings.public_url.clone(),
             limits,
             access: access.clone(),
-            public_url: settings.public_url.clone(),
         };
         connections
             .refuser

@@ -101,7 +101,7 @@ impl Draft {
             .as_ref()
             .and_then(|key| self.keyed.get(&(topic.clone(), key.clone())));
         if let (Some(key), Some(event)) = (&key, known) {
-            if event.event_type != event_type || event.data != data {
+            if event.event_type != event_type || !event.data.is_same_as(&data) {
                 return Err(KeyConflict {
                     topic,
                     key: key.clone(),

@@ -111,6 +111,8 @@ order by id desc";
 pub(super) const EVENT: &str =
     "select id, topic, type, data, created_at, key from events where id = ?1";
 
+const HAS_KEY: &str = "select exists(select 1 from events where topic = ?1 and key = ?2)";
+
 pub(super) const COUNT: &str = "select count(*) from events";
 
 pub(super) const COUNT_ROWS: &str = "select count(*) from events not indexed";
@@ -208,6 +210,15 @@ impl EventLog {
             .fetch_optional(&self.pool)
             .await?;
         Ok(row.as_ref().map(event_from_row).transpose()?)
+    }
+
+    /// Whether an event of `topic` has this key.
+    pub async fn has_key(&self, topic: &Topic, key: &Key) -> Result<bool, Error> {
+        let has = sqlx::query_scalar(HAS_KEY)
+            .bind(topic.as_str())
+            .bind(key.as_str())
+            .fetch_one(&self.pool);
+        Ok(has.await?)
     }
 
     /// The newest id ever given; zero if none.

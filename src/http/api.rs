@@ -3,6 +3,7 @@
 mod body;
 mod erase;
 mod follow;
+mod headers;
 mod history;
 mod parameter;
 mod publish;
@@ -16,6 +17,7 @@ use poem_openapi::{
     OpenApi, OpenApiService, Tags,
     registry::{MetaApi, MetaPath, MetaSecurityScheme, Registry},
 };
+use serde_json::Value;
 
 pub use self::follow::Following;
 pub(crate) use self::follow::{EventStream, StreamKind};
@@ -30,23 +32,54 @@ pub(super) use self::{
     follow::{FollowApi, cursor_of, set_stream_headers, spread},
     publish::PublishApi,
 };
-use super::{Settings, health::HealthApi, operations::Need, problem::Problem};
+use super::{
+    Settings,
+    health::HealthApi,
+    operations::Need,
+    problem::Problem,
+    public_url::PublicUrl,
+    schema::{NEW_NAME_PATTERN, NEW_TYPE_PATTERN},
+};
 use crate::{filter::Filter, hub::Hub};
 
 /// The OpenAPI document, as it stands under `openapi/`.
 pub fn openapi_document() -> String {
-    let mut document = service(Operations::DESCRIBED).spec();
+    document(&service(Operations::DESCRIBED, None))
+}
+
+/// The document of an API, with what poem-openapi cannot say: the objects of a request have no other fields,
+/// and some patterns are none of the regex crate, by which it would check them.
+pub(super) fn document(service: &OpenApiService<Operations, ()>) -> String {
+    let mut document: Value = serde_json::from_str(&service.spec()).expect("the document is JSON");
+    for name in REQUEST_OBJECTS {
+        document["components"]["schemas"][name]["additionalProperties"] = false.into();
+    }
+    for (field, pattern) in [("topic", NEW_NAME_PATTERN), ("type", NEW_TYPE_PATTERN)] {
+        document["components"]["schemas"]["NewEvent"]["properties"][field]["pattern"] =
+            pattern.into();
+    }
+    let mut document = serde_json::to_string_pretty(&document).expect("JSON always serializes");
     document.push('\n');
     document
 }
 
-pub(super) fn service(operations: Operations) -> OpenApiService<Operations, ()> {
-    OpenApiService::new(operations, "segno", env!("CARGO_PKG_VERSION")).description(
+pub(super) fn service(
+    operations: Operations,
+    public_url: Option<&PublicUrl>,
+) -> OpenApiService<Operations, ()> {
+    let service = OpenApiService::new(operations, "segno", env!("CARGO_PKG_VERSION")).description(
         "A persistent event hub. Publish over REST; follow over Server-Sent Events; resume where you were. Every answer has \
-         the header `segno-log-id`, the log's own UUID: a cursor of one log means nothing in another, and `x-request-id`, which \
-         is the request's own if it has one of 1 to 128 visible ASCII characters.",
-    )
+         two headers: `segno-log-id` is the UUID of the event log, and a cursor is valid only in the log it came from; `x-request-id` \
+         repeats that of the request if it is 1 to 128 visible ASCII characters, else the hub makes one.",
+    );
+    match public_url {
+        Some(url) => service.server(url.to_string()),
+        None => service,
+    }
 }
+
+/// What a client sends, and must not add to.
+const REQUEST_OBJECTS: [&str; 2] = ["NewEvent", "NewMessage"];
 
 /// All groups, in the order of the document.
 type Groups = (
@@ -146,15 +179,15 @@ fn in_words(need: Need) -> Option<String> {
 
 #[derive(Tags)]
 pub(super) enum Tag {
-    /// Send events. A 2xx means: committed, synced to disk and announced.
+    /// Send events. A 2xx means that they are committed, synced to disk and announced.
     Publish,
-    /// Follow events as they come, from where you were.
+    /// Follow events live, from where you left off.
     Stream,
-    /// Look back.
+    /// Read stored events.
     History,
-    /// Take back, for good, and tell everybody.
+    /// Delete events for good, and tell every subscriber.
     Erase,
-    /// For whoever runs the hub.
+    /// For operators of the hub.
     Health,
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     auth::{Access, Identity, Reason},
     filter::{Allowed, Filter},
-    limits::{ConnectionPermit, LimitHit, Limits, StreamPermit},
+    limits::{BodyPermit, ConnectionPermit, LimitHit, Limits, StreamPermit},
     rights::Right,
 };
 
@@ -119,6 +119,12 @@ impl Caller {
     /// Opens one more stream, if it may.
     pub(super) fn open_stream(&self) -> Result<StreamPermit, LimitHit> {
         self.connection.open_stream(self.forwarded.as_deref())
+    }
+
+    /// Permits a body of `announced` bytes, if there is memory for it.
+    pub(super) fn hold_body(&self, announced: usize) -> Result<BodyPermit, LimitHit> {
+        self.connection
+            .hold_body(announced, self.forwarded.as_deref())
     }
 
     /// Publishes `events` events, if its rate allows it.

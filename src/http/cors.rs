@@ -1,4 +1,4 @@
-//! Pages of other origins: which of them may use the hub from a browser, and how the browser is told.
+//! CORS: the origins whose pages may use the hub from a browser.
 //!
 //! Ours and not poem's: that one refuses every request that names another origin, and so the POSTs of the hub's own console, and it
 //! leaves its headers out of refusals, so that a page could not read why it was refused.

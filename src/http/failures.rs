@@ -70,7 +70,7 @@ pub(super) struct Failures(OneASecond);
 
 impl Failures {
     /// Logs an answer with 5xx.
-    pub(super) fn tell(
+    pub(super) fn log(
         &self,
         request_id: &RequestId,
         method: &Method,

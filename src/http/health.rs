@@ -11,16 +11,16 @@ use super::{
     stats::HubStats,
 };
 
-/// The operations for whoever runs the hub.
+/// The operations for operators.
 #[derive(Clone)]
 pub(in crate::http) struct HealthApi(pub(in crate::http) Api);
 
 #[OpenApi]
 impl HealthApi {
-    /// Does it run?
+    /// Liveness
     ///
-    /// 503 when the process should be restarted: the hub publishes to itself, and nothing has come back for twelve times
-    /// `--canary`, which is a minute unless it was changed.
+    /// 503 when the process must be restarted: the writer has not answered the hub's own test event for twelve times
+    /// `--canary`, by default a minute.
     #[oai(
         path = "/health/live",
         method = "get",
@@ -29,15 +29,17 @@ impl HealthApi {
     )]
     async fn live(&self) -> Result<Healthy, ProblemOf<Liveness>> {
         match self.0.hub.is_stuck() {
-            true => Err(Problem::new(Code::Stuck, "the writer does not work any more").into()),
+            true => {
+                Err(Problem::new(Code::Stuck, "the writer stopped working; restart the hub").into())
+            }
             false => Ok(Healthy::yes()),
         }
     }
 
-    /// Would it take an event now?
+    /// Readiness
     ///
-    /// 503 with the reason when it would not: it stops, too many events wait, the last commit failed and so does another try,
-    /// or what the hub publishes to itself has not come back for three times `--canary`.
+    /// 503 with the reason when the hub cannot take an event now: it is stopping, its publish queue is full, the last commit
+    /// failed and a retry fails too, or its own test event has not been answered for three times `--canary`.
     #[oai(
         path = "/health/ready",
         method = "get",
@@ -49,9 +51,9 @@ impl HealthApi {
         Ok(Healthy::yes())
     }
 
-    /// The hub in figures
+    /// Statistics
     ///
-    /// Cheap to ask for, however many events there are: the page at `/` asks every two seconds.
+    /// Cheap for any number of events: the console at `/` reads it every two seconds.
     #[oai(
         path = "/stats",
         method = "get",
@@ -63,9 +65,9 @@ impl HealthApi {
         Ok(HubStats::of(&stats, limits, self.0.hub.metrics()))
     }
 
-    /// The hub in figures, for Prometheus
+    /// Metrics for Prometheus
     ///
-    /// To be scraped every few seconds. Counters begin at zero when the hub starts.
+    /// Can be scraped every few seconds. Counters begin at zero when the hub starts.
     #[oai(
         path = "/metrics",
         method = "get",
@@ -96,7 +98,7 @@ enum HealthStatus {
 /// The answer of `GET /health/live` and `GET /health/ready`.
 #[derive(Debug, ApiResponse)]
 pub(super) enum Healthy {
-    /// Yes.
+    /// It is.
     #[oai(status = 200)]
     Yes(Json<Health>),
 }
@@ -110,7 +112,7 @@ impl Healthy {
     }
 }
 
-/// The refusals of what only looks at the hub: none of its own.
+/// The refusals of `GET /stats`: none of its own.
 #[derive(Debug)]
 pub(super) struct Looking;
 

@@ -1,4 +1,4 @@
-//! The figures of the hub as Prometheus reads them.
+//! `GET /metrics`: the figures in the format of Prometheus.
 
 use std::time::SystemTime;
 
@@ -30,7 +30,7 @@ const CONTENT_TYPE: &str = prometheus_text::CONTENT_TYPE;
 pub(super) struct Figures(String);
 
 impl Figures {
-    /// Looks at the hub. Costs a few reads of the file that do not grow with the log.
+    /// Reads the figures. Costs a few reads of the file, however large the log is.
     pub(super) async fn of(hub: &Hub, limits: &Limits) -> Result<Self, db::Error> {
         let mut exposition = Exposition::default();
         register_process(&mut exposition, hub);
@@ -38,7 +38,7 @@ impl Figures {
         register_counters(segno, hub);
         segno.register(
             "connections",
-            "Connections that are open, streams included",
+            "Open connections, streams included",
             ConstGauge::new(limits.connections()),
         );
         register_moment(segno, hub, limits);
@@ -54,7 +54,7 @@ fn register_process(exposition: &mut Exposition, hub: &Hub) {
     let since_1970 = started.duration_since(SystemTime::UNIX_EPOCH);
     exposition.register_with_unit(
         "process_start_time",
-        "When the hub began to run, in seconds since 1970",
+        "Start time of the hub, in seconds since 1970",
         Unit::Seconds,
         ConstGauge::new(since_1970.map_or(0.0, |time| time.as_secs_f64())),
     );
@@ -64,17 +64,17 @@ fn register_counters(segno: &mut Exposition, hub: &Hub) {
     let metrics = hub.metrics().clone();
     segno.register(
         "published_requests",
-        "Requests to publish whose events are stored; those count too whose keys were known",
+        "Publish requests that succeeded, those answered from known keys included",
         metrics.published_requests,
     );
     segno.register(
         "published_events",
-        "Events that were published and stored",
+        "Events stored",
         metrics.published_events,
     );
     segno.register(
         "refusals",
-        "Requests that were refused, by the code of the answer",
+        "Refused requests and connections, by the code of the answer",
         metrics.refusals,
     );
     segno.register(
@@ -84,7 +84,7 @@ fn register_counters(segno: &mut Exposition, hub: &Hub) {
     );
     segno.register(
         "failed_commits",
-        "Commits that failed; their events were refused",
+        "Failed commits; their events were refused",
         metrics.failed_commits,
     );
     segno.register(
@@ -94,39 +94,39 @@ fn register_counters(segno: &mut Exposition, hub: &Hub) {
     );
     segno.register_with_unit(
         "commit",
-        "Time a commit took: the insert and SQLite's commit, with the fsync of the WAL inside",
+        "Duration of a commit: the insert and SQLite's commit, including the fsync of the WAL",
         Unit::Seconds,
         metrics.commit_seconds,
     );
     segno.register(
         "delivered_events",
-        "Events handed to the sockets of subscribers; one that goes to ten counts ten times",
+        "Events handed to the sockets of subscribers; an event that goes to ten counts ten times",
         metrics.delivered_events,
     );
     segno.register_with_unit(
         "delivered",
-        "Bytes of streams handed to the sockets of subscribers, signs of life included",
+        "Bytes of streams handed to the sockets of subscribers, heartbeats included",
         Unit::Bytes,
         metrics.delivered_bytes,
     );
     segno.register(
         "replayed_pages",
-        "Pages read for subscribers who were behind: from the newest events in memory, or from the file because those do not reach back so far",
+        "Pages read for subscribers that were behind, by source: the newest events in memory, or the file for older ones",
         metrics.replayed_pages,
     );
     segno.register(
         "gaps",
-        "Gaps that subscribers were told of, by the reason",
+        "Gaps reported to subscribers, by reason",
         metrics.gaps,
     );
     segno.register(
         "trim_steps",
-        "Steps in which retention and erasing deleted events",
+        "Steps in which retention or erasing deleted events",
         metrics.trim_steps,
     );
     segno.register(
         "trimmed_events",
-        "Events deleted so",
+        "Events deleted by retention or erasing",
         metrics.trimmed_events,
     );
     segno.register_with_unit(
@@ -148,12 +148,12 @@ fn register_moment(segno: &mut Exposition, hub: &Hub, limits: &Limits) {
     let queue = hub.waiting();
     segno.register(
         "queue_publications",
-        "Requests to publish that wait for the writer; at --max-queue the next is refused as busy",
+        "Publish requests that wait for the writer; at --max-queue the next is refused as busy",
         ConstGauge::new(queue.publications),
     );
     segno.register_with_unit(
         "queue",
-        "Bytes of the events that wait for the writer; at --max-queue-bytes the next is refused as busy",
+        "Bytes of events that wait for the writer; at --max-queue-bytes the next is refused as busy",
         Unit::Bytes,
         ConstGauge::new(queue.bytes),
     );
@@ -166,17 +166,17 @@ fn register_moment(segno: &mut Exposition, hub: &Hub, limits: &Limits) {
     let behind = hub.behind();
     segno.register(
         "subscribers",
-        "Streams that are open",
+        "Open streams",
         ConstGauge::new(limits.streams()),
     );
     segno.register(
         "subscribers_behind",
-        "Subscribers that have more to get than they were given: they replay, or their client is slow; those that share all they are sent count once",
+        "Subscribers behind the newest event, because they replay or their client is slow; subscribers that share a stream count once",
         ConstGauge::new(behind.subscribers),
     );
     segno.register(
         "lag_events",
-        "Ids between the cursor of the subscriber that is furthest behind and the newest event",
+        "Ids between the newest event and the cursor of the subscriber furthest behind",
         ConstGauge::new(behind.lag_events),
     );
 }
@@ -196,24 +196,24 @@ async fn register_log(segno: &mut Exposition, hub: &Hub) -> Result<(), db::Error
     );
     segno.register_with_unit(
         "wal",
-        "Size of the newest commits, which stand beside the file until they are copied into it",
+        "Size of the WAL: the newest commits, until SQLite copies them into the file",
         Unit::Bytes,
         ConstGauge::new(size.wal_bytes),
     );
     segno.register_with_unit(
         "free",
-        "Bytes of the file that hold nothing, where new events will go",
+        "Free bytes within the file, which new events will use",
         Unit::Bytes,
         ConstGauge::new(free_bytes),
     );
     segno.register(
         "kept_events",
-        "Events that are kept",
+        "Events kept",
         ConstGauge::new(hub.kept_events()),
     );
     segno.register(
         "first_id",
-        "Id of the oldest event kept; above the last id when nothing is",
+        "Id of the oldest event kept; above the last id when none is kept",
         ConstGauge::new(bounds.first_id.as_i64()),
     );
     segno.register(
@@ -224,7 +224,7 @@ async fn register_log(segno: &mut Exposition, hub: &Hub) -> Result<(), db::Error
     let age = std::time::Duration::from_millis(u64::try_from(age_millis).unwrap_or(0));
     segno.register_with_unit(
         "oldest_event_age",
-        "Age of the oldest event kept; 0 when nothing is",
+        "Age of the oldest event kept; 0 when none is kept",
         Unit::Seconds,
         ConstGauge::new(age.as_secs_f64()),
     );

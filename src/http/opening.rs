@@ -33,7 +33,10 @@ impl Endpoint for Opening {
             (Some(hub), _) => hub,
             (None, "/health/live") => return Ok(early(&request, Healthy::yes()).into()),
             (None, "/health/ready") => {
-                let problem = Problem::new(Code::Starting, "the file is being opened");
+                let problem = Problem::new(
+                    Code::Starting,
+                    "the hub is opening its file; try again soon",
+                );
                 return Ok(early(&request, problem).into());
             }
             (None, _) => self.hub.wait().await,

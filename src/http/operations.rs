@@ -111,7 +111,7 @@ impl Operations {
         }))
     }
 
-    /// A query parameter that nobody knows. Ignoring it would be worse: who asks for `topics=orders` would get everything.
+    /// An unknown query parameter. It is not ignored, because `topics=orders` would then get every topic.
     ///
     /// Costs nothing where there is no query.
     pub(super) fn find_unknown_parameter(&self, request: &Request) -> Option<Problem> {
@@ -120,11 +120,44 @@ impl Operations {
         let given: Vec<(String, String)> = request.params().unwrap_or_default();
         let (unknown, _) = given.iter().find(|(name, _)| !known.contains(name))?;
         let detail = match known.is_empty() {
-            true => format!("parameter '{unknown}': this takes none"),
-            false => format!("parameter '{unknown}': this takes {}", known.join(", ")),
+            true => format!("parameter '{unknown}' is unknown; this operation has none"),
+            false => format!(
+                "parameter '{unknown}' is unknown; this operation has {}",
+                known.join(", ")
+            ),
         };
         Some(Problem::new(Code::UnknownParameter, detail))
     }
+}
+
+/// A query that is not UTF-8 when it is decoded. poem would put replacement characters in, and look for another topic.
+pub(super) fn find_unreadable_query(request: &Request) -> Option<Problem> {
+    let unreadable = request
+        .uri()
+        .query()?
+        .split('&')
+        .find(|pair| str::from_utf8(&decoded(pair)).is_err())?;
+    let detail = format!("parameter '{unreadable}' is not UTF-8 when it is decoded");
+    Some(Problem::new(Code::InvalidParameter, detail))
+}
+
+/// The bytes that a percent-encoded text stands for. A `%` without two digits behind it stands for itself.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [byte, after @ ..] = rest {
+        let digits = after.get(..2).filter(|_| *byte == b'%');
+        let escaped = digits
+            .and_then(|digits| str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        decoded.push(escaped.unwrap_or(*byte));
+        rest = if escaped.is_some() {
+            &after[2..]
+        } else {
+            after
+        };
+    }
+    decoded
 }
 
 fn query_parameters(operation: &serde_json::Value) -> Vec<String> {

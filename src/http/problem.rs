@@ -1,4 +1,4 @@
-//! What a client is told when it is refused: one shape, and the only table of codes and statuses.
+//! Refusals: one shape, and the only table of codes and statuses.
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -15,7 +15,9 @@ use poem_openapi::{
 use serde::Serialize;
 
 use crate::{
-    db, hub,
+    db,
+    event::InvalidKey,
+    hub,
     limits::{Limit, LimitHit},
 };
 
@@ -64,6 +66,9 @@ codes! {
     InvalidLimit, BAD_REQUEST, "invalid_limit", "a limit is not a whole number in its range";
     InvalidOrder, BAD_REQUEST, "invalid_order", "the order is neither asc nor desc";
     InvalidFormat, BAD_REQUEST, "invalid_format", "the format is unknown";
+    InvalidHeader, BAD_REQUEST, "invalid_header", "a header cannot be read, or is given more than once";
+    InvalidHost, BAD_REQUEST, "invalid_host", "an HTTP/1.1 request has no `Host` header, or more than one";
+    InvalidEncoding, BAD_REQUEST, "invalid_encoding", "the body is not what its `Content-Encoding` says";
     InvalidParameter, BAD_REQUEST, "invalid_parameter", "a parameter cannot be read";
     UnknownParameter, BAD_REQUEST, "unknown_parameter", "a query parameter is unknown; the detail lists those of the operation";
     ConflictingStarts, BAD_REQUEST, "conflicting_starts", "the query has more than one start";
@@ -81,11 +86,14 @@ codes! {
     EventTooLarge, PAYLOAD_TOO_LARGE, "event_too_large", "an event is larger than `--max-event-bytes` (at most 1 MiB)";
     BatchTooLarge, PAYLOAD_TOO_LARGE, "batch_too_large", "a batch is over `--max-batch-bytes` (at most 16 MiB) or `--max-batch-events` (at most 10,000)";
     UnsupportedContentType, UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", "the operation does not take this media type";
+    UnsupportedContentEncoding, UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", "the operation takes the content encodings of `Accept-Encoding` only";
     TooManyConnectionsOfAddress, TOO_MANY_REQUESTS, "too_many_connections_of_address", "the address reached its limit of connections; try again after `Retry-After`";
     TooManyStreamsOfAddress, TOO_MANY_REQUESTS, "too_many_streams_of_address", "the address reached its limit of open streams; try again after `Retry-After`";
     TooManyEventsOfAddress, TOO_MANY_REQUESTS, "too_many_events_of_address", "the address publishes above its rate; try again after `Retry-After`";
+    TooManyBodyBytesOfAddress, TOO_MANY_REQUESTS, "too_many_body_bytes_of_address", "the address has a quarter of `--max-body-memory` in unfinished requests; try again after `Retry-After`";
     Internal, INTERNAL_SERVER_ERROR, "internal", "the hub failed; its log says why";
     TooManyConnections, SERVICE_UNAVAILABLE, "too_many_connections", "the hub reached its limit of connections; try again after `Retry-After`";
+    TooManyBodyBytes, SERVICE_UNAVAILABLE, "too_many_body_bytes", "unfinished requests fill `--max-body-memory`; try again after `Retry-After`";
     Starting, SERVICE_UNAVAILABLE, "starting", "the hub is opening its file; try again after `Retry-After`";
     Busy, SERVICE_UNAVAILABLE, "busy", "the publish queue is full; try again after `Retry-After`";
     Draining, SERVICE_UNAVAILABLE, "draining", "the hub is stopping; try again after `Retry-After`";
@@ -103,13 +111,15 @@ codes! {
 }
 
 impl Code {
-    /// What one is told who hits a limit.
+    /// The code of a limit.
     pub(super) fn of(limit: Limit) -> Self {
         match limit {
             Limit::Connections => Self::TooManyConnections,
             Limit::ConnectionsOfAddress => Self::TooManyConnectionsOfAddress,
             Limit::StreamsOfAddress => Self::TooManyStreamsOfAddress,
             Limit::EventsOfAddress => Self::TooManyEventsOfAddress,
+            Limit::BodyBytes => Self::TooManyBodyBytes,
+            Limit::BodyBytesOfAddress => Self::TooManyBodyBytesOfAddress,
         }
     }
 
@@ -131,7 +141,7 @@ impl Code {
     }
 }
 
-/// What an answer that refuses carries for the figures and the traces.
+/// What a refusal carries for metrics and log lines.
 #[derive(Debug, Clone)]
 pub(super) struct ProblemCause {
     pub(super) code: Code,
@@ -153,7 +163,7 @@ pub(crate) struct Problem {
     challenge: Option<Box<str>>,
     limit: Option<u32>,
     retry_after: Option<Duration>,
-    /// What is for the traces alone.
+    /// For log lines alone.
     cause: Option<String>,
 }
 
@@ -172,7 +182,7 @@ impl Problem {
 
     /// The path has other methods, `allow` of them.
     pub(crate) fn method_not_allowed(allow: String) -> Self {
-        let detail = format!("this path takes {allow}");
+        let detail = format!("this path has the methods {allow}");
         Self {
             allow: Some(allow),
             ..Self::new(Code::MethodNotAllowed, detail)
@@ -198,7 +208,7 @@ impl Problem {
         self
     }
 
-    /// Keeps `error` with its causes for the traces, and from the client.
+    /// Keeps `error` with its causes for the log, and from the client.
     pub(super) fn because(self, error: &(dyn std::error::Error + 'static)) -> Self {
         let causes = std::iter::successors(Some(error), |error| error.source());
         let causes: Vec<_> = causes.map(ToString::to_string).collect();
@@ -232,11 +242,17 @@ impl ResponseError for Problem {
         let mut response = Response::builder()
             .status(self.status())
             .content_type(PROBLEM_JSON)
-            .body(self.to_json());
+            .body(self.to_json() + "\n");
         response.extensions_mut().insert(ProblemCause {
             code: self.code,
             cause: self.cause.clone(),
         });
+        if self.code == Code::UnsupportedContentEncoding {
+            let supported = HeaderValue::from_static("gzip, deflate");
+            response
+                .headers_mut()
+                .insert(header::ACCEPT_ENCODING, supported);
+        }
         if let Some(wait) = self.retry_after {
             // Whole seconds, and not a moment too early.
             let seconds = wait.as_millis().div_ceil(1000);
@@ -268,20 +284,20 @@ impl From<&db::Error> for Problem {
     fn from(error: &db::Error) -> Self {
         match error {
             db::Error::Full(_) => {
-                Self::new(Code::DiskFull, "the disk is full; nothing was stored")
+                Self::new(Code::DiskFull, "the disk is full; nothing was stored. Free space, or keep less with the --keep flags")
             }
             db::Error::ReadOnly(_) => Self::new(
                 Code::ReadOnly,
-                "the file may not be written; nothing was stored",
+                "the file cannot be written; nothing was stored. Check its permissions and its file system",
             ),
             db::Error::Busy(_) => Self::new(
                 Code::LogBusy,
-                "another process holds the file; nothing was stored",
+                "another process holds the file; nothing was stored. Try again",
             ),
             db::Error::Moved(_) => Self::new(
                 Code::LogMoved,
                 "the file was moved, deleted or replaced while the hub runs; nothing was stored. Put that very file back, or \
-                 stop the hub, look what is there, and start it",
+                 stop the hub, check which file is there, and start it",
             ),
             db::Error::Changed(_) => Self::new(
                 Code::LogChanged,
@@ -294,14 +310,13 @@ impl From<&db::Error> for Problem {
             ),
             db::Error::Corrupt(_) => Self::new(
                 Code::LogCorrupt,
-                "the file is damaged, here at least: `segno check` says where, `segno restore` puts a backup in its place. \
-                 Nothing was stored",
+                "the file is damaged; nothing was stored. `segno check` says where, `segno restore` replaces it with a backup",
             )
             .because(error),
             db::Error::Disk(_) => Self::new(
                 Code::DiskFailed,
-                "the disk did not read, write or sync. What was to be stored counts as refused, but a crash of the machine \
-                 may bring it back: send it again with a key, and it is one event",
+                "the disk failed to read, write or sync. The events are refused, but a crash of the machine may bring them \
+                 back: send them again with a key, so that each is stored once",
             )
             .because(error),
             db::Error::Other(_) => {
@@ -322,12 +337,18 @@ impl From<hub::PublishError> for Problem {
         match &error {
             hub::PublishError::Busy(_) => Self::new(
                 Code::Busy,
-                format_args!("{error}, as --max-queue and --max-queue-bytes say"),
+                format_args!("{error} (--max-queue, --max-queue-bytes); try again"),
             ),
             hub::PublishError::Draining => Self::new(Code::Draining, error),
             hub::PublishError::KeyConflict(conflict) => Self::new(Code::KeyConflict, conflict),
             hub::PublishError::Log(log_error) => Self::from(&**log_error),
         }
+    }
+}
+
+impl From<InvalidKey> for Problem {
+    fn from(error: InvalidKey) -> Self {
+        Self::new(Code::InvalidKey, error)
     }
 }
 
@@ -370,12 +391,12 @@ impl From<hub::NotReady> for Problem {
     }
 }
 
-/// What poem itself refused, told in our shape.
+/// A refusal of poem's own, in our shape.
 pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -> Problem {
     match status {
         StatusCode::NOT_FOUND => Problem::new(
             Code::UnknownPath,
-            "there is nothing at this path; /docs lists what there is",
+            "no such path; publish with POST /events or /topics/{topic}, follow with GET /sse; see /docs",
         ),
         StatusCode::METHOD_NOT_ALLOWED => Problem::method_not_allowed(allow.unwrap_or_default()),
         StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(Code::UnsupportedContentType, text),
@@ -387,9 +408,9 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
     }
 }
 
-/// What any request may be refused with: its connection has no place, it has an unknown parameter, or a page made the browser
-/// send it.
-const EVERYWHERE: [Code; 5] = [
+/// Refusals that any request may get.
+const EVERYWHERE: [Code; 6] = [
+    Code::InvalidHost,
     Code::WrongHost,
     Code::CrossSite,
     Code::TooManyConnectionsOfAddress,

@@ -23,7 +23,7 @@ pub(super) struct Json<T> {
 }
 
 impl<T> Json<T> {
-    /// JSON that was written by hand, or is still to be.
+    /// JSON that was written by hand, or is still to be, with a line end behind it.
     pub(super) fn written(body: impl Into<Body>) -> Self {
         Self {
             body: body.into(),
@@ -35,7 +35,9 @@ impl<T> Json<T> {
 impl<T: Serialize> Json<T> {
     /// A value as serde writes it, digit by digit.
     pub(super) fn of(value: &T) -> Self {
-        Self::written(serde_json::to_vec(value).expect("answers always serialize into memory"))
+        let mut json = serde_json::to_vec(value).expect("answers always serialize into memory");
+        json.push(b'\n');
+        Self::written(json)
     }
 }
 
@@ -192,6 +194,7 @@ describe!(
     "key",
     MetaSchema {
         example: Some(json!("order-1001-paid")),
+        pattern: Some(r"^[^\u0000-\u001f\u007f-\u009f]+$".into()),
         ..name_schema()
     },
     |value| Key::new(value.as_str()?).ok()
@@ -241,9 +244,25 @@ pub(super) fn id_schema() -> MetaSchema {
     }
 }
 
+/// A name that can be published: no white space, no control character, no `*`, and none of the hub's own.
+pub(super) const NEW_NAME_PATTERN: &str = r"^(?!segno\.)[^\s*\u0000-\u001f\u007f-\u009f]+$";
+
+/// A topic or a type of a filter, which may be a pattern.
+pub(super) fn pattern_schema() -> MetaSchema {
+    MetaSchema {
+        pattern: Some(r"^[^\s\u0000-\u001f\u007f-\u009f]+$".into()),
+        ..name_schema()
+    }
+}
+
+/// A type that can be published. A browser's `EventSource` has events of its own called `error` and `open`.
+pub(super) const NEW_TYPE_PATTERN: &str =
+    r"^(?!segno\.|error$|open$)[^\s*\u0000-\u001f\u007f-\u009f]+$";
+
 /// A topic, a type, a key or a pattern.
 pub(super) fn name_schema() -> MetaSchema {
     MetaSchema {
+        min_length: Some(1),
         max_length: Some(NAME_MAX_BYTES),
         ..MetaSchema::new("string")
     }

@@ -1,4 +1,4 @@
-//! The hub in figures, for whoever runs it.
+//! `GET /stats`: the figures that the console shows.
 
 use poem_openapi::{ApiResponse, Object};
 use serde::Serialize;
@@ -11,12 +11,12 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The hub in figures.
+/// Figures of this moment.
 #[derive(Debug, Serialize, Object)]
 pub(super) struct Stats {
     /// The version of the hub.
     version: String,
-    /// The log's own id: a cursor of one log means nothing in another.
+    /// The UUID of the event log. A cursor is valid only in the log it came from.
     log_id: String,
     /// Time since the hub started, in seconds.
     uptime_seconds: u64,
@@ -30,7 +30,7 @@ pub(super) struct Stats {
     last_id: EventId,
     /// Size of the file.
     file_bytes: u64,
-    /// Size of the newest commits, which stand beside the file until they are copied into it.
+    /// Size of the WAL: the newest commits, until SQLite copies them into the file.
     wal_bytes: u64,
     /// Time that the hub's own test event took from publishing to delivery, in milliseconds; 0 before the first one.
     canary_ms: f64,
@@ -93,7 +93,7 @@ pub(super) enum HubStats {
 }
 
 impl HubStats {
-    /// A look at the hub.
+    /// Reads the figures.
     pub(super) fn of(stats: &hub::Stats, limits: &Limits, metrics: &Metrics) -> Self {
         Self::Read(
             Json::of(&Stats::of(stats, limits, metrics)),

@@ -539,10 +539,10 @@ mod tests {
         let limits = Arc::new(Limits::new(limits::Settings::default()));
         let settings = http::Settings {
             heartbeat: Duration::from_secs(60),
+            public_url: None,
             cors_origins: Vec::new(),
             limits: limits.clone(),
             access: Arc::new(Access::open(folder.path().join("ticket-key"))),
-            public_url: None,
         };
         let endpoint = http::endpoint(hub.clone(), settings);
         let (mut host, _slow_client) = live(&endpoint, &limits).await;

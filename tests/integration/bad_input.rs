@@ -474,7 +474,9 @@ async fn a_parameter_that_nobody_knows_is_refused_on_every_operation() {
     let refusal = answer(hub.get("/sse?topic=orders&topics=orders")).await;
     let detail = refusal.json()["detail"].as_str().unwrap().to_owned();
     assert!(
-        detail.starts_with("parameter 'topics': this takes topic, type, last_event_id, "),
+        detail.starts_with(
+            "parameter 'topics' is unknown; this operation has topic, type, last_event_id, "
+        ),
         "{detail}"
     );
 

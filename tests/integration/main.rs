@@ -9,6 +9,7 @@ mod access;
 mod backup;
 mod bad_input;
 mod bench;
+mod bodies;
 mod browser;
 mod clients;
 mod clock;

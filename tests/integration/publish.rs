@@ -49,13 +49,15 @@ async fn the_curl_commands_of_the_tutorial_work() {
         (sent.status, sent.body.as_str()),
         (
             StatusCode::OK,
-            r#"{"status":"Received","message":"hi","id":1}"#
+            r#"{"status":"Received","message":"hi","id":1}
+"#
         )
     );
     let sent = answer(hub.post_json("/send_rest", r#"{"message": {"a": 1.10}}"#)).await;
     assert_eq!(
         sent.body,
-        r#"{"status":"Received via REST","message":{"a": 1.10},"id":2}"#
+        r#"{"status":"Received via REST","message":{"a": 1.10},"id":2}
+"#
     );
     let events = hub.get_json("/events?topic=messages").await;
     assert_eq!(

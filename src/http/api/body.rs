@@ -1,6 +1,12 @@
-//! How a body is read: within its bounds and its time, and what its media type says.
+//! Reading bodies: bounds, time, memory, encodings and media types.
+
+use std::{
+    io::{self, Read},
+    ops::Deref,
+};
 
 use bytes::{Bytes, BytesMut};
+use flate2::read::{MultiGzDecoder, ZlibDecoder};
 use futures_util::StreamExt;
 use poem::{
     Body, Request, RequestBody,
@@ -8,69 +14,110 @@ use poem::{
 };
 use serde::{Deserialize, de::IgnoredAny};
 
+use super::headers;
 use crate::http::{
     caller::Caller,
     problem::{Code, Problem},
 };
-use crate::{event::InvalidData, limits};
+use crate::{
+    event::{DATA_MAX_BYTES, InvalidData},
+    limits::{self, BodyPermit},
+};
 
 /// Bytes of a body that holds one event, beyond those of its data: room for white space, and for the fields around it.
 const AROUND_DATA_MAX_BYTES: usize = 64 * 1024;
 
-/// Bytes of a body too large that are read and thrown away, so that the client is still listening when it is told.
+/// Bytes of a too large body that are read and thrown away, so that the client reads the refusal.
 const DISCARD_MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// Reads the whole body, if it is no longer than `max_bytes` and comes in time.
-async fn read_body(
-    request: &Request,
-    body: &mut RequestBody,
-    max_bytes: usize,
-    too_large: Code,
-) -> Result<Bytes, Problem> {
-    let timeout = limits_of(request).body_timeout;
-    let body = body
-        .take()
-        .map_err(|error| Problem::new(Code::InvalidParameter, error))?;
-    let length = content_length(request.headers());
-    let reading = collect(body, length, max_bytes, too_large);
-    tokio::time::timeout(timeout, reading)
-        .await
-        .unwrap_or_else(|_| {
-            Err(Problem::new(
-                Code::RequestTimeout,
-                format_args!(
-                    "the body did not arrive within {}",
-                    humantime::format_duration(timeout)
-                ),
-            ))
-        })
+/// Some editors write it at the start of a file. Source: Unicode, byte order mark in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
+/// A body that was read. While this lives, its bytes count as [memory of bodies](BodyPermit).
+#[derive(Debug)]
+pub(super) struct Received {
+    bytes: Bytes,
+    _memory: BodyPermit,
+}
+
+impl Deref for Received {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The body of `POST /events`, which may be a batch.
 pub(super) async fn read_batch(
     request: &Request,
     body: &mut RequestBody,
-) -> Result<Bytes, Problem> {
+) -> Result<Received, Problem> {
     let limits = limits_of(request);
     let event_bytes = limits.max_event_bytes + AROUND_DATA_MAX_BYTES;
     let max_bytes = limits.max_batch_bytes.max(event_bytes);
-    read_body(request, body, max_bytes, Code::BatchTooLarge).await
+    read_body(request, body, max_bytes, batch_too_large(max_bytes)).await
 }
 
 /// A body that holds one event.
 pub(super) async fn read_event(
     request: &Request,
     body: &mut RequestBody,
-) -> Result<Bytes, Problem> {
-    let max_bytes = limits_of(request).max_event_bytes + AROUND_DATA_MAX_BYTES;
-    read_body(request, body, max_bytes, Code::EventTooLarge).await
+) -> Result<Received, Problem> {
+    let max_event_bytes = limits_of(request).max_event_bytes;
+    let max_bytes = max_event_bytes + AROUND_DATA_MAX_BYTES;
+    read_body(request, body, max_bytes, event_too_large(max_event_bytes)).await
+}
+
+/// Reads the whole body and decodes it, if it is no longer than `max_bytes` before and after, comes in time, and finds memory.
+async fn read_body(
+    request: &Request,
+    body: &mut RequestBody,
+    max_bytes: usize,
+    too_large: Problem,
+) -> Result<Received, Problem> {
+    let headers = request.headers();
+    headers::refuse_cloudevents(headers)?;
+    let encoding = Encoding::of(headers)?;
+    let length = content_length(headers);
+    if length.is_some_and(|length| length > max_bytes) && headers::expects_continue(headers) {
+        // Unread: with the first look at the body hyper would ask for it.
+        return Err(too_large);
+    }
+    let body = body
+        .take()
+        .map_err(|error| Problem::new(Code::InvalidParameter, error))?;
+    let mut memory = Caller::of(request).hold_body(length.unwrap_or(0).min(max_bytes))?;
+    let timeout = limits_of(request).body_timeout;
+    let reading = collect(body, length, max_bytes, &too_large, &mut memory);
+    let bytes = tokio::time::timeout(timeout, reading).await.map_err(|_| {
+        let timeout = humantime::format_duration(timeout);
+        let detail = format!("the body did not arrive within {timeout} (--body-timeout)");
+        Problem::new(Code::RequestTimeout, detail)
+    })??;
+    let (mut bytes, memory) = match encoding {
+        None => (bytes, memory),
+        Some(encoding) => {
+            let decoding = move || encoding.decode(&bytes, max_bytes, &too_large, memory);
+            // 16 MiB take some 50 ms, which others on this thread would wait.
+            let decoded = tokio::task::spawn_blocking(decoding).await;
+            decoded.expect("decoding does not panic")?
+        }
+    };
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes = bytes.slice(BYTE_ORDER_MARK.len()..);
+    }
+    Ok(Received {
+        bytes,
+        _memory: memory,
+    })
 }
 
 pub(super) fn limits_of(request: &Request) -> &limits::Settings {
     &Caller::of(request).limits().settings
 }
 
-/// Has the client publish so many events, if its rate allows it.
+/// Counts `events` events for the client, if its rate allows them.
 pub(super) fn count(request: &Request, events: usize) -> Result<(), Problem> {
     Ok(Caller::of(request).publish(events)?)
 }
@@ -84,11 +131,13 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
         .ok()
 }
 
+/// What arrives. Memory grows with it, and never with the announced length, which costs a client nothing.
 async fn collect(
     body: Body,
     length: Option<usize>,
     max_bytes: usize,
-    too_large: Code,
+    too_large: &Problem,
+    memory: &mut BodyPermit,
 ) -> Result<Bytes, Problem> {
     let mut chunks = body.into_bytes_stream();
     let mut first = Bytes::new();
@@ -97,44 +146,117 @@ async fn collect(
     let mut is_too_large = length.is_some_and(|length| length > max_bytes);
     while let Some(chunk) = chunks.next().await {
         // The client went away in the middle: nobody will read this.
-        let chunk =
-            chunk.map_err(|_| Problem::new(Code::InvalidJson, "the body ended too soon"))?;
+        let chunk = chunk.map_err(|_| {
+            let detail = "the body ended before its announced length";
+            Problem::new(Code::InvalidJson, detail)
+        })?;
         bytes += chunk.len();
         is_too_large |= bytes > max_bytes;
         if is_too_large {
+            (first, all) = (Bytes::new(), BytesMut::new());
             if bytes.max(length.unwrap_or(0)) > DISCARD_MAX_BYTES {
                 break;
             }
-        } else if bytes == chunk.len() {
+            continue;
+        }
+        memory.grow(chunk.len())?;
+        if bytes == chunk.len() {
             first = chunk;
         } else {
             if all.is_empty() {
-                all.reserve(length.unwrap_or(2 * bytes));
                 all.extend_from_slice(&first);
+                first = Bytes::new();
             }
             all.extend_from_slice(&chunk);
         }
     }
     if is_too_large {
-        return Err(Problem::new(
-            too_large,
-            format_args!("the body is longer than {max_bytes} bytes"),
-        ));
+        return Err(too_large.clone());
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
 
-/// The media type of the body without its parameters, in lower case.
-pub(super) fn media_type(request: &Request) -> Option<String> {
-    let value = request.headers().get(header::CONTENT_TYPE)?.to_str().ok()?;
-    Some(
-        value
-            .split(';')
-            .next()
-            .unwrap_or_default()
-            .trim()
-            .to_ascii_lowercase(),
-    )
+/// How a body may be compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Gzip,
+    Deflate,
+}
+
+impl Encoding {
+    /// What `Content-Encoding` says; `None` is a body as it is.
+    fn of(headers: &HeaderMap) -> Result<Option<Self>, Problem> {
+        let value = headers::text(headers, &header::CONTENT_ENCODING)?.unwrap_or_default();
+        match value.trim().to_ascii_lowercase().as_str() {
+            "" | "identity" => Ok(None),
+            "gzip" | "x-gzip" => Ok(Some(Self::Gzip)),
+            "deflate" => Ok(Some(Self::Deflate)),
+            other => Err(Problem::new(
+                Code::UnsupportedContentEncoding,
+                format_args!(
+                    "the content encoding '{other}' is not supported; send gzip, deflate, or the body as it is"
+                ),
+            )),
+        }
+    }
+
+    /// The content of `bytes`, no longer than `max_bytes`, which holds `memory` in their place.
+    fn decode(
+        self,
+        bytes: &[u8],
+        max_bytes: usize,
+        too_large: &Problem,
+        mut memory: BodyPermit,
+    ) -> Result<(Bytes, BodyPermit), Problem> {
+        let mut decoder: Box<dyn Read> = match self {
+            Self::Gzip => Box::new(MultiGzDecoder::new(bytes)),
+            Self::Deflate => Box::new(ZlibDecoder::new(bytes)),
+        };
+        let (mut content, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
+        loop {
+            let read = decoder.read(&mut piece).map_err(not_decodable)?;
+            if read == 0 {
+                memory.shrink(bytes.len());
+                return Ok((content.into(), memory));
+            }
+            if content.len() + read > max_bytes {
+                return Err(too_large.clone());
+            }
+            memory.grow(read)?;
+            content.extend_from_slice(&piece[..read]);
+        }
+    }
+}
+
+fn not_decodable(error: io::Error) -> Problem {
+    let detail = format!("the body is not what its content-encoding says: {error}");
+    Problem::new(Code::InvalidEncoding, detail)
+}
+
+/// The media type of the body without its parameters, in lower case; `None` if the request does not say.
+///
+/// Refuses what would be read wrong: another character set than UTF-8, and CloudEvents.
+pub(super) fn media_type(request: &Request) -> Result<Option<String>, Problem> {
+    let Some(value) = headers::text(request.headers(), &header::CONTENT_TYPE)? else {
+        return Ok(None);
+    };
+    let mut parts = value
+        .split(';')
+        .map(|part| part.trim().to_ascii_lowercase());
+    let media_type = parts.next().unwrap_or_default();
+    for charset in parts.filter_map(|part| Some(part.strip_prefix("charset=")?.to_owned())) {
+        let charset = charset.trim_matches('"');
+        if !["utf-8", "utf8", "us-ascii"].contains(&charset) {
+            let detail =
+                format!("the character set '{charset}' is not supported; send the body as UTF-8");
+            return Err(Problem::new(Code::UnsupportedContentType, detail));
+        }
+    }
+    if media_type.starts_with("application/cloudevents") {
+        let detail = "CloudEvents are not supported; send topic, type and data as application/json";
+        return Err(Problem::new(Code::UnsupportedContentType, detail));
+    }
+    Ok(Some(media_type))
 }
 
 pub(super) fn is_json(media_type: &str) -> bool {
@@ -145,34 +267,55 @@ pub(super) fn is_json(media_type: &str) -> bool {
 pub(super) fn unsupported(found: &str, expected: &str) -> Problem {
     Problem::new(
         Code::UnsupportedContentType,
-        format_args!("the body is '{found}'; send it with `content-type: {expected}`"),
+        format_args!("the media type '{found}' is not supported; send {expected}"),
     )
 }
 
 impl From<InvalidData> for Problem {
     fn from(error: InvalidData) -> Self {
-        let code = match error {
-            InvalidData::TooLarge(_) => Code::EventTooLarge,
-            InvalidData::TooDeep => Code::DataTooDeep,
-        };
-        Self::new(code, error)
+        match error {
+            InvalidData::TooLarge(_) => event_too_large(DATA_MAX_BYTES),
+            InvalidData::TooDeep => Self::new(Code::DataTooDeep, error),
+        }
     }
 }
 
-/// Whether data of so many bytes is no longer than the hub is set to take.
+fn event_too_large(max_bytes: usize) -> Problem {
+    let detail = format!(
+        "the event is larger than --max-event-bytes ({}); store large content elsewhere and publish its address",
+        in_units(max_bytes)
+    );
+    Problem::new(Code::EventTooLarge, detail)
+}
+
+fn batch_too_large(max_bytes: usize) -> Problem {
+    let detail = format!(
+        "the batch is larger than --max-batch-bytes ({}); send several",
+        in_units(max_bytes)
+    );
+    Problem::new(Code::BatchTooLarge, detail)
+}
+
+/// A size as people write it: `1 MiB`, `1500 bytes`.
+fn in_units(bytes: usize) -> String {
+    const MIB: usize = 1024 * 1024;
+    match bytes {
+        bytes if bytes >= MIB && bytes.is_multiple_of(MIB) => format!("{} MiB", bytes / MIB),
+        bytes if bytes >= 1024 && bytes.is_multiple_of(1024) => format!("{} KiB", bytes / 1024),
+        _ => format!("{bytes} bytes"),
+    }
+}
+
+/// Refuses an event with more data than the hub is set to take.
 pub(super) fn fit(bytes: usize, limits: &limits::Settings) -> Result<(), Problem> {
-    let max = limits.max_event_bytes;
-    match bytes > max {
-        true => Err(Problem::new(
-            Code::EventTooLarge,
-            format_args!("the data of one event is at most {max} bytes of JSON; this is {bytes}"),
-        )),
+    match bytes > limits.max_event_bytes {
+        true => Err(event_too_large(limits.max_event_bytes)),
         false => Ok(()),
     }
 }
 
-/// Tells apart what serde found: not JSON, or not an event.
-pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
+/// What serde found wrong with `json`: not JSON, or not an object of the right fields.
+pub(super) fn json_problem(error: &serde_json::Error, json: &[u8]) -> Problem {
     let message = error.to_string();
     let code = if !error.is_data() {
         Code::InvalidJson
@@ -183,16 +326,26 @@ pub(super) fn json_problem(error: &serde_json::Error) -> Problem {
     } else {
         Code::InvalidField
     };
-    Problem::new(code, error)
+    // cmd.exe takes no single quotes away: the most common first mistake.
+    match json.trim_ascii_start().first() {
+        Some(b'\'') if code == Code::InvalidJson => Problem::new(
+            code,
+            format_args!("{error}: the body begins with `'`: on Windows, quote JSON with \\\""),
+        ),
+        _ => Problem::new(code, error),
+    }
 }
 
 /// Reads a JSON object. serde would take an array for a struct as well.
 pub(super) fn parse_object<'a, T: Deserialize<'a>>(json: &'a [u8]) -> Result<T, Problem> {
     if json.trim_ascii_start().first() == Some(&b'{') {
-        return serde_json::from_slice(json).map_err(|error| json_problem(&error));
+        return serde_json::from_slice(json).map_err(|error| json_problem(&error, json));
     }
     match serde_json::from_slice::<IgnoredAny>(json) {
-        Ok(_) => Err(Problem::new(Code::InvalidField, "it is not a JSON object")),
-        Err(error) => Err(json_problem(&error)),
+        Ok(_) => Err(Problem::new(
+            Code::InvalidField,
+            "the body or line is JSON, but not an object",
+        )),
+        Err(error) => Err(json_problem(&error, json)),
     }
 }

@@ -1,4 +1,4 @@
-//! Erasing: an event or a topic is taken back for good, and everybody is told.
+//! Erasing: an event or a topic is deleted for good, and every subscriber is told.
 
 use poem::Request;
 use poem_openapi::{OpenApi, param::Path};
@@ -23,9 +23,9 @@ pub(in crate::http) struct EraseApi(pub(in crate::http) Api);
 impl EraseApi {
     /// Erase an event
     ///
-    /// Its data, type and key are gone for good; its id, topic and time stay. In its place stands an event of the type
-    /// `segno.erased` with the data `{"id":…}`, which is the answer, and an event of the same type and data is announced on
-    /// its topic, whatever types a subscriber asked for. Erasing it again changes nothing.
+    /// Its data, type and key are deleted for good; its id, topic and time stay. The event becomes one of the type
+    /// `segno.erased` with the data `{"id":…}`, which is the answer. An event of the same type and data is announced on its
+    /// topic to every subscriber of the topic, whatever types it asked for. Erasing it again changes nothing.
     #[oai(
         path = "/events/:id",
         method = "delete",
@@ -55,8 +55,8 @@ impl EraseApi {
 
     /// Erase a topic
     ///
-    /// All its events are gone for good. The answer is the event that tells of it: of the type `segno.erased`, on the topic,
-    /// with the data `{"topic":…,"through":…,"events":…}`. A subscriber who comes back with an older cursor is told by
+    /// All its events are deleted for good. The answer is the event that reports it: of the type `segno.erased`, on the topic,
+    /// with the data `{"topic":…,"through":…,"events":…}`. A subscriber that comes back with an older cursor gets a
     /// `segno.gap`.
     #[oai(
         path = "/topics/:topic",
@@ -74,7 +74,7 @@ impl EraseApi {
         let caller = Caller::of(request);
         let unknown = || {
             let name = topic.as_str();
-            let detail = format!("there is no event on the topic '{name}', or no longer");
+            let detail = format!("no stored event has the topic '{name}'");
             Problem::new(Code::UnknownTopic, detail)
         };
         if !caller.may(Right::Follow, topic.as_str()) {

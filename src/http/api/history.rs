@@ -1,4 +1,4 @@
-//! What is kept: events by range, one by its id, and the topics there are.
+//! Reading what is stored: events by range, an event by its id, the topics.
 
 use futures_util::{Stream, stream};
 use poem::{
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::{
-    Api, Tag, filter,
+    Api, Tag, filter, headers,
     parameter::{
         Checked, Cursor, LIMIT_MAX_EVENTS, Moment, PageSize, Parameter, Since, TopicPattern,
         TypePattern, optional,
@@ -24,6 +24,7 @@ use super::{
 use crate::http::{
     caller::Caller,
     problem::{Code, Codes, Problem, ProblemOf},
+    public_url::{PublicUrl, public},
     schema::{Json, Nullable, Raw},
 };
 use crate::{
@@ -37,25 +38,25 @@ use crate::{
 /// Events in an answer when no limit was asked for.
 const DEFAULT_LIMIT_EVENTS: usize = 100;
 
-/// Bytes of JSON after which an answer ends, though the limit is not reached; `next` goes on from there.
+/// Bytes of JSON after which an answer ends before its limit; `next` goes on from there.
 const ANSWER_MAX_BYTES: usize = 8 * 1024 * 1024;
 
-/// Pages of the log that one answer looks at; a filter that matches hardly anything ends with fewer events and a `next`.
+/// Pages of the log that one answer reads; with a filter that matches few events it has fewer events and a `next`.
 const ANSWER_MAX_PAGES: usize = 64;
 
 /// Events that NDJSON takes from the log at a time.
 const NDJSON_PAGE_EVENTS: usize = 512;
 
-/// The operations that look back.
+/// The operations that read what is stored.
 #[derive(Clone)]
 pub(in crate::http) struct HistoryApi(pub(in crate::http) Api);
 
 #[OpenApi]
 impl HistoryApi {
-    /// Look back
+    /// Read history
     ///
-    /// A page of events, oldest first unless `order=desc`; follow `next`, or the `Link` header, for more. With
-    /// `Accept: application/x-ndjson` the whole range comes as a stream, one event a line.
+    /// A page of events, oldest first unless `order=desc`; follow `next`, or the `Link` header, to the next page. With
+    /// `Accept: application/x-ndjson` the answer is the whole range as a stream, one event a line.
     #[oai(
         path = "/events",
         method = "get",
@@ -83,9 +84,9 @@ impl HistoryApi {
         until: Query<Option<Checked<Moment>>>,
         /// Oldest or newest first.
         order: Query<Option<Checked<Order>>>,
-        /// How many; 100 if not given, or all with NDJSON.
+        /// Most events in the answer; 100 if not given, or all with NDJSON.
         limit: Query<Option<Checked<PageSize>>>,
-        /// `ndjson` does what the header `Accept: application/x-ndjson` does, for a link, which cannot have a header.
+        /// `ndjson` does the same as the header `Accept: application/x-ndjson`, for links, which cannot have headers.
         format: Query<Option<Checked<HistoryFormat>>>,
         /// A ticket, for a page or a link, which can set no header.
         #[oai(name = "ticket")]
@@ -116,15 +117,24 @@ impl HistoryApi {
             order: optional(order.0)?.unwrap_or_default(),
             limit: optional(limit.0)?.map(|limit| limit.0),
         };
-        let format = optional(format.0)?.unwrap_or_else(|| HistoryFormat::accepted_by(request));
+        let format = match optional(format.0)? {
+            Some(format) => format,
+            None => HistoryFormat::accepted_by(request)?,
+        };
         if format == HistoryFormat::Ndjson {
             let lines = HistoryLines::new(self.0.hub.clone(), query);
             return Ok(History::Found(Events::Lines(lines), None));
         }
-        Ok(read_page(&self.0.hub, query, request.uri()).await?)
+        Ok(read_page(
+            &self.0.hub,
+            query,
+            request.uri(),
+            self.0.settings.public_url.as_ref(),
+        )
+        .await?)
     }
 
-    /// One event
+    /// Read an event
     #[oai(
         path = "/events/:id",
         method = "get",
@@ -146,7 +156,7 @@ impl HistoryApi {
         }
     }
 
-    /// Topics
+    /// List topics
     ///
     /// Each topic that has events, in the order of the names.
     #[oai(
@@ -159,7 +169,7 @@ impl HistoryApi {
         &self,
         /// Only topics whose name comes after this one.
         after: Query<Option<String>>,
-        /// How many; 1000 if not given.
+        /// Most topics in the answer; 1000 if not given.
         limit: Query<Option<Checked<PageSize>>>,
         request: &Request,
     ) -> Result<TopicList, ProblemOf<ReadTopics>> {
@@ -212,11 +222,11 @@ async fn read_topics(
 pub(super) fn unknown_event(id: EventId) -> Problem {
     Problem::new(
         Code::UnknownEvent,
-        format_args!("there is no event {id}, or no longer"),
+        format_args!("no event has the id {id}, or it was trimmed"),
     )
 }
 
-/// What a request for history asks for.
+/// Which events a request for history wants.
 #[derive(Debug)]
 pub(super) struct HistoryQuery {
     pub(super) filter: Filter,
@@ -246,15 +256,16 @@ pub(super) enum HistoryFormat {
 
 impl HistoryFormat {
     /// What the header `Accept` asks for.
-    pub(super) fn accepted_by(request: &Request) -> Self {
-        let accept = request
-            .headers()
-            .get(header::ACCEPT)
-            .and_then(|accept| accept.to_str().ok());
-        match accept {
-            Some(accept) if accept.contains("application/x-ndjson") => Self::Ndjson,
-            _ => Self::Json,
+    pub(super) fn accepted_by(request: &Request) -> Result<Self, Problem> {
+        let mut wants_lines = false;
+        for value in request.headers().get_all(header::ACCEPT) {
+            let text = headers::as_text(&header::ACCEPT, value)?;
+            wants_lines |= text.contains("application/x-ndjson");
         }
+        Ok(match wants_lines {
+            true => Self::Ndjson,
+            false => Self::Json,
+        })
     }
 }
 
@@ -272,7 +283,7 @@ impl Parameter for HistoryFormat {
             "ndjson" => Ok(Self::Ndjson),
             _ => Err(Problem::new(
                 Code::InvalidFormat,
-                format_args!("format '{text}': it is json or ndjson"),
+                format_args!("format '{text}' is unknown; use json or ndjson"),
             )),
         }
     }
@@ -350,13 +361,18 @@ fn is_trimmed(hub: &Hub, cursor: EventId) -> bool {
 fn broken_off(error: db::Error) -> std::io::Error {
     tracing::error!(
         error = &error as &dyn std::error::Error,
-        "a history was broken off because the log failed"
+        "a history stream was cut because the log failed"
     );
     std::io::Error::other(error)
 }
 
 /// Reads a page of history. `uri` is the request's, to make the link to the next page from.
-async fn read_page(hub: &Hub, mut query: HistoryQuery, uri: &Uri) -> Result<History, Problem> {
+async fn read_page(
+    hub: &Hub,
+    mut query: HistoryQuery,
+    uri: &Uri,
+    public_url: Option<&PublicUrl>,
+) -> Result<History, Problem> {
     let Bounds { first_id, last_id } = hub.bounds();
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT_EVENTS);
     let mut body = b"{\"events\":[".to_vec();
@@ -381,10 +397,10 @@ async fn read_page(hub: &Hub, mut query: HistoryQuery, uri: &Uri) -> Result<Hist
             break;
         }
     }
-    let next = next.map(|id| next_link(uri, query.order, id));
+    let next = next.map(|id| next_link(public_url, uri, query.order, id));
     let link = next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
     let tail = format!(
-        "],\"first_id\":{first_id},\"last_id\":{last_id},\"next\":{}}}",
+        "],\"first_id\":{first_id},\"last_id\":{last_id},\"next\":{}}}\n",
         json!(next)
     );
     body.extend_from_slice(tail.as_bytes());
@@ -392,7 +408,7 @@ async fn read_page(hub: &Hub, mut query: HistoryQuery, uri: &Uri) -> Result<Hist
 }
 
 /// The same query with its cursor moved.
-fn next_link(uri: &Uri, order: Order, id: EventId) -> String {
+fn next_link(public_url: Option<&PublicUrl>, uri: &Uri, order: Order, id: EventId) -> String {
     let moved = match order {
         Order::Ascending => "after",
         Order::Descending => "before",
@@ -400,7 +416,7 @@ fn next_link(uri: &Uri, order: Order, id: EventId) -> String {
     let pairs = uri.query().unwrap_or_default().split('&');
     let kept = pairs.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some(moved));
     let query: String = kept.flat_map(|pair| [pair, "&"]).collect();
-    format!("/events?{query}{moved}={id}")
+    public(public_url, format_args!("/events?{query}{moved}={id}"))
 }
 
 /// A stored event.
@@ -489,6 +505,7 @@ impl From<&Event> for OneEvent {
     fn from(event: &Event) -> Self {
         let mut json = Vec::new();
         event.write_json(&mut json);
+        json.push(b'\n');
         Self::Found(Json::written(json))
     }
 }
@@ -549,6 +566,7 @@ impl Codes for ReadHistory {
         Code::InvalidOrder,
         Code::InvalidLimit,
         Code::InvalidFormat,
+        Code::InvalidHeader,
         Code::Internal,
         Code::LogBusy,
         Code::LogCorrupt,

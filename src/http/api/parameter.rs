@@ -8,10 +8,13 @@ use poem_openapi::{
 };
 use serde_json::json;
 
-use crate::http::problem::{Code, Problem};
+use crate::http::{
+    problem::{Code, Problem},
+    schema::{NEW_NAME_PATTERN, NEW_TYPE_PATTERN, id_schema, name_schema, pattern_schema},
+};
 use crate::{
     db::Order,
-    event::{EventId, EventType, InvalidName, Key, NAME_MAX_BYTES, Timestamp, Topic},
+    event::{EventId, EventType, InvalidName, Timestamp, Topic},
     filter::Pattern,
     hub::Start,
 };
@@ -85,14 +88,6 @@ impl<T: Parameter> ParseFromParameter for Checked<T> {
     }
 }
 
-/// What the document says of a topic, a type, a key or a pattern.
-fn name_schema() -> MetaSchema {
-    MetaSchema {
-        max_length: Some(NAME_MAX_BYTES),
-        ..MetaSchema::new("string")
-    }
-}
-
 fn invalid_topic(text: &str, error: InvalidName) -> Problem {
     Problem::new(Code::InvalidTopic, format_args!("topic '{text}': {error}"))
 }
@@ -105,6 +100,7 @@ impl Parameter for Topic {
     fn schema() -> MetaSchema {
         MetaSchema {
             example: Some(json!("greetings")),
+            pattern: Some(NEW_NAME_PATTERN.into()),
             ..name_schema()
         }
     }
@@ -114,13 +110,16 @@ impl Parameter for Topic {
     }
 }
 
-/// The topic of events that are there already: it may be one that nobody can publish on any more.
+/// The topic of stored events, which may be one that nobody can publish on any more.
 #[derive(Debug)]
 pub(super) struct KeptTopic(pub(super) Topic);
 
 impl Parameter for KeptTopic {
     fn schema() -> MetaSchema {
-        Topic::schema()
+        MetaSchema {
+            example: Some(json!("greetings")),
+            ..name_schema()
+        }
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -133,21 +132,14 @@ impl Parameter for KeptTopic {
 
 impl Parameter for EventType {
     fn schema() -> MetaSchema {
-        name_schema()
+        MetaSchema {
+            pattern: Some(NEW_TYPE_PATTERN.into()),
+            ..name_schema()
+        }
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
         Self::new(text).map_err(|error| invalid_type(text, error))
-    }
-}
-
-impl Parameter for Key {
-    fn schema() -> MetaSchema {
-        name_schema()
-    }
-
-    fn read(text: &str) -> Result<Self, Problem> {
-        Self::new(text).map_err(|error| Problem::new(Code::InvalidKey, error))
     }
 }
 
@@ -157,7 +149,7 @@ pub(super) struct TopicPattern(pub(super) Pattern);
 
 impl Parameter for TopicPattern {
     fn schema() -> MetaSchema {
-        name_schema()
+        pattern_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -173,7 +165,7 @@ pub(super) struct TypePattern(pub(super) Pattern);
 
 impl Parameter for TypePattern {
     fn schema() -> MetaSchema {
-        name_schema()
+        pattern_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -186,11 +178,7 @@ impl Parameter for TypePattern {
 /// The id in a path.
 impl Parameter for EventId {
     fn schema() -> MetaSchema {
-        MetaSchema {
-            minimum: Some(0.0),
-            example: Some(json!(1)),
-            ..MetaSchema::new_with_format("integer", "int64")
-        }
+        id_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -205,10 +193,7 @@ pub(super) struct Cursor(pub(super) Option<EventId>);
 
 impl Parameter for Cursor {
     fn schema() -> MetaSchema {
-        MetaSchema {
-            minimum: Some(0.0),
-            ..MetaSchema::new_with_format("integer", "int64")
-        }
+        id_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -229,22 +214,26 @@ pub(super) struct Newest(pub(super) u64);
 
 impl Parameter for Newest {
     fn schema() -> MetaSchema {
-        MetaSchema {
-            minimum: Some(0.0),
-            ..MetaSchema::new_with_format("integer", "int64")
-        }
+        id_schema()
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
         let number: EventId = text.parse().map_err(|_| {
             Problem::new(
                 Code::InvalidLimit,
-                format_args!("last '{text}': it is a whole number of events, such as 10"),
+                format_args!("last '{text}' is not a whole number of events, such as 10"),
             )
         })?;
         Ok(Self(number.as_i64().unsigned_abs()))
     }
 }
+
+/// An age or an RFC 3339 time, as the document promises to take them. Ages may be longer, such as `1h 30m`, and times of all days.
+const TIME_PATTERN: &str = concat!(
+    "0|[1-9][0-9]{0,3}(s|m|h|d|w)|",
+    "[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}",
+    r"(\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])",
+);
 
 /// A moment: `15m` ago, an RFC 3339 time, or `start`.
 #[derive(Debug)]
@@ -252,7 +241,10 @@ pub(super) struct Since(pub(super) Start);
 
 impl Parameter for Since {
     fn schema() -> MetaSchema {
-        MetaSchema::new("string")
+        MetaSchema {
+            pattern: Some(format!("^(start|{TIME_PATTERN})$")),
+            ..MetaSchema::new("string")
+        }
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -269,7 +261,10 @@ pub(super) struct Moment(pub(super) Timestamp);
 
 impl Parameter for Moment {
     fn schema() -> MetaSchema {
-        MetaSchema::new("string")
+        MetaSchema {
+            pattern: Some(format!("^({TIME_PATTERN})$")),
+            ..MetaSchema::new("string")
+        }
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -280,13 +275,13 @@ impl Parameter for Moment {
             Some(Timestamp::now().before(age))
         };
         time.or_else(age).map(Self).ok_or_else(|| {
-            let detail = format!("'{text}' is no time: say 15m, 2h, 7d, or 2026-01-31T12:00:00Z");
+            let detail = format!("'{text}' is not a time; use an age such as 15m, 2h or 7d, or a time such as 2026-01-31T12:00:00Z");
             Problem::new(Code::InvalidTime, detail)
         })
     }
 }
 
-/// How many events an answer may have.
+/// Most entries in an answer.
 #[derive(Debug)]
 pub(super) struct PageSize(pub(super) usize);
 
@@ -307,7 +302,7 @@ impl Parameter for PageSize {
         limit.map(Self).ok_or_else(|| {
             Problem::new(
                 Code::InvalidLimit,
-                format_args!("limit '{text}': it is a whole number from 1 to {LIMIT_MAX_EVENTS}"),
+                format_args!("limit '{text}' is not a whole number from 1 to {LIMIT_MAX_EVENTS}"),
             )
         })
     }
@@ -328,7 +323,7 @@ impl Parameter for Order {
             "desc" => Ok(Self::Descending),
             _ => Err(Problem::new(
                 Code::InvalidOrder,
-                format_args!("order '{text}': it is asc or desc"),
+                format_args!("order '{text}' is unknown; use asc or desc"),
             )),
         }
     }

@@ -2,8 +2,8 @@
 
 use poem::{IntoResponse, Request, RequestBody, Response};
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, Object, OpenApi, Union,
-    param::{Header, Path, Query},
+    ApiExtractor, ApiExtractorType, ApiResponse, Enum, ExtractParamOptions, Object, OpenApi, Union,
+    param::{Path, Query},
     registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry},
     types::{Example, ToJSON, Type},
 };
@@ -16,12 +16,14 @@ use super::{
         count, fit, is_json, json_problem, limits_of, media_type, parse_object, read_batch,
         read_event, unsupported,
     },
+    headers::{IdempotencyKey, KeyHeader},
     parameter::{Checked, optional},
 };
 use crate::http::{
     caller::Caller,
     origin_of,
     problem::{Code, Codes, Problem, ProblemOf},
+    public_url::public,
     schema::{Json, Raw, Text},
 };
 use crate::{
@@ -53,10 +55,14 @@ impl PublishApi {
     )]
     async fn publish(
         &self,
+        /// Your own name for an event without a `key`. In a batch, the events without a `key` get this one and their place in
+        /// the batch, such as `order-1001/2`. A quoted string means its content.
+        #[oai(name = "Idempotency-Key")]
+        key: KeyHeader,
         body: EventsBody,
         request: &Request,
     ) -> Result<Published<ReceiptOrIds>, ProblemOf<PublishEvents>> {
-        Ok(self.publish_events(body, origin_of(request)).await?)
+        Ok(self.publish_events(body, key.0, origin_of(request)).await?)
     }
 
     /// Publish a body as it is
@@ -75,22 +81,27 @@ impl PublishApi {
         /// What happened; `message` if not given.
         #[oai(name = "type")]
         event_type: Query<Option<Checked<EventType>>>,
-        /// Your own name for the event. The same key again on the same topic is not a second event.
+        /// Your own name for the event. The same key again on the same topic is not a second event. A quoted string means its
+        /// content.
         #[oai(name = "Idempotency-Key")]
-        key: Header<Option<Checked<Key>>>,
+        key: KeyHeader,
         body: RawData,
         request: &Request,
     ) -> Result<Published<Receipt>, ProblemOf<PublishRaw>> {
         let topic = topic.0.get()?;
         Caller::of(request).must(Right::Publish, topic.as_str())?;
-        let event = NewEvent {
+        let mut event = NewEvent {
             topic,
             event_type: optional(event_type.0)?.unwrap_or_default(),
-            data: body.0,
-            key: optional(key.0)?,
+            data: body.data,
+            key: None,
         };
+        self.0.add_key(&mut event, key.0).await?;
         let stored = self.0.hub.publish(vec![event], origin_of(request)).await?;
-        Ok(Published::one(&stored, |receipt| receipt))
+        Ok(self.0.published(&stored, |receipt| Receipt {
+            stored_as: body.stored_as,
+            ..receipt
+        }))
     }
 }
 
@@ -101,10 +112,11 @@ impl PublishApi {
         let (request, mut body) = request.split();
         let published = async move {
             let origin = origin_of(&request);
+            let key = IdempotencyKey::of(request.headers())?;
             let events = EventsBody::read(&request, &mut body).await?;
             // Before the wait for the commit: they hold the buffer that the next request is read into.
             drop((request, body));
-            self.publish_events(events, origin).await
+            self.publish_events(events, key, origin).await
         };
         match published.await {
             Ok(published) => published.into_response(),
@@ -115,15 +127,22 @@ impl PublishApi {
     async fn publish_events(
         &self,
         events: EventsBody,
+        key: Option<IdempotencyKey>,
         origin: Origin,
     ) -> Result<Published<ReceiptOrIds>, Problem> {
         let hub = &self.0.hub;
         Ok(match events {
-            EventsBody::One(event) => {
+            EventsBody::One(mut event) => {
+                self.0.add_key(&mut event, key).await?;
                 let stored = hub.publish(vec![event], origin).await?;
-                Published::one(&stored, ReceiptOrIds::Receipt)
+                self.0.published(&stored, ReceiptOrIds::Receipt)
             }
-            EventsBody::Batch(events) => Published::batch(&hub.publish(events, origin).await?),
+            EventsBody::Batch(mut events) => {
+                if let Some(key) = key {
+                    key.number(&mut events)?;
+                }
+                Published::batch(&hub.publish(events, origin).await?)
+            }
         })
     }
 }
@@ -203,7 +222,7 @@ fn parse_json(body: &[u8], limits: &limits::Settings) -> Result<EventsBody, Prob
         return parse_event(body, limits).map(EventsBody::One);
     }
     let events: Vec<&RawValue> =
-        serde_json::from_slice(body).map_err(|error| json_problem(&error))?;
+        serde_json::from_slice(body).map_err(|error| json_problem(&error, body))?;
     let events = events.into_iter().enumerate().map(|(index, event)| {
         parse_event(event.get().as_bytes(), limits)
             .map_err(|problem| problem.at(format_args!("event {} of the array", index + 1)))
@@ -244,7 +263,7 @@ fn batch(
 impl EventsBody {
     /// Reads an event or a batch, and counts it for the client.
     async fn read(request: &Request, body: &mut RequestBody) -> Result<Self, Problem> {
-        let parse = match media_type(request).as_deref() {
+        let parse = match media_type(request)?.as_deref() {
             Some("application/x-ndjson" | "application/ndjson" | "application/jsonl") => {
                 parse_ndjson
             }
@@ -308,7 +327,7 @@ impl<'a> ApiExtractor<'a> for EventsBody {
         };
         Some(MetaRequest {
             description: Some(
-                "An event, or a batch: a JSON array, or NDJSON with one event a line.",
+                "An event, or a batch: a JSON array, or NDJSON with one event a line. `Content-Encoding` may be gzip or deflate.",
             ),
             content: vec![
                 media("application/json", json),
@@ -329,7 +348,19 @@ impl<'a> ApiExtractor<'a> for EventsBody {
 
 /// The body of `POST /topics/{topic}`, whatever it is.
 #[derive(Debug)]
-pub(super) struct RawData(Data);
+pub(super) struct RawData {
+    data: Data,
+    stored_as: Option<StoredAs>,
+}
+
+/// How a body was stored whose sender may have meant something else.
+#[derive(Debug, Clone, Copy, Serialize, Enum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase")]
+pub(super) enum StoredAs {
+    /// As a string, though it looks like JSON: it is none.
+    String,
+}
 
 impl<'a> ApiExtractor<'a> for RawData {
     const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
@@ -344,10 +375,11 @@ impl<'a> ApiExtractor<'a> for RawData {
         };
         Some(MetaRequest {
             description: Some(
-                "The data, at most 1 MiB, of any content type. JSON is kept as JSON, anything else becomes a JSON string.",
+                "The data, at most 1 MiB, of any content type but multipart. JSON is kept as JSON, anything else becomes a JSON string; \
+                 an empty body becomes the empty string. `Content-Encoding` may be gzip or deflate.",
             ),
             content: vec![media("application/json", json), media("text/plain", text)],
-            required: true,
+            required: false,
         })
     }
 
@@ -356,17 +388,30 @@ impl<'a> ApiExtractor<'a> for RawData {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
+        let media_type = media_type(request)?.unwrap_or_default();
+        if media_type.starts_with("multipart/") {
+            let detail = "a multipart body is not read; send the data alone, with curl by -d or --data-binary @file instead of -F";
+            return Err(Problem::new(Code::UnsupportedContentType, detail).into());
+        }
         let body = read_event(request, body).await?;
-        let says_json = media_type(request).is_some_and(|media_type| is_json(&media_type));
+        let says_json = is_json(&media_type);
+        let mut stored_as = None;
         let data = match serde_json::from_slice::<&RawValue>(&body) {
             Ok(json) => Data::from_json(json),
-            Err(error) if says_json => return Err(json_problem(&error).into()),
-            Err(_) => Data::from_text(as_text(&body)?),
+            Err(error) if says_json => return Err(json_problem(&error, &body).into()),
+            Err(_) => {
+                let looks_like_json = matches!(body.trim_ascii_start().first(), Some(b'{' | b'['));
+                // Who sends text/plain says what it is; the types that curl and others send by themselves say nothing.
+                if looks_like_json && !media_type.starts_with("text/") {
+                    stored_as = Some(StoredAs::String);
+                }
+                Data::from_text(as_text(&body)?)
+            }
         };
         let data = data.map_err(Problem::from)?;
         fit(data.as_str().len(), limits_of(request))?;
         count(request, 1)?;
-        Ok(Self(data))
+        Ok(Self { data, stored_as })
     }
 }
 
@@ -400,6 +445,9 @@ pub(super) struct Receipt {
     #[serde(skip_serializing_if = "is_false")]
     #[oai(default)]
     duplicate: bool,
+    /// `string` where the body looks like JSON and is not, so that it was stored as a string.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stored_as: Option<StoredAs>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
@@ -416,6 +464,7 @@ impl From<&Stored> for Receipt {
             created_at: event.created_at,
             key: event.key.clone(),
             duplicate: *duplicate,
+            stored_as: None,
         }
     }
 }
@@ -470,11 +519,36 @@ impl<T: Type + Serialize> Published<T> {
             false => Self::Created(Json::of(answer), location),
         }
     }
+}
 
-    fn one(stored: &[Stored], answer: impl FnOnce(Receipt) -> T) -> Self {
+impl Api {
+    /// The answer to who published one event.
+    fn published<T: Type + Serialize>(
+        &self,
+        stored: &[Stored],
+        answer: impl FnOnce(Receipt) -> T,
+    ) -> Published<T> {
         let stored = stored.first().expect("one event gives one");
-        let location = format!("/events/{}", stored.event.id);
-        Self::new(&answer(stored.into()), Some(location), stored.duplicate)
+        let public_url = self.settings.public_url.as_ref();
+        let location = public(public_url, format_args!("/events/{}", stored.event.id));
+        Published::new(&answer(stored.into()), Some(location), stored.duplicate)
+    }
+
+    /// Gives an event without a key of its own the key of the request's header.
+    pub(super) async fn add_key(
+        &self,
+        event: &mut NewEvent,
+        header: Option<IdempotencyKey>,
+    ) -> Result<(), Problem> {
+        let Some(header) = header.filter(|_| event.key.is_none()) else {
+            return Ok(());
+        };
+        let (key, raw) = header.into_spellings();
+        event.key = Some(match raw {
+            Some(raw) if self.hub.log().has_key(&event.topic, &raw).await? => raw,
+            _ => key,
+        });
+        Ok(())
     }
 }
 
@@ -497,8 +571,11 @@ macro_rules! publish_codes {
     ($($more:ident),*) => {
         &[
             $(Code::$more,)*
-            Code::InvalidJson, Code::DataTooDeep, Code::RequestTimeout, Code::EventTooLarge, Code::TooManyEventsOfAddress, Code::Internal, Code::Busy, Code::Draining,
-            Code::LogBusy, Code::LogMoved, Code::LogChanged, Code::LogCorrupt, Code::DiskFailed, Code::DiskFull, Code::IdsExhausted, Code::ReadOnly,
+            Code::InvalidJson, Code::InvalidHeader, Code::InvalidKey, Code::InvalidEncoding, Code::DataTooDeep, Code::RequestTimeout,
+            Code::KeyConflict, Code::EventTooLarge, Code::UnsupportedContentType, Code::UnsupportedContentEncoding,
+            Code::TooManyBodyBytesOfAddress, Code::TooManyEventsOfAddress, Code::Internal, Code::TooManyBodyBytes, Code::Busy,
+            Code::Draining, Code::LogBusy, Code::LogMoved, Code::LogChanged, Code::LogCorrupt, Code::DiskFailed, Code::DiskFull,
+            Code::IdsExhausted, Code::ReadOnly,
         ]
     };
 }
@@ -515,11 +592,8 @@ impl Codes for PublishEvents {
         InvalidField,
         InvalidTopic,
         InvalidType,
-        InvalidKey,
         EmptyBatch,
-        KeyConflict,
-        BatchTooLarge,
-        UnsupportedContentType
+        BatchTooLarge
     ];
 }
 
@@ -528,11 +602,5 @@ impl Codes for PublishEvents {
 pub(super) struct PublishRaw;
 
 impl Codes for PublishRaw {
-    const CODES: &'static [Code] = publish_codes![
-        InvalidText,
-        InvalidTopic,
-        InvalidType,
-        InvalidKey,
-        KeyConflict
-    ];
+    const CODES: &'static [Code] = publish_codes![InvalidText, InvalidTopic, InvalidType];
 }

@@ -140,7 +140,7 @@ impl<'a> ApiExtractor<'a> for TicketBody {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        if let Some(other) = media_type(request).filter(|media_type| !is_json(media_type)) {
+        if let Some(other) = media_type(request)?.filter(|media_type| !is_json(media_type)) {
             return Err(unsupported(&other, "application/json").into());
         }
         Ok(Self::of(&read_event(request, body).await?)?)

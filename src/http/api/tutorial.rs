@@ -14,6 +14,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use super::{
     Api, Tag,
     body::{count, fit, is_json, limits_of, media_type, parse_object, read_event, unsupported},
+    headers::KeyHeader,
     publish::publish_codes,
 };
 use crate::event::{Data, EventId, EventType, NewEvent, Topic};
@@ -45,10 +46,13 @@ impl TutorialApi {
     )]
     async fn send_message(
         &self,
+        /// Your own name for the message. The same key again is not a second message. A quoted string means its content.
+        #[oai(name = "Idempotency-Key")]
+        key: KeyHeader,
         body: MessageBody,
         request: &Request,
     ) -> Result<MessageStored, ProblemOf<PublishMessage>> {
-        self.send(body, MessageStatus::Received, request).await
+        self.send(body, MessageStatus::Received, key, request).await
     }
 
     /// Send a message as REST
@@ -62,10 +66,13 @@ impl TutorialApi {
     )]
     async fn send_rest(
         &self,
+        /// Your own name for the message. The same key again is not a second message. A quoted string means its content.
+        #[oai(name = "Idempotency-Key")]
+        key: KeyHeader,
         body: MessageBody,
         request: &Request,
     ) -> Result<MessageStored, ProblemOf<PublishMessage>> {
-        self.send(body, MessageStatus::ReceivedViaRest, request)
+        self.send(body, MessageStatus::ReceivedViaRest, key, request)
             .await
     }
 }
@@ -75,9 +82,12 @@ impl TutorialApi {
         &self,
         body: MessageBody,
         status: MessageStatus,
+        key: KeyHeader,
         request: &Request,
     ) -> Result<MessageStored, ProblemOf<PublishMessage>> {
-        let events = vec![body.to_event(status)?];
+        let mut event = body.to_event(status)?;
+        self.0.add_key(&mut event, key.0).await?;
+        let events = vec![event];
         let stored = self.0.hub.publish(events, origin_of(request)).await?;
         Ok(body.answer(status, stored[0].event.id))
     }
@@ -140,7 +150,7 @@ impl<'a> ApiExtractor<'a> for MessageBody {
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         Caller::of(request).must(Right::Publish, MESSAGES_TOPIC)?;
-        if let Some(other) = media_type(request).filter(|media_type| !is_json(media_type)) {
+        if let Some(other) = media_type(request)?.filter(|media_type| !is_json(media_type)) {
             return Err(unsupported(&other, "application/json").into());
         }
         let body = read_event(request, body).await?;
@@ -221,10 +231,5 @@ pub(super) enum MessageStored {
 pub(super) struct PublishMessage;
 
 impl Codes for PublishMessage {
-    const CODES: &'static [Code] = publish_codes![
-        MissingField,
-        UnknownField,
-        InvalidField,
-        UnsupportedContentType
-    ];
+    const CODES: &'static [Code] = publish_codes![MissingField, UnknownField, InvalidField];
 }
