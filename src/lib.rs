@@ -106,5 +106,6 @@ pub mod limits;
 pub mod metrics;
 pub mod monitor;
 pub mod retention;
+pub mod scan;
 pub mod server;
 pub mod service_manager;

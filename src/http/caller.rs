@@ -4,7 +4,10 @@ use std::{net::SocketAddr, sync::Arc};
 
 use poem::{Request, http::HeaderMap};
 
-use crate::limits::{BodyPermit, ConnectionPermit, LimitHit, Limits, StreamPermit};
+use crate::{
+    filter::Filter,
+    limits::{BodyPermit, ConnectionPermit, LimitHit, Limits, StreamPermit},
+};
 
 /// The sender of a request. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -44,8 +47,9 @@ impl Caller {
     }
 
     /// Opens one more stream, if it may.
-    pub(super) fn open_stream(&self) -> Result<StreamPermit, LimitHit> {
-        self.connection.open_stream(self.forwarded.as_deref())
+    pub(super) fn open_stream(&self, filter: &Filter) -> Result<StreamPermit, LimitHit> {
+        let forwarded = self.forwarded.as_deref();
+        self.connection.open_stream(filter.size_bytes(), forwarded)
     }
 
     /// Permits a body of `announced` bytes, if there is memory for it.

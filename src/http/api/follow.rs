@@ -175,7 +175,7 @@ impl FollowApi {
             last: optional(query.last)?.map(|newest| Start::Last(newest.0)),
         };
         let start = starts.choose()?;
-        let permit = caller.open_stream()?;
+        let permit = caller.open_stream(&filter)?;
         let address = caller.address;
         let subscription = self.0.hub.subscribe(filter, start, address).await?;
         Ok(Following {
@@ -648,12 +648,14 @@ impl Codes for Subscribing {
     const CODES: &'static [Code] = &[
         Code::InvalidTopic,
         Code::InvalidType,
+        Code::FilterTooLarge,
         Code::InvalidCursor,
         Code::InvalidTime,
         Code::InvalidLimit,
         Code::InvalidFormat,
         Code::ConflictingStarts,
         Code::TooManyStreamsOfAddress,
+        Code::FiltersOfAddressTooLarge,
         Code::Internal,
         Code::Draining,
         Code::LogBusy,
