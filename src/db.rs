@@ -58,7 +58,10 @@ use self::{
     reserve::Reserve,
     schema::{Content, guarded, inspect, migrate, read_only},
 };
-use crate::event::{EventId, Timestamp};
+use crate::{
+    event::{EventId, Timestamp},
+    scan::Scans,
+};
 
 /// Readers that work at once. More would wait for the processor: a page is read from memory as a rule.
 const READERS: u32 = 4;
@@ -76,6 +79,7 @@ pub struct EventLog {
     path: Arc<Path>,
     id: Arc<str>,
     lost: Arc<[Lost]>,
+    scans: Scans,
 }
 
 /// Writes the event log: the only one that does.
@@ -401,6 +405,7 @@ impl EventLog {
             path: path.into(),
             id: id.into(),
             lost: all_lost(connection).await.map_err(failed)?,
+            scans: Scans::default(),
         })
     }
 }
@@ -497,6 +502,11 @@ impl EventLog {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The scans of the log: those of others who look at its events are to be among them.
+    pub fn scans(&self) -> &Scans {
+        &self.scans
     }
 
     /// The log's own id, a UUID: a cursor of one log means nothing in another.

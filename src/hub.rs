@@ -13,6 +13,7 @@ mod progress;
 mod queue;
 mod recent;
 mod subscription;
+mod trim_marks;
 mod upkeep;
 mod work;
 mod writer;
@@ -35,6 +36,7 @@ use self::{
     queue::Queue,
     recent::Recent,
     subscription::Sources,
+    trim_marks::TrimMarks,
     upkeep::{StaleWal, Upkeep},
     work::{Change, Chore, WorkQueue},
     writer::Applier,
@@ -428,8 +430,9 @@ async fn read_state(log: &EventLog, last_id: EventId) -> Result<Announcements, d
     let trimmed = log.trimmed_after(&Filter::default(), EventId::ZERO).await?;
     let bounds = Bounds { first_id, last_id };
     Ok(Announcements {
-        position: Position::new(bounds, events, trimmed.is_some().into()),
+        position: Position::new(bounds, events),
         recent,
         feeds: Feeds::new(),
+        trim_marks: TrimMarks::new(trimmed.is_some()),
     })
 }

@@ -118,5 +118,6 @@ pub mod metrics;
 pub mod monitor;
 pub mod retention;
 pub mod rights;
+pub mod scan;
 pub mod server;
 pub mod service_manager;

@@ -42,6 +42,11 @@ const ONE_LESS_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// When a client may try again that found no memory for its body: bodies arrive within seconds.
 const BODY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// Bytes that the filters of an address's streams may take: 1,500 streams of 700 topics each, or 10,000 of 80.
+///
+/// Not a setting: who needs more than that can ask for patterns, and whoever runs the hub can allow fewer streams.
+const FILTERS_MAX_BYTES_OF_ADDRESS: usize = 32 * 1024 * 1024;
+
 /// Addresses at which the table is searched for those without a connection.
 const SWEEP_MIN_ADDRESSES: usize = 1024;
 
@@ -107,6 +112,8 @@ pub enum Limit {
     ConnectionsOfAddress,
     /// Streams of an address.
     StreamsOfAddress,
+    /// Bytes of the filters of an address's streams.
+    FilterBytesOfAddress,
     /// Events a second of an address.
     EventsOfAddress,
     /// Bytes of bodies in all.
@@ -152,6 +159,13 @@ impl fmt::Display for LimitHit {
                 "your address has as many streams open as",
                 "--max-streams-per-address",
             ),
+            Limit::FilterBytesOfAddress => {
+                return write!(
+                    f,
+                    "the filters of your address's streams would take more than {} bytes; ask for fewer topics, or use patterns",
+                    self.max
+                );
+            }
             Limit::EventsOfAddress => (
                 "your address published more events a second than",
                 "--max-rate-per-address",
@@ -334,6 +348,7 @@ impl ConnectionPermit {
     /// Permits one more stream of the client. `forwarded` is what the request's `X-Forwarded-For` says, if it has one.
     pub fn open_stream(
         self: &Arc<Self>,
+        filter_bytes: usize,
         forwarded: Option<&str>,
     ) -> Result<StreamPermit, LimitHit> {
         let usage = self.client(forwarded);
@@ -342,10 +357,24 @@ impl ConnectionPermit {
             let hit = LimitHit::new(Limit::StreamsOfAddress, max, ONE_LESS_RETRY_AFTER);
             return Err(self.explain(hit, forwarded));
         }
+        if !take(
+            &usage.filter_bytes,
+            filter_bytes,
+            FILTERS_MAX_BYTES_OF_ADDRESS,
+        ) {
+            give_one_back(&usage.streams);
+            let hit = LimitHit::new(
+                Limit::FilterBytesOfAddress,
+                u32::try_from(FILTERS_MAX_BYTES_OF_ADDRESS).unwrap_or(u32::MAX),
+                ONE_LESS_RETRY_AFTER,
+            );
+            return Err(self.explain(hit, forwarded));
+        }
         self.limits.streams.fetch_add(1, Relaxed);
         Ok(StreamPermit {
             connection: self.clone(),
             usage,
+            filter_bytes,
         })
     }
 
@@ -417,12 +446,14 @@ impl Drop for ConnectionPermit {
 pub struct StreamPermit {
     connection: Arc<ConnectionPermit>,
     usage: Arc<Usage>,
+    filter_bytes: usize,
 }
 
 impl Drop for StreamPermit {
     fn drop(&mut self) {
         give_one_back(&self.connection.limits.streams);
         give_one_back(&self.usage.streams);
+        give_back(&self.usage.filter_bytes, self.filter_bytes);
     }
 }
 
@@ -514,6 +545,7 @@ struct Usage {
     connections: AtomicU32,
     streams: AtomicU32,
     body_bytes: AtomicUsize,
+    filter_bytes: AtomicUsize,
     /// When its bucket is full again, since the limits began.
     full_at_ns: AtomicU64,
 }
@@ -629,6 +661,21 @@ mod tests {
 
     fn addresses(limits: &Limits) -> usize {
         limits.addresses.lock().unwrap().usages.len()
+    }
+
+    #[test]
+    fn filters_count_for_their_address_until_the_stream_ends() {
+        let limits = limits(|_| ());
+        let connection = Arc::new(limits.admit(ip("10.0.0.1")).unwrap());
+        let half = FILTERS_MAX_BYTES_OF_ADDRESS / 2;
+        let first = connection.open_stream(half, None).unwrap();
+        let _second = connection.open_stream(half, None).unwrap();
+        let refused = connection.open_stream(100, None).unwrap_err();
+        assert_eq!(refused.limit, Limit::FilterBytesOfAddress);
+        let other = Arc::new(limits.admit(ip("10.0.0.2")).unwrap());
+        assert!(other.open_stream(half, None).is_ok());
+        drop(first);
+        assert!(connection.open_stream(100, None).is_ok());
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{Error, EventLog};
 use crate::{
     event::{Data, Event, EventId, EventType, Key, Timestamp, Topic},
     filter::{Filter, Topics},
+    scan::Scan,
 };
 
 /// Bytes of data after which a page ends, however few events it has.
@@ -167,14 +168,21 @@ impl EventLog {
             Topics::Exact(topics) => Some(to_json(&topics)),
             Topics::All | Topics::Matching(_) => None,
         };
+        // Before the connection: what waits for its turn must not keep others from reading.
+        let mut scan = self.scans.begin(filter).await;
+        let stretch = Stretch {
+            range,
+            order,
+            limit,
+        };
         let mut connection = self.pool.acquire().await?;
-        let page = read_page(&mut connection, filter, topics, range, order, limit).await?;
+        let page = read_page(&mut connection, filter, topics, stretch, &mut scan).await?;
         let found_nothing_yet = page.events.is_empty() && page.read_on.is_some();
         match filter.topics() {
             Topics::Matching(prefix) if found_nothing_yet => {
                 drop(connection);
                 let found = self
-                    .page_of_few_topics(filter, prefix, range, order, limit)
+                    .page_of_few_topics(filter, prefix, stretch, &mut scan)
                     .await?;
                 Ok(found.unwrap_or(page))
             }
@@ -188,18 +196,17 @@ impl EventLog {
         &self,
         filter: &Filter,
         prefix: &str,
-        range: Range,
-        order: Order,
-        limit: usize,
+        stretch: Stretch,
+        scan: &mut Scan,
     ) -> Result<Option<Page>, Error> {
         // One moment for the names and for the page. A topic that is new between the two could have an event before the last
         // one of the page, and reading would go on behind it. In one moment there is none: what is committed later has ids
         // above all that the page can have, and the next page looks at the names anew.
         let mut tx = self.pool.begin().await?;
-        let Some(topics) = few_topics(&mut tx, filter, prefix).await? else {
+        let Some(topics) = few_topics(&mut tx, filter, prefix, scan).await? else {
             return Ok(None);
         };
-        let page = read_page(&mut tx, filter, Some(to_json(&topics)), range, order, limit);
+        let page = read_page(&mut tx, filter, Some(to_json(&topics)), stretch, scan);
         page.await.map(Some)
     }
 
@@ -267,6 +274,7 @@ async fn few_topics(
     connection: &mut SqliteConnection,
     filter: &Filter,
     prefix: &str,
+    scan: &mut Scan,
 ) -> Result<Option<Vec<String>>, Error> {
     let mut names = sqlx::query_scalar(TOPIC_NAMES_FROM)
         .bind(prefix)
@@ -282,11 +290,20 @@ async fn few_topics(
         if filter.wants_topic(&name) {
             topics.push(name);
         }
-        if topics.len() > FEW_TOPICS {
+        if topics.len() > FEW_TOPICS || scan.is_over() {
             return Ok(None);
         }
+        scan.pause().await;
     }
     Ok((names_seen < FEW_OF_MAX_TOPICS).then_some(topics))
+}
+
+/// What a page is asked for.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    range: Range,
+    order: Order,
+    limit: usize,
 }
 
 /// Reads a page: of the topics whose names `topics` lists as JSON, or of all.
@@ -294,10 +311,14 @@ async fn read_page(
     connection: &mut SqliteConnection,
     filter: &Filter,
     topics: Option<String>,
-    range: Range,
-    order: Order,
-    limit: usize,
+    stretch: Stretch,
+    scan: &mut Scan,
 ) -> Result<Page, Error> {
+    let Stretch {
+        range,
+        order,
+        limit,
+    } = stretch;
     let every_row_matches =
         filter.is_served_by_index() || topics.is_some() && filter.wants_any_type();
     let max_rows = match every_row_matches {
@@ -341,12 +362,14 @@ async fn read_page(
         let id = EventId::from_row(row.try_get(0)?);
         position = position.behind(id, order);
         page.read_on = Some(id);
-        let Some(event) = event else { continue };
-        data_bytes += event.data.as_str().len();
-        page.events.push(event);
-        if page.events.len() == limit || data_bytes >= PAGE_MAX_BYTES {
+        if let Some(event) = event {
+            data_bytes += event.data.as_str().len();
+            page.events.push(event);
+        }
+        if page.events.len() == limit || data_bytes >= PAGE_MAX_BYTES || scan.is_over() {
             return Ok(page);
         }
+        scan.pause().await;
     }
     if rows_seen < max_rows {
         page.read_on = None;

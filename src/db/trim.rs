@@ -185,12 +185,14 @@ impl EventLog {
                 .await?;
             return Ok(id.map(EventId::from_row));
         }
+        let mut scan = self.scans.begin(filter).await;
         let mut rows = sqlx::query(TRIMMED).bind(cursor.as_i64()).fetch(&self.pool);
         let mut highest = None;
         while let Some(row) = rows.try_next().await? {
             if filter.wants_topic(row.try_get(0)?) {
                 highest = highest.max(Some(EventId::from_row(row.try_get(1)?)));
             }
+            scan.pause().await;
         }
         Ok(highest)
     }

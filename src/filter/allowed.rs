@@ -98,6 +98,12 @@ impl Allowed {
             .unwrap_or_default()
     }
 
+    /// What a test of a topic costs; see [`Filter::cost`](super::Filter::cost).
+    pub(super) fn cost(&self) -> usize {
+        let scopes = self.0.iter().filter(|scope| !scope.is_everything);
+        scopes.flat_map(Scope::patterns).map(Pattern::cost).sum()
+    }
+
     /// The topics that may be covered, as far as an index can use it. Others that it names are still to be
     /// [tested](Self::covers).
     pub(super) fn topics(&self) -> Topics<'_> {
@@ -223,7 +229,11 @@ mod tests {
         assert_eq!(named(&["a.x", "a.*"]).topics(), Topics::Matching("a."));
         let both = named(&["a", "b"]).and(&named(&["b", "c"]));
         assert_eq!(both.topics(), Topics::Exact(vec!["b"]));
-        let wanted = |texts: &[&str]| Filter::new(patterns(texts), vec![]).within(both.clone());
+        let wanted = |texts: &[&str]| {
+            Filter::new(patterns(texts), vec![])
+                .unwrap()
+                .within(both.clone())
+        };
         assert_eq!(wanted(&["a", "b"]).topics(), Topics::Exact(vec!["b"]));
         assert_eq!(wanted(&["a"]).topics(), Topics::Exact(vec![]));
         assert_eq!(wanted(&["b*"]).topics(), Topics::Matching("b"));
@@ -254,7 +264,7 @@ mod tests {
             let allowed = scopes.fold(Allowed::everything(), |all, scope| scope.and(&all));
             prop_assert_eq!(allowed.covers(&topic), may);
             prop_assert_eq!(allowed.source(&topic).is_some(), may);
-            let filter = Filter::new(wanted, vec![]).within(allowed);
+            let filter = Filter::new(wanted, vec![]).unwrap().within(allowed);
             prop_assert_eq!(filter.matches_names(&topic, "message"), expected);
             prop_assert_eq!(filter.wants_topic(&topic), expected);
             match filter.topics() {

@@ -207,5 +207,5 @@ fn filter(
         .into_iter()
         .map(|event_type| event_type.0)
         .collect();
-    Ok(Filter::new(topics, types))
+    Ok(Filter::new(topics, types)?)
 }

@@ -117,8 +117,9 @@ impl Caller {
     }
 
     /// Opens one more stream, if it may.
-    pub(super) fn open_stream(&self) -> Result<StreamPermit, LimitHit> {
-        self.connection.open_stream(self.forwarded.as_deref())
+    pub(super) fn open_stream(&self, filter: &Filter) -> Result<StreamPermit, LimitHit> {
+        let forwarded = self.forwarded.as_deref();
+        self.connection.open_stream(filter.size_bytes(), forwarded)
     }
 
     /// Permits a body of `announced` bytes, if there is memory for it.

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::{
     db,
     event::InvalidKey,
+    filter::FilterTooLarge,
     hub,
     limits::{Limit, LimitHit},
 };
@@ -65,6 +66,7 @@ codes! {
     InvalidTime, BAD_REQUEST, "invalid_time", "a time is neither an age such as 15m nor RFC 3339";
     InvalidLimit, BAD_REQUEST, "invalid_limit", "a limit is not a whole number in its range";
     InvalidOrder, BAD_REQUEST, "invalid_order", "the order is neither asc nor desc";
+    FilterTooLarge, BAD_REQUEST, "filter_too_large", "the filter has too many topics, types or wildcards";
     InvalidFormat, BAD_REQUEST, "invalid_format", "the format is unknown";
     InvalidHeader, BAD_REQUEST, "invalid_header", "a header cannot be read, or is given more than once";
     InvalidHost, BAD_REQUEST, "invalid_host", "an HTTP/1.1 request has no `Host` header, or more than one";
@@ -88,6 +90,7 @@ codes! {
     UnsupportedContentType, UNSUPPORTED_MEDIA_TYPE, "unsupported_content_type", "the operation does not take this media type";
     UnsupportedContentEncoding, UNSUPPORTED_MEDIA_TYPE, "unsupported_content_encoding", "the operation takes the content encodings of `Accept-Encoding` only";
     TooManyConnectionsOfAddress, TOO_MANY_REQUESTS, "too_many_connections_of_address", "the address reached its limit of connections; try again after `Retry-After`";
+    FiltersOfAddressTooLarge, TOO_MANY_REQUESTS, "filters_of_address_too_large", "the streams of the address have too many topics and types in their filters; ask for fewer, or use patterns";
     TooManyStreamsOfAddress, TOO_MANY_REQUESTS, "too_many_streams_of_address", "the address reached its limit of open streams; try again after `Retry-After`";
     TooManyEventsOfAddress, TOO_MANY_REQUESTS, "too_many_events_of_address", "the address publishes above its rate; try again after `Retry-After`";
     TooManyBodyBytesOfAddress, TOO_MANY_REQUESTS, "too_many_body_bytes_of_address", "the address has a quarter of `--max-body-memory` in unfinished requests; try again after `Retry-After`";
@@ -117,6 +120,7 @@ impl Code {
             Limit::Connections => Self::TooManyConnections,
             Limit::ConnectionsOfAddress => Self::TooManyConnectionsOfAddress,
             Limit::StreamsOfAddress => Self::TooManyStreamsOfAddress,
+            Limit::FilterBytesOfAddress => Self::FiltersOfAddressTooLarge,
             Limit::EventsOfAddress => Self::TooManyEventsOfAddress,
             Limit::BodyBytes => Self::TooManyBodyBytes,
             Limit::BodyBytesOfAddress => Self::TooManyBodyBytesOfAddress,
@@ -368,6 +372,12 @@ impl From<hub::WorkError> for Problem {
             hub::WorkError::Draining => Self::new(Code::Draining, error),
             hub::WorkError::Log(log_error) => Self::from(&**log_error),
         }
+    }
+}
+
+impl From<FilterTooLarge> for Problem {
+    fn from(error: FilterTooLarge) -> Self {
+        Self::new(Code::FilterTooLarge, error)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What has been committed and handed out: the position, the newest events and the feeds.
+//! What has been committed and handed out: the position, the newest events, the feeds and the newest trims.
 //!
 //! The writer announces; subscriptions join a feed, read the newest events, and ask how far the log goes.
 
@@ -8,6 +8,7 @@ use super::{
     feeds::{Announced, Feeds},
     position::Position,
     recent::Recent,
+    trim_marks::TrimMarks,
 };
 use crate::event::Event;
 
@@ -16,6 +17,7 @@ pub(super) struct Announcements {
     pub(super) position: Position,
     pub(super) recent: Recent,
     pub(super) feeds: Feeds,
+    pub(super) trim_marks: TrimMarks,
 }
 
 impl Announcements {

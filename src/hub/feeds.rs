@@ -1,17 +1,23 @@
-//! Who is listening to what: a broadcast channel for each distinct filter.
+//! Who follows what: a broadcast channel for each distinct filter.
 //!
-//! One channel for all would wake every subscriber for every event. Subscribers that want the same thing share a feed, and
-//! an announcement costs one look at the event's topic, one test of each filter that is wider than a list of topics, and
-//! one send for each feed that wants something of the commit.
+//! One channel for all would wake every subscription for every event. Subscriptions that want the same thing share a feed, and
+//! an announcement costs one look at the event's topic, one test of each filter that no list of topics finds, and one send for
+//! each feed that wants something of the commit.
+//!
+//! The table is locked only to find feeds, never while a filter is tested. The time for tests is bounded: feeds whose filters
+//! were not tested in time are told to [look for themselves](Announcement::Look), so that no subscriber can make a publish
+//! slow by what it asks for.
 
 use std::{
     collections::HashMap,
     mem,
     sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
 };
 
 use slab::Slab;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use super::batch::Batch;
 use crate::{
@@ -19,138 +25,163 @@ use crate::{
     filter::{Filter, Topics},
 };
 
-/// Commits a subscriber may fall behind before it reads pages again instead.
+/// Announcements that a subscription may fall behind before it reads pages again instead.
 ///
-/// Small, because every feed holds room for so many, and because the way back is short: the newest events are in memory.
+/// Small, because every feed has room for this many, and because the way back is short: the newest events are in memory.
 const FEED_BUFFER_COMMITS: usize = 16;
+
+/// Time that an announcement spends on filters at the most; those with patterns, cheap ones first.
+///
+/// As long as a commit takes on a fast disk, so that a publisher waits twice that in the worst case.
+const MATCH_MAX: Duration = Duration::from_millis(1);
+
+/// [Cost](Filter::cost) of tests between two looks at the clock: 20 µs, at worst 120 µs.
+const UNTIMED_MAX_COST: usize = 2048;
+
+/// What a feed is sent for a commit.
+#[derive(Debug, Clone)]
+pub(super) enum Announcement {
+    /// What it wants of the commit.
+    Events(Arc<Batch>),
+    /// There may be something that it wants; it is to read the log.
+    Look,
+}
 
 /// Who got something of a commit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Announced {
     /// Feeds it was sent to.
     pub(super) feeds: usize,
-    /// Receivers of those feeds.
+    /// Subscriptions of those feeds.
     pub(super) receivers: usize,
 }
 
-/// All feeds. A feed is born with its first receiver and goes with its last.
+/// All feeds. A feed is made for its first subscription and goes with its last.
 #[derive(Debug)]
 pub(super) struct Feeds {
     table: Mutex<Table>,
+    closed: CancellationToken,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Table {
-    open: bool,
-    feeds: Slab<Feed>,
+    closed: bool,
+    entries: Slab<Entry>,
     by_filter: HashMap<Arc<Filter>, usize>,
-    /// Feeds that want just some topics, under each of them.
-    by_topic: HashMap<Box<str>, Vec<usize>>,
-    /// Feeds that want patterns, or everything.
-    wide: Vec<usize>,
-    /// Feeds that want something of the commit that is being announced. Empty between announcements.
+    /// Feeds that want just some topics, under each of them: the index of the feed's entry, and the number of the topic among
+    /// the feed's own.
+    by_topic: HashMap<Box<str>, Vec<(usize, usize)>>,
+    /// Entries of feeds that want patterns, or everything.
+    wide: Slab<usize>,
+    /// Those feeds in the order of their cost; made anew when it is needed after one came or went.
+    wide_feeds: Option<Arc<[Arc<Feed>]>>,
+    /// Entries whose feeds may want something of the commit that is being announced. Empty between announcements.
     touched: Vec<usize>,
 }
 
+/// A feed in the table.
+#[derive(Debug)]
+struct Entry {
+    feed: Arc<Feed>,
+    receivers: usize,
+    /// Where it stands under each of its topics, or in the list of wide ones: to leave costs what it asked for, however many
+    /// others ask for the same.
+    places: Vec<usize>,
+    /// Events of its topics in the commit that is being announced. Empty between announcements.
+    candidates: Vec<Arc<Event>>,
+}
+
+/// A filter, and the channel to those who follow it.
 #[derive(Debug)]
 struct Feed {
     filter: Arc<Filter>,
-    sender: broadcast::Sender<Arc<Batch>>,
-    receivers: usize,
-    /// What it wants of the commit that is being announced. Empty between announcements.
-    batch: Vec<Arc<Event>>,
+    sender: broadcast::Sender<Announcement>,
 }
 
-/// A place at a feed. Leaves it when dropped.
+/// A subscription's end of a feed. To be [given back](Feeds::leave).
 #[derive(Debug)]
 pub(super) struct FeedReceiver {
-    pub(super) receiver: broadcast::Receiver<Arc<Batch>>,
-    feed: usize,
+    pub(super) receiver: broadcast::Receiver<Announcement>,
+    entry: usize,
 }
 
 impl Feeds {
     pub(super) fn new() -> Self {
-        let table = Table {
-            open: true,
-            feeds: Slab::new(),
-            by_filter: HashMap::new(),
-            by_topic: HashMap::new(),
-            wide: Vec::new(),
-            touched: Vec::new(),
-        };
         Self {
-            table: Mutex::new(table),
+            table: Mutex::default(),
+            closed: CancellationToken::new(),
         }
     }
 
-    /// Takes a place at the feed for `filter`. `None` when the feeds are closed.
+    /// Follows the feed for `filter`. `None` when the feeds are closed.
     pub(super) fn join(&self, filter: &Arc<Filter>) -> Option<FeedReceiver> {
         let mut table = self.table();
-        if !table.open {
+        if table.closed {
             return None;
         }
         let index = match table.by_filter.get(filter) {
             Some(&index) => index,
             None => table.add(filter.clone()),
         };
-        let feed = &mut table.feeds[index];
-        feed.receivers += 1;
-        let receiver = feed.sender.subscribe();
+        let entry = &mut table.entries[index];
+        entry.receivers += 1;
         Some(FeedReceiver {
-            receiver,
-            feed: index,
+            receiver: entry.feed.sender.subscribe(),
+            entry: index,
         })
     }
 
-    /// Takes another place at the feed of `receiver`; it hears what is sent from now on.
-    pub(super) fn join_again(&self, receiver: &FeedReceiver) -> FeedReceiver {
+    /// Follows the feed of `other` as well, from what is announced next.
+    pub(super) fn join_again(&self, other: &FeedReceiver) -> FeedReceiver {
         // Once closed, the table is empty and stays so, and the receiver says that it is closed.
-        if let Some(feed) = self.table().feeds.get_mut(receiver.feed) {
-            feed.receivers += 1;
+        if let Some(entry) = self.table().entries.get_mut(other.entry) {
+            entry.receivers += 1;
         }
         FeedReceiver {
-            receiver: receiver.receiver.resubscribe(),
-            feed: receiver.feed,
+            receiver: other.receiver.resubscribe(),
+            entry: other.entry,
         }
     }
 
     pub(super) fn leave(&self, receiver: &FeedReceiver) {
         let mut table = self.table();
         // Once closed, the table is empty and stays so.
-        let Some(feed) = table.feeds.get_mut(receiver.feed) else {
+        let Some(entry) = table.entries.get_mut(receiver.entry) else {
             return;
         };
-        feed.receivers -= 1;
-        if feed.receivers == 0 {
-            table.remove(receiver.feed);
+        entry.receivers -= 1;
+        if entry.receivers == 0 {
+            table.remove(receiver.entry);
         }
     }
 
     /// Sends each feed what it wants of a commit, as one batch.
+    ///
+    /// A feed that comes meanwhile may miss it: the commit is in the log already, where its subscription looks first.
     pub(super) fn announce(&self, events: &[Arc<Event>]) -> Announced {
-        let table = &mut *self.table();
-        for event in events {
-            let of_topic = table
-                .by_topic
-                .get(event.topic.as_str())
-                .map_or(&[][..], Vec::as_slice);
-            for &index in of_topic.iter().chain(&table.wide) {
-                let feed = &mut table.feeds[index];
-                if feed.filter.matches(event) {
-                    if feed.batch.is_empty() {
-                        table.touched.push(index);
-                    }
-                    feed.batch.push(event.clone());
-                }
-            }
-        }
+        let (of_topics, wide) = {
+            let mut table = self.table();
+            (table.take_candidates(events), table.wide_feeds())
+        };
         let mut announced = Announced::default();
-        for index in table.touched.drain(..) {
-            let feed = &mut table.feeds[index];
+        let mut send = |feed: &Feed, announcement| {
             // No receiver is no fault: the last one may be about to leave.
-            let sent = feed.sender.send(Batch::new(mem::take(&mut feed.batch)));
+            let sent = feed.sender.send(announcement);
             announced.feeds += 1;
             announced.receivers += sent.unwrap_or(0);
+        };
+        let mut matching = Matching::begin();
+        for (feed, candidates) in of_topics {
+            if feed.filter.wants_any_type() {
+                send(&feed, Announcement::Events(Batch::new(candidates)));
+            } else if let Some(announcement) = matching.announcement(&feed.filter, &candidates) {
+                send(&feed, announcement);
+            }
+        }
+        for feed in &*wide {
+            if let Some(announcement) = matching.announcement(&feed.filter, events) {
+                send(feed, announcement);
+            }
         }
         announced
     }
@@ -158,11 +189,16 @@ impl Feeds {
     /// Ends all feeds; what was sent is still received.
     pub(super) fn close(&self) {
         let mut table = self.table();
-        table.open = false;
-        table.feeds.clear();
-        table.by_filter.clear();
-        table.by_topic.clear();
-        table.wide.clear();
+        *table = Table {
+            closed: true,
+            ..Table::default()
+        };
+        self.closed.cancel();
+    }
+
+    /// Waits until the feeds are closed.
+    pub(super) async fn closed(&self) {
+        self.closed.cancelled().await;
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -172,44 +208,142 @@ impl Feeds {
     }
 }
 
-impl Table {
-    fn add(&mut self, filter: Arc<Filter>) -> usize {
-        let feed = Feed {
-            filter: filter.clone(),
-            sender: broadcast::Sender::new(FEED_BUFFER_COMMITS),
-            receivers: 0,
-            batch: Vec::new(),
-        };
-        let index = self.feeds.insert(feed);
-        match filter.topics() {
-            Topics::Exact(topics) => {
-                for topic in topics {
-                    self.by_topic.entry(topic.into()).or_default().push(index);
-                }
-            }
-            Topics::All | Topics::Matching(_) => self.wide.push(index),
+/// The tests of filters in one announcement.
+struct Matching {
+    begun: Instant,
+    /// Cost of the tests since the last look at the clock.
+    untimed_cost: usize,
+    is_over: bool,
+}
+
+impl Matching {
+    fn begin() -> Self {
+        Self {
+            begun: Instant::now(),
+            untimed_cost: 0,
+            is_over: false,
         }
+    }
+
+    /// What a feed with this filter is to be sent; `None` if it wants nothing of `events`.
+    fn announcement(&mut self, filter: &Filter, events: &[Arc<Event>]) -> Option<Announcement> {
+        let cost = filter.cost();
+        let mut wanted = Vec::new();
+        for event in events {
+            if self.is_over && cost > 0 {
+                return Some(Announcement::Look);
+            }
+            if filter.matches(event) {
+                wanted.push(event.clone());
+            }
+            self.count(cost);
+        }
+        (!wanted.is_empty()).then(|| Announcement::Events(Batch::new(wanted)))
+    }
+
+    fn count(&mut self, cost: usize) {
+        self.untimed_cost += cost;
+        if self.untimed_cost >= UNTIMED_MAX_COST {
+            self.untimed_cost = 0;
+            self.is_over = self.begun.elapsed() >= MATCH_MAX;
+        }
+    }
+}
+
+impl Table {
+    /// The feeds that want just some topics, each with the events of its topics.
+    fn take_candidates(&mut self, events: &[Arc<Event>]) -> Vec<(Arc<Feed>, Vec<Arc<Event>>)> {
+        for event in events {
+            let Some(of_topic) = self.by_topic.get(event.topic.as_str()) else {
+                continue;
+            };
+            for &(index, _) in of_topic {
+                let candidates = &mut self.entries[index].candidates;
+                if candidates.is_empty() {
+                    self.touched.push(index);
+                }
+                candidates.push(event.clone());
+            }
+        }
+        let take = |index| {
+            let entry: &mut Entry = &mut self.entries[index];
+            (entry.feed.clone(), mem::take(&mut entry.candidates))
+        };
+        self.touched.drain(..).map(take).collect()
+    }
+
+    fn wide_feeds(&mut self) -> Arc<[Arc<Feed>]> {
+        let (wide, entries) = (&self.wide, &self.entries);
+        let feeds = self.wide_feeds.get_or_insert_with(|| {
+            let feeds = wide.iter().map(|(_, &index)| entries[index].feed.clone());
+            let mut feeds: Vec<_> = feeds.collect();
+            feeds.sort_by_cached_key(|feed| feed.filter.cost());
+            feeds.into()
+        });
+        feeds.clone()
+    }
+
+    fn add(&mut self, filter: Arc<Filter>) -> usize {
+        let slot = self.entries.vacant_entry();
+        let index = slot.key();
+        let places = match filter.topics() {
+            Topics::Exact(topics) => {
+                let mut places = Vec::with_capacity(topics.len());
+                for (number, topic) in topics.into_iter().enumerate() {
+                    let of_topic = match self.by_topic.get_mut(topic) {
+                        Some(of_topic) => of_topic,
+                        None => self.by_topic.entry(topic.into()).or_default(),
+                    };
+                    places.push(of_topic.len());
+                    of_topic.push((index, number));
+                }
+                places
+            }
+            Topics::All | Topics::Matching(_) => {
+                self.wide_feeds = None;
+                vec![self.wide.insert(index)]
+            }
+        };
+        slot.insert(Entry {
+            feed: Arc::new(Feed {
+                filter: filter.clone(),
+                sender: broadcast::Sender::new(FEED_BUFFER_COMMITS),
+            }),
+            receivers: 0,
+            places,
+            candidates: Vec::new(),
+        });
         self.by_filter.insert(filter, index);
         index
     }
 
     fn remove(&mut self, index: usize) {
-        let feed = self.feeds.remove(index);
+        let Entry { feed, places, .. } = self.entries.remove(index);
         self.by_filter.remove(&feed.filter);
         match feed.filter.topics() {
             Topics::Exact(topics) => {
-                for topic in topics {
-                    let of_topic = self
-                        .by_topic
-                        .get_mut(topic)
-                        .expect("filed under each of its topics");
-                    of_topic.retain(|&other| other != index);
-                    if of_topic.is_empty() {
-                        self.by_topic.remove(topic);
-                    }
+                for (topic, place) in topics.iter().zip(places) {
+                    self.remove_from_topic(topic, place);
                 }
             }
-            Topics::All | Topics::Matching(_) => self.wide.retain(|&other| other != index),
+            Topics::All | Topics::Matching(_) => {
+                self.wide_feeds = None;
+                self.wide.remove(places[0]);
+            }
+        }
+    }
+
+    /// Takes one feed out of those of a topic, and puts the last of them into its place.
+    fn remove_from_topic(&mut self, topic: &str, place: usize) {
+        let of_topic = self
+            .by_topic
+            .get_mut(topic)
+            .expect("filed under each of its topics");
+        of_topic.swap_remove(place);
+        if let Some(&(moved, number)) = of_topic.get(place) {
+            self.entries[moved].places[number] = place;
+        } else if of_topic.is_empty() {
+            self.by_topic.remove(topic);
         }
     }
 }
@@ -233,53 +367,112 @@ mod tests {
         })
     }
 
-    fn filter(topics: &[&str]) -> Arc<Filter> {
-        let topics = topics
-            .iter()
-            .map(|topic| Pattern::new(topic).unwrap())
-            .collect();
-        Arc::new(Filter::new(topics, vec![]))
+    fn filter(topics: &[&str], types: &[&str]) -> Arc<Filter> {
+        let patterns = |texts: &[&str]| {
+            let patterns = texts.iter().map(|text| Pattern::new(text).unwrap());
+            patterns.collect()
+        };
+        Arc::new(Filter::new(patterns(topics), patterns(types)).unwrap())
     }
 
-    fn ids(receiver: &mut FeedReceiver) -> Vec<i64> {
-        let batch = receiver.receiver.try_recv().unwrap();
-        batch
-            .events()
-            .iter()
-            .map(|event| event.id.as_i64())
-            .collect()
+    fn ids(feed: &mut FeedReceiver) -> Vec<i64> {
+        let Announcement::Events(batch) = feed.receiver.try_recv().unwrap() else {
+            panic!("it is to look for itself");
+        };
+        let ids = batch.events().iter().map(|event| event.id.as_i64());
+        ids.collect()
     }
 
     #[test]
     fn each_feed_gets_what_it_wants_of_a_commit_in_one_batch() {
         let feeds = Feeds::new();
-        let mut some = feeds.join(&filter(&["a", "c"])).unwrap();
-        let mut same = feeds.join(&filter(&["c", "a"])).unwrap();
-        let mut wide = feeds.join(&filter(&["b*"])).unwrap();
-        let mut all = feeds.join(&filter(&[])).unwrap();
-        assert_eq!(feeds.table().feeds.len(), 3);
+        let mut some = feeds.join(&filter(&["a", "c"], &[])).unwrap();
+        let mut same = feeds.join(&filter(&["c", "a"], &[])).unwrap();
+        let mut typed = feeds.join(&filter(&["c", "a"], &["x"])).unwrap();
+        let mut wide = feeds.join(&filter(&["b*"], &["m*"])).unwrap();
+        let mut all = feeds.join(&filter(&[], &[])).unwrap();
+        assert_eq!(feeds.table().entries.len(), 4);
         feeds.announce(&[event(1, "a"), event(2, "b1"), event(3, "c"), event(4, "d")]);
         assert_eq!(ids(&mut some), [1, 3]);
         assert_eq!(ids(&mut same), [1, 3]);
         assert_eq!(ids(&mut wide), [2]);
         assert_eq!(ids(&mut all), [1, 2, 3, 4]);
-        assert!(some.receiver.is_empty());
+        assert!(some.receiver.is_empty() && typed.receiver.try_recv().is_err());
     }
 
     #[test]
-    fn a_feed_goes_with_its_last_receiver() {
+    fn a_feed_goes_with_its_last_receiver_and_the_others_stay() {
         let feeds = Feeds::new();
-        let receivers = [&["a", "b"][..], &["b", "a"], &["a"], &["x*"]]
-            .map(|topics| feeds.join(&filter(topics)).unwrap());
+        let filters = [&["a", "b"][..], &["b", "a", "c"], &["a"], &["x*"], &["y*"]];
+        let receivers = filters.map(|topics| feeds.join(&filter(topics, &[])).unwrap());
+        let mut stays = feeds.join(&filter(&["c", "a"], &[])).unwrap();
         for receiver in &receivers {
             feeds.leave(receiver);
+            feeds.announce(&[event(1, "a"), event(2, "b"), event(3, "c")]);
+            assert_eq!(ids(&mut stays), [1, 3]);
         }
+        feeds.leave(&stays);
         let table = feeds.table();
         assert!(
-            table.feeds.is_empty()
+            table.entries.is_empty()
                 && table.by_filter.is_empty()
                 && table.by_topic.is_empty()
                 && table.wide.is_empty()
         );
+    }
+
+    /// Each used to look through all that followed the same topics: 2.8 thousand million steps.
+    #[test]
+    #[expect(clippy::print_stdout, reason = "the figures")]
+    fn two_thousand_feeds_of_the_same_topics_leave_at_once() {
+        let feeds = Feeds::new();
+        let topics: Vec<String> = (0..700).map(|n| format!("topic.{n}")).collect();
+        let mut joined = Vec::new();
+        for own in 0..2000 {
+            let own = format!("own.{own}");
+            let topics: Vec<&str> = topics.iter().map(String::as_str).chain([&*own]).collect();
+            joined.push(feeds.join(&filter(&topics, &[])).unwrap());
+        }
+        let begun = Instant::now();
+        feeds.announce(&[event(1, "topic.0")]);
+        let announced = begun.elapsed();
+        for receiver in &joined {
+            feeds.leave(receiver);
+        }
+        let left = begun.elapsed() - announced;
+        println!("announced to 2,000 feeds of 701 topics in {announced:?}; they left in {left:?}");
+        assert!(left < Duration::from_secs(3), "{left:?}");
+        assert!(announced < Duration::from_secs(1), "{announced:?}");
+    }
+
+    #[test]
+    #[expect(clippy::print_stdout, reason = "the figures")]
+    fn filters_that_cannot_be_tested_in_time_are_told_to_look() {
+        let feeds = Feeds::new();
+        let hostile = |n: usize| {
+            let a = "a".repeat(45);
+            let patterns = (0..100).map(|m| format!("**{a}b*{a}b**{n}.{m}x*{a}**"));
+            let patterns: Vec<String> = patterns.collect();
+            filter(
+                &patterns.iter().map(String::as_str).collect::<Vec<_>>(),
+                &[],
+            )
+        };
+        let mut dear: Vec<_> = (0..200).map(|n| feeds.join(&hostile(n)).unwrap()).collect();
+        let mut cheap = feeds.join(&filter(&["a*"], &[])).unwrap();
+        let mut listed = feeds.join(&filter(&["b"], &["x", "message"])).unwrap();
+        let commit = [event(1, &"a".repeat(255)), event(2, "b")];
+        let begun = Instant::now();
+        feeds.announce(&commit);
+        let took = begun.elapsed();
+        println!("an announcement to 200 feeds of 100 costly patterns took {took:?}");
+        assert_eq!(ids(&mut cheap), [1]);
+        assert_eq!(ids(&mut listed), [2]);
+        let told_to_look = dear
+            .iter_mut()
+            .filter_map(|feed| feed.receiver.try_recv().ok());
+        let told_to_look = told_to_look.filter(|told| matches!(told, Announcement::Look));
+        assert!(told_to_look.count() > 100);
+        assert!(took < Duration::from_millis(500), "{took:?}");
     }
 }

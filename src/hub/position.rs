@@ -28,19 +28,15 @@ pub(super) struct Position {
     announced: AtomicI64,
     /// Number of events kept: counted once when the file is opened, and kept up to date from then on.
     events: AtomicU64,
-    /// How often events were about to be taken from the middle of the log; zero if it has no marks of that. Raised when the
-    /// mark is committed and before the first event goes: a reader that finds events gone also finds this changed.
-    topic_trims: AtomicU64,
 }
 
 impl Position {
-    pub(super) fn new(bounds: Bounds, events: u64, topic_trims: u64) -> Self {
+    pub(super) fn new(bounds: Bounds, events: u64) -> Self {
         Self {
             first_id: AtomicI64::new(bounds.first_id.as_i64()),
             committed: AtomicI64::new(bounds.last_id.as_i64()),
             announced: AtomicI64::new(bounds.last_id.as_i64()),
             events: AtomicU64::new(events),
-            topic_trims: AtomicU64::new(topic_trims),
         }
     }
 
@@ -67,10 +63,6 @@ impl Position {
         self.events.load(Relaxed)
     }
 
-    pub(super) fn topic_trims(&self) -> u64 {
-        self.topic_trims.load(Acquire)
-    }
-
     pub(super) fn set_first_id(&self, first_id: EventId) {
         self.first_id.store(first_id.as_i64(), Release);
     }
@@ -88,9 +80,5 @@ impl Position {
 
     pub(super) fn count_trimmed(&self, events: u64) {
         self.events.fetch_sub(events, Relaxed);
-    }
-
-    pub(super) fn count_topic_trim(&self) {
-        self.topic_trims.fetch_add(1, Release);
     }
 }

@@ -122,8 +122,9 @@ impl Queue {
     ) -> Result<Vec<Stored>, PublishError> {
         let bytes: usize = events.iter().map(NewEvent::size_bytes).sum();
         let busy = || PublishError::Busy(self.limits);
-        let permits = u32::try_from(bytes).map_err(|_| busy())?;
-        let room = self.room.clone().try_acquire_many_owned(permits);
+        // What is larger than the queue takes all of it, when it is empty: it could never be taken otherwise.
+        let room_bytes = u32::try_from(bytes.min(self.limits.bytes)).map_err(|_| busy())?;
+        let room = self.room.clone().try_acquire_many_owned(room_bytes);
         let (sender, stored) = oneshot::channel();
         let reply = Reply {
             sender,

@@ -9,13 +9,17 @@ use crate::{
     db::{self, EventLog, Order, Range},
     event::{Event, EventId, Topic},
     filter::Filter,
+    scan::Scans,
 };
 
 /// Memory the window takes, about.
 const RECENT_MAX_BYTES: usize = 8 * 1024 * 1024;
 
-/// Events one read looks at while it holds the window, so that the writer never waits long.
+/// Events that one page looks at.
 const SCAN_MAX_EVENTS: usize = 4096;
+
+/// Events that are taken out of the window at a time, so that the writer never waits long for it.
+const LOOK_MAX_EVENTS: usize = 128;
 
 /// A window over the end of the log: every event kept that lies after `after`.
 #[derive(Debug)]
@@ -161,36 +165,62 @@ impl Recent {
         }
     }
 
-    /// The events after `cursor` that `filter` wants, at most `limit`. `None` if some of them may lie before the window.
-    pub(super) fn page_after(
+    /// The first of the events in `range` that `filter` wants, at most `limit`. `None` if some of them may lie before the window.
+    ///
+    /// Takes a few events at a time out of the window and tests them outside of its lock, so that the writer never waits for a
+    /// filter. Dropping the future is safe.
+    pub(super) async fn page(
         &self,
+        scans: &Scans,
         filter: &Filter,
-        cursor: EventId,
+        range: Range,
         limit: usize,
     ) -> Option<RecentPage> {
-        let window = self
-            .window
-            .read()
-            .expect("nobody panics while holding the window");
-        if cursor < window.after {
-            return None;
-        }
-        let first = window.events.partition_point(|event| event.id <= cursor);
+        let mut scan = scans.begin(filter).await;
         let mut page = RecentPage {
             events: Vec::new(),
             read_on: None,
         };
-        for (looked_at, event) in window.events.range(first..).enumerate() {
-            if page.events.len() == limit || looked_at == SCAN_MAX_EVENTS {
+        let (mut looked_at, mut rest) = (0, range);
+        loop {
+            let Some(events) = self.first_events(rest) else {
+                // The window has moved on meanwhile. What was read is good; the next page is read from the file.
+                return page.read_on.is_some().then_some(page);
+            };
+            if events.is_empty() {
+                page.read_on = None;
                 return Some(page);
             }
-            page.read_on = Some(event.id);
-            if filter.matches(event) {
-                page.events.push(event.clone());
+            for event in events {
+                if page.events.len() == limit || looked_at == SCAN_MAX_EVENTS || scan.is_over() {
+                    return Some(page);
+                }
+                looked_at += 1;
+                rest.after = event.id;
+                page.read_on = Some(event.id);
+                if filter.matches(&event) {
+                    page.events.push(event);
+                }
+                scan.pause().await;
             }
         }
-        page.read_on = None;
-        Some(page)
+    }
+
+    /// The first few events in `range`. `None` if some of them may lie before the window.
+    fn first_events(&self, range: Range) -> Option<Vec<Arc<Event>>> {
+        let window = self
+            .window
+            .read()
+            .expect("nobody panics while holding the window");
+        if range.after < window.after {
+            return None;
+        }
+        let first = window
+            .events
+            .partition_point(|event| event.id <= range.after);
+        let events = window.events.range(first..).take(LOOK_MAX_EVENTS);
+        let events = events.take_while(|event| event.id < range.before);
+        Some(events.cloned().collect())
     }
 }
 

@@ -7,14 +7,15 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use super::{
     announcements::Announcements,
     batch::Batch,
-    feeds::FeedReceiver,
+    feeds::{Announcement, FeedReceiver},
     position::{Bounds, Position},
     progress::{ProgressHandle, ProgressTable},
     recent::RecentPage,
+    trim_marks::TrimMark,
 };
 use crate::{
     db::{self, EventLog, Order, Page, Range},
-    event::{EventId, Timestamp},
+    event::{Event, EventId, Timestamp},
     filter::Filter,
     metrics::Metrics,
 };
@@ -112,22 +113,19 @@ impl Sources {
         &self.announcements.position
     }
 
-    /// The events after `cursor` that `filter` wants: from memory if they are recent, else a page of the log.
-    async fn page_after(
-        &self,
-        filter: &Filter,
-        cursor: EventId,
-        limit: usize,
-    ) -> Result<RecentPage, db::Error> {
+    /// The first of the events in `range` that `filter` wants: from memory if they are recent, else a page of the log.
+    async fn page(&self, filter: &Filter, range: Range) -> Result<RecentPage, db::Error> {
         let pages = &self.metrics.replayed_pages;
-        if let Some(page) = self.announcements.recent.page_after(filter, cursor, limit) {
+        let recent = &self.announcements.recent;
+        let page = recent.page(self.log.scans(), filter, range, PAGE_MAX_EVENTS);
+        if let Some(page) = page.await {
             pages.get_or_create(&[("source", "memory")]).inc();
             return Ok(page);
         }
         pages.get_or_create(&[("source", "file")]).inc();
         let page = self
             .log
-            .page(filter, Range::after(cursor), Order::Ascending, limit);
+            .page(filter, range, Order::Ascending, PAGE_MAX_EVENTS);
         let Page { events, read_on } = page.await?;
         Ok(RecentPage {
             events: events.into_iter().map(Arc::new).collect(),
@@ -148,14 +146,25 @@ pub struct Subscription {
     feed: FeedReceiver,
     progress: ProgressHandle,
     behind: bool,
-    /// What [`Position::topic_trims`] was when the marks of trimmed topics were last looked at.
-    topic_trims: u64,
+    /// How many marks of trimmed topics there were when they were last looked at.
+    marks_seen: u64,
     /// The id up to which the subscriber knows of trimmed topics.
     trimmed_told: EventId,
     /// The id up to which it knows of lost events.
     lost_told: EventId,
     /// Whether it has yet to be told that its start is of no use here.
     start_is_unknown: bool,
+    /// A page that is given after the gap that was found while it was read.
+    held: Option<ReplayedPage>,
+}
+
+/// Events that lie between the cursor and `read_to`.
+#[derive(Debug)]
+struct ReplayedPage {
+    events: Vec<Arc<Event>>,
+    read_to: EventId,
+    /// Whether more was committed when it was read.
+    has_more: bool,
 }
 
 impl Subscription {
@@ -180,12 +189,19 @@ impl Subscription {
             cursor: EventId::ZERO,
             feed,
             behind: true,
-            topic_trims: 0,
+            marks_seen: 0,
             trimmed_told: EventId::ZERO,
             lost_told: EventId::ZERO,
             start_is_unknown: start == Start::Unknown,
+            held: None,
         };
-        let cursor = subscription.find(start).await?;
+        // A drain does not wait for a long search: the subscriber comes back and begins it again.
+        let cursor = tokio::select! {
+            cursor = subscription.find(start) => cursor?,
+            () = subscription.sources.announcements.feeds.closed() => {
+                return Err(SubscribeError::Draining);
+            }
+        };
         subscription.move_to(cursor);
         if matches!(
             start,
@@ -254,10 +270,11 @@ impl Subscription {
             // Receives what is announced from now on. What this one has waiting is in the log.
             feed: self.sources.announcements.feeds.join_again(&self.feed),
             behind: true,
-            topic_trims: self.topic_trims,
+            marks_seen: self.marks_seen,
             trimmed_told: self.trimmed_told,
             lost_told: self.lost_told,
             start_is_unknown: self.start_is_unknown,
+            held: None,
         }
     }
 
@@ -311,21 +328,21 @@ impl Subscription {
     pub async fn next(&mut self) -> Result<Option<Delivery>, db::Error> {
         loop {
             if self.behind {
-                if self.feed.receiver.is_closed() {
+                let sources = self.sources.clone();
+                let replayed = tokio::select! {
+                    biased;
                     // A drain does not wait for a long replay: the subscriber comes back with its cursor.
-                    return Ok(None);
-                }
-                if let Some(gap) = self.take_gap().await? {
-                    return Ok(Some(Delivery::Gap(gap)));
-                }
-                if let Some(batch) = self.replay().await? {
-                    return Ok(Some(Delivery::Events(batch)));
+                    () = sources.announcements.feeds.closed() => return Ok(None),
+                    replayed = self.replay() => replayed?,
+                };
+                if let Some(delivery) = replayed {
+                    return Ok(Some(delivery));
                 }
                 continue;
             }
             match self.receive().await {
-                Ok(batch) => {
-                    if let Some(batch) = self.take(batch) {
+                Ok(announcement) => {
+                    if let Some(batch) = self.take(announcement) {
                         return Ok(Some(Delivery::Events(batch)));
                     }
                 }
@@ -339,8 +356,8 @@ impl Subscription {
     pub fn next_waiting(&mut self) -> Option<Arc<Batch>> {
         while !self.behind {
             match self.feed.receiver.try_recv() {
-                Ok(batch) => {
-                    if let Some(batch) = self.take(batch) {
+                Ok(announcement) => {
+                    if let Some(batch) = self.take(announcement) {
                         return Some(batch);
                     }
                 }
@@ -351,15 +368,24 @@ impl Subscription {
         None
     }
 
-    /// What of `batch` is new.
-    fn take(&mut self, batch: Arc<Batch>) -> Option<Arc<Batch>> {
-        let batch = batch.after(self.cursor)?;
-        self.move_to(batch.last_id());
-        Some(batch)
+    /// What is new of an announcement.
+    fn take(&mut self, announcement: Announcement) -> Option<Arc<Batch>> {
+        match announcement {
+            Announcement::Events(batch) => {
+                let batch = batch.after(self.cursor)?;
+                self.move_to(batch.last_id());
+                Some(batch)
+            }
+            Announcement::Look => {
+                // One look finds all that was announced before it.
+                self.behind = self.cursor < self.sources.position().committed();
+                None
+            }
+        }
     }
 
     /// Waits for what the feed announces next, at rest as long as there is nothing.
-    async fn receive(&mut self) -> Result<Arc<Batch>, RecvError> {
+    async fn receive(&mut self) -> Result<Announcement, RecvError> {
         let mut received = pin!(self.feed.receiver.recv());
         let progress = &self.progress;
         let received = poll_fn(|context| {
@@ -395,7 +421,7 @@ impl Subscription {
     }
 
     /// Whether what lies after the cursor is gone; if so the cursor moves to where reading goes on.
-    async fn take_gap(&mut self) -> Result<Option<Gap>, db::Error> {
+    async fn find_gap(&mut self) -> Result<Option<Gap>, db::Error> {
         if let Some(gap) = self.take_unknown_start() {
             return Ok(Some(gap));
         }
@@ -443,41 +469,88 @@ impl Subscription {
 
     /// Whether a topic that is wanted was trimmed to beyond the cursor, and the subscriber does not know yet.
     async fn find_trimmed(&mut self) -> Result<bool, db::Error> {
-        // Read before the marks: one that is committed later changes it again.
-        let topic_trims = self.sources.position().topic_trims();
-        if self.topic_trims == topic_trims {
+        let marks = &self.sources.announcements.trim_marks;
+        // Read before the marks of the file: one that is committed later changes it again.
+        let count = marks.count();
+        if self.marks_seen == count {
             return Ok(false);
         }
         let known = self.trimmed_told.max(self.cursor);
-        let trimmed = self.sources.log.trimmed_after(&self.filter, known).await?;
-        self.topic_trims = topic_trims;
+        let (trimmed, seen) = match marks.since(self.marks_seen) {
+            Some((marks, seen)) => (self.highest_wanted(&marks, known).await, seen),
+            None => {
+                let stored = self.sources.log.trimmed_after(&self.filter, known);
+                (stored.await?, count)
+            }
+        };
+        self.marks_seen = seen;
         self.trimmed_told = trimmed.unwrap_or(known);
         Ok(trimmed.is_some())
     }
 
-    /// The next page, if it has an event.
-    async fn replay(&mut self) -> Result<Option<Arc<Batch>>, db::Error> {
-        // Read before the page: all up to here is in the log by now, and what comes later comes over the feed too.
-        let committed = self.sources.position().committed();
-        let page = self
-            .sources
-            .page_after(&self.filter, self.cursor, PAGE_MAX_EVENTS)
-            .await?;
-        if self.is_overtaken() || self.topic_trims != self.sources.position().topic_trims() {
-            // Trimming came between: the page may begin behind a hole, and the hole is told first.
+    /// The highest id above `known` up to which a topic that is wanted was trimmed by one of `marks`.
+    async fn highest_wanted(&self, marks: &[TrimMark], known: EventId) -> Option<EventId> {
+        let mut scan = self.sources.log.scans().begin(&self.filter).await;
+        let mut highest = None;
+        for mark in marks {
+            if mark.through > known && self.filter.wants_topic(mark.topic.as_str()) {
+                highest = highest.max(Some(mark.through));
+            }
+            scan.pause().await;
+        }
+        highest
+    }
+
+    /// Takes the next step of a replay: a gap, or a page if it has an event.
+    async fn replay(&mut self) -> Result<Option<Delivery>, db::Error> {
+        if let Some(page) = self.held.take() {
+            return Ok(self.give(page));
+        }
+        if let Some(gap) = self.find_gap().await? {
+            return Ok(Some(Delivery::Gap(gap)));
+        }
+        let page = self.read_page().await?;
+        if self.is_overtaken() {
+            // The oldest events went meanwhile, and the page may begin behind a hole. That is found by the next step.
             return Ok(None);
         }
-        let last_id = page.events.last().map_or(EventId::ZERO, |event| event.id);
+        if self.find_trimmed().await? {
+            // There may be a hole in the page, and the hole is told first. The page is good all the same: to read another one
+            // would never end while topics are trimmed all the time.
+            self.held = Some(page);
+            let bounds = self.sources.position().bounds();
+            let gap = self.tell_gap(GapReason::Trimmed, Some(self.cursor), bounds);
+            return Ok(Some(Delivery::Gap(gap)));
+        }
+        Ok(self.give(page))
+    }
+
+    /// The page after the cursor.
+    async fn read_page(&self) -> Result<ReplayedPage, db::Error> {
+        // Read before the page, which ends here: what is committed later comes over the feed too. A page that went on behind it
+        // would leave a cursor above the newest event that anybody has been told of.
+        let committed = self.sources.position().committed();
+        let range = Range {
+            after: self.cursor,
+            before: committed.next(),
+        };
+        let RecentPage { events, read_on } = self.sources.page(&self.filter, range).await?;
         assert!(
-            page.events
-                .first()
-                .is_none_or(|event| event.id > self.cursor),
+            events.first().is_none_or(|event| event.id > self.cursor),
             "a page lies after the cursor"
         );
-        let read_to = page.read_on.unwrap_or(committed);
-        self.move_to(read_to.max(last_id).max(self.cursor));
-        self.behind = page.read_on.is_some();
-        Ok((!page.events.is_empty()).then(|| Batch::new(page.events)))
+        Ok(ReplayedPage {
+            events,
+            read_to: read_on.unwrap_or(committed),
+            has_more: read_on.is_some(),
+        })
+    }
+
+    /// Moves the cursor over a page. `None` if it has no events.
+    fn give(&mut self, page: ReplayedPage) -> Option<Delivery> {
+        self.move_to(page.read_to.max(self.cursor));
+        self.behind = page.has_more;
+        (!page.events.is_empty()).then(|| Delivery::Events(Batch::new(page.events)))
     }
 }
 
@@ -485,5 +558,59 @@ impl Drop for Subscription {
     fn drop(&mut self) {
         self.sources.announcements.feeds.leave(&self.feed);
         self.sources.progress.leave(&self.progress);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        db,
+        event::{Data, EventType, NewEvent, Topic},
+        hub::{feeds::Feeds, recent::Recent, trim_marks::TrimMarks},
+    };
+
+    /// A commit stands in the file, and in memory, before anybody is told of it. A page that took it in left a cursor above all
+    /// ids there were, and the next step took that for a cursor of another log.
+    #[tokio::test]
+    async fn a_page_ends_where_the_announced_log_does() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, mut appender) = db::open(&folder.path().join("segno.db")).await.unwrap();
+        let event = || NewEvent {
+            topic: Topic::new("t").unwrap(),
+            event_type: EventType::default(),
+            data: Data::from_text("x").unwrap(),
+            key: None,
+        };
+        let committed = 600;
+        let events = (0..2 * committed).map(|_| vec![event()]).collect();
+        appender.append(events).await.unwrap();
+        let bounds = |last_id| Bounds {
+            first_id: EventId::from_row(1),
+            last_id: EventId::from_row(last_id),
+        };
+        let sources = Sources {
+            announcements: Arc::new(Announcements {
+                position: Position::new(bounds(committed), 600),
+                recent: Recent::load(&log, EventId::from_row(1200)).await.unwrap(),
+                feeds: Feeds::new(),
+                trim_marks: TrimMarks::new(false),
+            }),
+            log: log.clone(),
+            progress: ProgressTable::default(),
+            metrics: Metrics::default(),
+        };
+        let start = Start::After(EventId::from_row(99));
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let sources = Arc::new(sources);
+        let begun = Subscription::begin(sources.clone(), Filter::default(), start, address);
+        let mut subscription = begun.await.unwrap();
+        while !subscription.is_live() {
+            match subscription.replay().await.unwrap() {
+                Some(Delivery::Events(_)) | None => (),
+                Some(Delivery::Gap(gap)) => panic!("{gap:?}"),
+            }
+        }
+        assert_eq!(subscription.cursor().as_i64(), committed);
     }
 }

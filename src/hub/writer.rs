@@ -21,6 +21,7 @@ use super::{
     feeds::Announced,
     origin::Origins,
     queue::{Publication, PublishError, Queue, Reply},
+    trim_marks::TrimMark,
     upkeep::Upkeep,
     work::{Change, Work},
 };
@@ -276,7 +277,10 @@ impl Applier {
 
     async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), db::Error> {
         self.appender.mark_trimmed(topic, through).await?;
-        self.announcements.position.count_topic_trim();
+        self.announcements.trim_marks.push(TrimMark {
+            topic: topic.clone(),
+            through,
+        });
         Ok(())
     }
 }

@@ -509,7 +509,8 @@ mod tests {
     async fn live(endpoint: &HubEndpoint, limits: &Arc<Limits>) -> (Box<Audience>, TcpStream) {
         let (socket, client) = connection().await;
         let address = client.local_addr().unwrap();
-        let (parts, ()) = hyper::Request::get("/sse").body(()).unwrap().into_parts();
+        let request = hyper::Request::get("/sse").header("host", "localhost");
+        let (parts, ()) = request.body(()).unwrap().into_parts();
         let (local, remote) = (LocalAddr(address.into()), RemoteAddr(address.into()));
         let parts = RequestParts::from((parts, local, remote, Scheme::HTTP));
         let mut request = Request::from_parts(parts, Body::empty());

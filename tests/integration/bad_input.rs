@@ -197,6 +197,20 @@ async fn what_cannot_be_published_is_refused_with_a_code() {
             "invalid_type",
         ),
         ("/topics/a?type=", "text/plain", "x", 400, "invalid_type"),
+        (
+            "/topics/a?type=error",
+            "text/plain",
+            "x",
+            400,
+            "invalid_type",
+        ),
+        (
+            "/events",
+            JSON,
+            r#"{"type":"open","data":1}"#,
+            400,
+            "invalid_type",
+        ),
         ("/topics/a", JSON, "{broken", 400, "invalid_json"),
     ];
     for &(path, content_type, body, status, code) in cases {

@@ -185,7 +185,7 @@ impl FollowApi {
         let access = &self.0.settings.access;
         let pass = access.pass(caller.identity());
         let pass = pass.map_err(|reason| credential::refused(&reason))?;
-        let permit = caller.open_stream()?;
+        let permit = caller.open_stream(&filter)?;
         let address = caller.address;
         let subscription = self.0.hub.subscribe(filter, start, address).await?;
         Ok(Following {
@@ -679,12 +679,14 @@ impl Codes for Subscribing {
     const CODES: &'static [Code] = &[
         Code::InvalidTopic,
         Code::InvalidType,
+        Code::FilterTooLarge,
         Code::InvalidCursor,
         Code::InvalidTime,
         Code::InvalidLimit,
         Code::InvalidFormat,
         Code::ConflictingStarts,
         Code::TooManyStreamsOfAddress,
+        Code::FiltersOfAddressTooLarge,
         Code::Internal,
         Code::Draining,
         Code::LogBusy,

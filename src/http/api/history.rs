@@ -561,6 +561,7 @@ impl Codes for ReadHistory {
     const CODES: &'static [Code] = &[
         Code::InvalidTopic,
         Code::InvalidType,
+        Code::FilterTooLarge,
         Code::InvalidCursor,
         Code::InvalidTime,
         Code::InvalidOrder,

@@ -1,0 +1,110 @@
+//! Filters that are costly to test: what they take, they take from those who ask for them alone.
+
+use std::time::{Duration, Instant};
+
+use super::test_hub::{TestHub, answer, within};
+
+/// A query for patterns that nearly match a topic of many letters a.
+fn costly(own: usize, patterns: usize) -> String {
+    let a = "a".repeat(40);
+    let pattern = |n| format!("topic=**{a}b*{a}b**{own}.{n}x*{a}**");
+    (0..patterns).map(pattern).collect::<Vec<_>>().join("&")
+}
+
+fn long_topic() -> String {
+    "a".repeat(255)
+}
+
+#[tokio::test]
+async fn a_filter_that_is_too_large_is_refused() {
+    let hub = TestHub::start().await;
+    let names = |count: usize| {
+        let names = (0..count).map(|n| format!("topic=t{n}"));
+        names.collect::<Vec<_>>().join("&")
+    };
+    for path in ["/sse", "/events"] {
+        for query in [
+            names(1001),
+            format!("{}&type=x", names(1000)),
+            costly(0, 101),
+            format!("{}&type=x*", costly(0, 100)),
+            "topic=a***b**c**d**".into(),
+        ] {
+            let refused = answer(hub.get(&format!("{path}?{query}"))).await;
+            assert_eq!(
+                (refused.status.as_u16(), &*refused.code()),
+                (400, "filter_too_large")
+            );
+        }
+    }
+    let largest = format!("/events?{}&{}", names(1000), costly(0, 100));
+    assert_eq!(answer(hub.get(&largest)).await.status, 200);
+}
+
+/// One such scan used to take 43 s in which nothing else was answered.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "the figures")]
+async fn costly_scans_hold_up_nobody() {
+    let hub = TestHub::start().await;
+    hub.publish_many(1000, |_| long_topic()).await;
+    // History scans the file, streams the newest events in memory.
+    let scans: Vec<_> = (0..3)
+        .map(|own| {
+            let (query, limit) = (costly(own, 20), 1 + own);
+            let request = hub.get(&format!("/events?{query}&limit={limit}"));
+            tokio::spawn(answer(request))
+        })
+        .collect();
+    let mut streams = Vec::new();
+    for own in 3..6 {
+        let query = format!("?since=start&{}", costly(own, 20));
+        streams.push(hub.follow(&query).await);
+    }
+    let mut waits = Vec::new();
+    for _ in 0..200 {
+        let begun = Instant::now();
+        assert_eq!(answer(hub.get("/health/live")).await.status, 200);
+        waits.push(begun.elapsed());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    waits.sort();
+    let (median, longest) = (waits[100], waits[199]);
+    println!(
+        "while 6 costly filters are scanned for, /health/live takes {median:?}, at most {longest:?}"
+    );
+    assert!(median < Duration::from_millis(100), "{median:?}");
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    for scan in scans {
+        assert_eq!(within("a scan", scan).await.unwrap().status, 200);
+    }
+}
+
+/// Each of these used to be tested by the writer, while it held what others wait for: 1.7 s a publish for one of them.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "the figures")]
+async fn a_publish_costs_the_same_whatever_subscribers_ask_for() {
+    let hub = TestHub::start().await;
+    let publish = async || {
+        let begun = Instant::now();
+        let published = hub.post(&format!("/topics/{}", long_topic())).body("x");
+        assert_eq!(answer(published).await.status, 201);
+        begun.elapsed()
+    };
+    let mut streams = Vec::new();
+    for own in 0..50 {
+        streams.push(hub.follow(&format!("?{}", costly(own, 100))).await);
+    }
+    let mut wants_it = hub.follow(&format!("?topic=aaa*&{}", costly(50, 99))).await;
+    let mut took = Vec::new();
+    for _ in 0..100 {
+        took.push(publish().await);
+    }
+    took.sort();
+    println!(
+        "a publish beside 50 costly streams takes {:?}, at most {:?}",
+        took[50], took[99]
+    );
+    assert!(took[50] < Duration::from_millis(200), "{took:?}");
+    let ids = wants_it.next_ids(100).await;
+    assert_eq!(ids, (1..=100).collect::<Vec<_>>());
+}
