@@ -67,7 +67,7 @@ use crate::{
 const READERS: u32 = 4;
 
 /// Rows that SQLite's thread reads ahead of the reader; each may be 1 MiB.
-const READ_AHEAD_ROWS: usize = 32;
+const READ_AHEAD_ROWS: usize = 16;
 
 /// How long a write waits for another process that holds the file, such as a `sqlite3` shell in a transaction.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);

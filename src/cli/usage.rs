@@ -40,7 +40,7 @@ pub(super) fn in_one_line(error: &clap::Error) -> String {
     })
 }
 
-/// Where a value is wrong, clap says "invalid value 'soon' for '--heartbeat <DURATION>': why". This is "--heartbeat 'soon': why".
+/// Where a value is wrong, clap says `invalid value 'soon' for '--heartbeat <DURATION>': why`. This is `--heartbeat 'soon': why`.
 fn of_value(error: &clap::Error) -> Option<String> {
     if error.kind() != ErrorKind::ValueValidation {
         return None;

@@ -82,7 +82,7 @@ async function send(target) {
   byId("answer").classList.toggle("bad", !ok);
   byId("answer-status").textContent = status;
   byId("answer-time").textContent = `POST /${target}, ${took.toFixed(1)} ms`;
-  byId("answer-body").textContent = text;
+  byId("answer-body").textContent = text.trimEnd();
   await tellArrival(ok ? JSON.parse(text).id : null, begin, turn);
 }
 

@@ -80,6 +80,11 @@ impl Allowed {
         by_scope.try_fold(Source::Credential, |all, one| Some(all.min(one?)))
     }
 
+    /// Whether every topic is covered.
+    pub fn is_everything(&self) -> bool {
+        self.0.iter().all(|scope| scope.is_everything)
+    }
+
     /// Whether no topic at all is covered.
     pub fn is_nothing(&self) -> bool {
         self.0.iter().any(|scope| scope.patterns().next().is_none())

@@ -91,6 +91,11 @@ impl Caller {
         self.identity.rights().may(right, topic)
     }
 
+    /// Whether it may do this to every topic.
+    pub(super) fn may_everywhere(&self, right: Right) -> bool {
+        self.identity.rights().allowed(right).is_everything()
+    }
+
     /// The topics it may follow.
     pub(super) fn allowed_to_follow(&self) -> &Allowed {
         self.identity.rights().allowed(Right::Follow)

@@ -393,7 +393,10 @@ async fn a_token_for_some_topics_gets_at_no_other() {
         let read = answer(hub.get(&format!("/events/{id}")).bearer_auth(ORDERS)).await;
         assert_eq!(read.code(), "unknown_event");
         let detail = read.json()["detail"].as_str().unwrap().to_owned();
-        assert_eq!(detail, format!("there is no event {id}, or no longer"));
+        assert_eq!(
+            detail,
+            format!("no event has the id {id}, or it was trimmed")
+        );
     }
     // Topics: others are not named, not even as the place to go on.
     for query in ["", "?limit=1", "?after=a&limit=2", "?after=orders.e"] {

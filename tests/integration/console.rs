@@ -466,7 +466,7 @@ async fn the_history_is_paged_and_its_address_shows_the_same_to_others() {
         .await;
     other.fill("#history-id", "1000\n").await;
     other
-        .expect_text("#history-problem", "there is no event 1000")
+        .expect_text("#history-problem", "no event has the id 1000")
         .await;
     other.fill("#topic-input", "t1\n").await;
     let odd: Vec<_> = (21..=119).rev().filter(|id| id % 2 == 1).collect();
