@@ -14,7 +14,7 @@ use poem::{
 use super::{
     cors::Cors,
     problem::{Code, Problem},
-    public_url::PublicUrl,
+    public_url::{PublicUrl, authority_of},
 };
 
 /// Where a request comes from, as a browser sees it. Source: W3C Fetch Metadata Request Headers.
@@ -22,18 +22,6 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Paths that take JSON, which a page of another site cannot send unasked, but by a body without a content type.
 const JSON_PATHS: [&str; 3] = ["/events", "/messages", "/send_rest"];
-
-/// Host and port of an origin, in lower case, without the port that is usual for its scheme.
-pub(super) fn authority_of(origin: &str) -> Option<String> {
-    let (scheme, authority) = origin.split_once("://")?;
-    let usual = match scheme {
-        "http" => ":80",
-        "https" => ":443",
-        _ => return None,
-    };
-    let authority = authority.strip_suffix(usual).unwrap_or(authority);
-    Some(authority.to_ascii_lowercase())
-}
 
 /// Host without its port.
 fn without_port(authority: &str) -> &str {

@@ -4,8 +4,6 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use poem::http::Uri;
 
-use super::cross_site::authority_of;
-
 /// An address such as `https://example.com/segno`, without a slash at its end. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicUrl {
@@ -64,6 +62,18 @@ pub(super) fn public(url: Option<&PublicUrl>, path: fmt::Arguments<'_>) -> Strin
         Some(url) => format!("{url}{path}"),
         None => path.to_string(),
     }
+}
+
+/// Host and port of an origin, in lower case, without the port that is usual for its scheme.
+pub(super) fn authority_of(origin: &str) -> Option<String> {
+    let (scheme, authority) = origin.split_once("://")?;
+    let usual = match scheme {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return None,
+    };
+    let authority = authority.strip_suffix(usual).unwrap_or(authority);
+    Some(authority.to_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -247,6 +247,9 @@ pub(super) fn id_schema() -> MetaSchema {
 /// A name that can be published: no white space, no control character, no `*`, and none of the hub's own.
 pub(super) const NEW_NAME_PATTERN: &str = r"^(?!segno\.)[^\s*\u0000-\u001f\u007f-\u009f]+$";
 
+/// A name in the log, which may be one of the hub's own.
+pub(super) const KEPT_NAME_PATTERN: &str = r"^[^\s*\u0000-\u001f\u007f-\u009f]+$";
+
 /// A topic or a type of a filter, which may be a pattern.
 pub(super) fn pattern_schema() -> MetaSchema {
     MetaSchema {

@@ -196,8 +196,22 @@ impl Browser {
         }
     }
 
+    /// Clicks where the element is once it has stayed there for two looks: a click aims before it hits, and one that has just come
+    /// may still move.
     pub(crate) async fn click(&self, element: &str) {
-        self.find(element).await.click().await.unwrap();
+        let found = self.find(element).await;
+        let place =
+            format!("JSON.stringify(document.querySelector({element:?}).getBoundingClientRect())");
+        let mut last = Value::Null;
+        loop {
+            let now = self.value(&place).await;
+            if now == last {
+                break;
+            }
+            last = now;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        found.click().await.unwrap();
     }
 
     /// Types into a field in place of what is there; `\n` is the enter key.

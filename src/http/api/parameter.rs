@@ -10,7 +10,10 @@ use serde_json::json;
 
 use crate::http::{
     problem::{Code, Problem},
-    schema::{NEW_NAME_PATTERN, NEW_TYPE_PATTERN, id_schema, name_schema, pattern_schema},
+    schema::{
+        KEPT_NAME_PATTERN, NEW_NAME_PATTERN, NEW_TYPE_PATTERN, id_schema, name_schema,
+        pattern_schema,
+    },
 };
 use crate::{
     db::Order,
@@ -118,6 +121,7 @@ impl Parameter for KeptTopic {
     fn schema() -> MetaSchema {
         MetaSchema {
             example: Some(json!("greetings")),
+            pattern: Some(KEPT_NAME_PATTERN.into()),
             ..name_schema()
         }
     }
