@@ -24,11 +24,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Topics that are looked at in one go.
 const TOPICS_PAGE: u32 = 1000;
 
-/// After each such go comes a rest that is so many times longer: with very many topics, looking must not become what the hub
-/// does.
+/// After each page of topics the timer rests this many times longer than the page took: with very many topics, looking must not
+/// become what the hub does.
 const REST_FACTOR: u32 = 10;
 
-/// Free pages are given back when they are more than one in so many of the used ones. Fewer are kept for the events to come:
+/// Free pages are given back when they are more than one in this many used ones. Fewer are kept for the events to come:
 /// a log that is trimmed as fast as it grows would else shrink and grow for ever.
 const FREE_FRACTION: u64 = 8;
 

@@ -35,7 +35,7 @@ pub enum Start {
     Since(Timestamp),
     /// With the first event kept.
     First,
-    /// With the newest so many that match.
+    /// With the newest N that match.
     Last(u64),
     /// Where a client was in another log, which means nothing here: with the first event kept, after a gap that tells so.
     Unknown,

@@ -55,7 +55,7 @@ pub struct KeepTopics {
     pub topics: Pattern,
     /// Events older than this go.
     pub age: Option<Duration>,
-    /// All but the newest so many of each topic go.
+    /// All but the newest N of each topic go.
     pub events: Option<NonZeroU64>,
 }
 

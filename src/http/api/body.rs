@@ -59,6 +59,17 @@ pub(super) async fn read_batch(
     read_body(request, body, max_bytes, batch_too_large(max_bytes)).await
 }
 
+/// A body of JSON that is one object. Refused before it is read if it says that it is something else.
+pub(super) async fn read_json(
+    request: &Request,
+    body: &mut RequestBody,
+) -> Result<Received, Problem> {
+    if let Some(other) = media_type(request)?.filter(|media_type| !is_json(media_type)) {
+        return Err(unsupported(&other, "application/json"));
+    }
+    read_event(request, body).await
+}
+
 /// A body that holds one event.
 pub(super) async fn read_event(
     request: &Request,

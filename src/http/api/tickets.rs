@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Api, Tag,
-    body::{is_json, media_type, parse_object, read_event, unsupported},
+    body::{parse_object, read_json},
 };
 use crate::{
     auth::TicketError,
@@ -140,10 +140,7 @@ impl<'a> ApiExtractor<'a> for TicketBody {
         body: &mut RequestBody,
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
-        if let Some(other) = media_type(request)?.filter(|media_type| !is_json(media_type)) {
-            return Err(unsupported(&other, "application/json").into());
-        }
-        Ok(Self::of(&read_event(request, body).await?)?)
+        Ok(Self::of(&read_json(request, body).await?)?)
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::{
     Api, Tag,
-    body::{count, fit, is_json, limits_of, media_type, parse_object, read_event, unsupported},
+    body::{count, fit, limits_of, parse_object, read_json},
     headers::KeyHeader,
     publish::publish_codes,
 };
@@ -150,10 +150,7 @@ impl<'a> ApiExtractor<'a> for MessageBody {
         _: ExtractParamOptions<()>,
     ) -> poem::Result<Self> {
         Caller::of(request).must(Right::Publish, MESSAGES_TOPIC)?;
-        if let Some(other) = media_type(request)?.filter(|media_type| !is_json(media_type)) {
-            return Err(unsupported(&other, "application/json").into());
-        }
-        let body = read_event(request, body).await?;
+        let body = read_json(request, body).await?;
         let message = parse_object::<NewMessage<'_>>(&body)?
             .message
             .0
