@@ -7,15 +7,16 @@
 
 mod edit;
 mod file;
+mod identity;
 mod jwt;
 mod jwt_crypto;
 mod keys;
 mod pass;
+mod rules;
 mod ticket;
 mod token;
 
 use std::{
-    collections::HashMap,
     fs,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -23,12 +24,12 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 pub use self::{
     edit::{EditError, ListedToken, add_token, list_tokens, remove_token},
     file::{AccessFileError, InvalidTokenName, Place, TokenName},
+    identity::{Identity, Presented, Reason, TicketError},
     jwt::{JwtRefused, Quoted},
     keys::KeyError,
     pass::Pass,
@@ -37,14 +38,15 @@ pub use self::{
 };
 use self::{
     file::AccessFile,
-    jwt::{Issuer, Jwt},
+    identity::{Credential, Root},
     pass::Passes,
+    rules::Rules,
     ticket::{Ticket, TicketKeys},
 };
 use crate::{
     event::Timestamp,
     filter::Pattern,
-    rights::{Grants, Right, Rights},
+    rights::{Grants, Right},
 };
 
 /// How often the access file is looked at. Half of the two seconds within which a change is in force.
@@ -55,298 +57,6 @@ pub const TICKET_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Most patterns of a ticket. It must fit into a URL.
 pub const TICKET_MAX_PATTERNS: usize = 20;
-
-/// JSON Web Tokens that are known to be good, at most. Each takes about 1 KiB.
-const VERIFIED_MAX: usize = 10_000;
-
-/// Who calls, and what it may do now. Cheap to clone as an `Arc`.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Identity {
-    name: String,
-    rights: Rights,
-    expires: Option<Timestamp>,
-    credential: Credential,
-}
-
-impl Identity {
-    /// Its name, for people: that of the token, or whom the JSON Web Token is about. `None` if it showed no credential, or a
-    /// ticket that was made without one.
-    pub fn name(&self) -> Option<&str> {
-        (!self.name.is_empty()).then_some(&self.name)
-    }
-
-    /// What it may do.
-    pub fn rights(&self) -> &Rights {
-        &self.rights
-    }
-
-    /// When its credential ends, if it ends by itself.
-    pub fn expires(&self) -> Option<Timestamp> {
-        self.expires
-    }
-
-    /// Whether it showed no credential.
-    pub fn is_nobody(&self) -> bool {
-        self.credential == Credential::Root(Root::Nobody)
-    }
-
-    /// Whether it came with a ticket, which makes no other tickets.
-    pub fn has_ticket(&self) -> bool {
-        matches!(self.credential, Credential::Ticket(_))
-    }
-}
-
-/// What a caller showed, as far as the hub has to know it later: no secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Credential {
-    Root(Root),
-    Ticket(Box<Ticket>),
-}
-
-/// What rights come from in the end.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Root {
-    Nobody,
-    Token(TokenHash),
-    Jwt(Box<Jwt>),
-}
-
-/// A credential as it was sent. [`Debug`](std::fmt::Debug) does not show it.
-#[derive(Clone, Copy)]
-pub enum Presented<'a> {
-    /// None at all.
-    Nothing,
-    /// A token or a JSON Web Token, from a header.
-    Token(&'a str),
-    /// A ticket, from a URL.
-    Ticket(&'a str),
-}
-
-impl std::fmt::Debug for Presented<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Nothing => "nothing",
-            Self::Token(_) => "a token",
-            Self::Ticket(_) => "a ticket",
-        })
-    }
-}
-
-/// Why a credential is refused. Never says what it was.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// No token of the access file has this hash.
-    #[error("this token is not in the access file: it was removed, or it was not copied whole")]
-    UnknownToken,
-    /// Its time is over.
-    #[error("it expired at {0}")]
-    Expired(Timestamp),
-    /// Not of any form that is known.
-    #[error(
-        "it is neither a token of this hub, which begins with {TOKEN_PREFIX}, nor a JSON Web Token"
-    )]
-    Form,
-    /// More than one, of which others might take another.
-    #[error("the request shows more than one credential; send one")]
-    Several,
-    /// Not the header of a token.
-    #[error(
-        "the header is neither `Authorization: Bearer TOKEN` nor `Basic` with the token as password"
-    )]
-    Scheme,
-    /// A ticket in a header.
-    #[error("this is a ticket, which is sent in the URL: ?ticket=…")]
-    MisplacedTicket,
-    /// A token in a URL.
-    #[error(
-        "only tickets are taken in a URL, where others may read it; send a token as `Authorization: Bearer`"
-    )]
-    MisplacedToken,
-    /// Not a ticket.
-    #[error("it does not look like a ticket; it may have been cut")]
-    TicketForm,
-    /// A ticket of somebody else.
-    #[error("its signature was not made with this hub's ticket key")]
-    TicketSignature,
-    /// What a ticket came from is no longer good.
-    #[error("what the ticket was made with is no longer good: {0}")]
-    Parent(Box<Reason>),
-    /// A JSON Web Token.
-    #[error(transparent)]
-    Jwt(#[from] JwtRefused),
-    /// The issuer of a token that was good before is gone.
-    #[error("its issuer is no longer in the access file")]
-    IssuerGone,
-}
-
-/// Why no ticket is made.
-#[derive(Debug, thiserror::Error)]
-pub enum TicketError {
-    /// Tickets do not make tickets.
-    #[error("a ticket makes no other tickets; ask with the token it came from")]
-    FromTicket,
-    /// A pattern that the caller may not follow.
-    #[error("you may not follow {0}, so no ticket can be made for it")]
-    NotAllowed(Pattern),
-    /// No pattern, or too many.
-    #[error("a ticket is for 1 to {TICKET_MAX_PATTERNS} topics or patterns")]
-    Number,
-    /// The key cannot be had.
-    #[error(transparent)]
-    Key(#[from] TicketKeyError),
-}
-
-/// What is in force until the file changes.
-#[derive(Debug)]
-struct Rules {
-    everybody: Grants,
-    nobody: Arc<Identity>,
-    tokens: HashMap<TokenHash, Arc<Identity>>,
-    issuers: Vec<Issuer>,
-    /// JSON Web Tokens that were found good, by their hash, with the generation of the keys.
-    verified: Mutex<HashMap<TokenHash, (u64, Arc<Identity>)>>,
-}
-
-impl Rules {
-    fn new(file: &AccessFile, issuers: Vec<Issuer>) -> Self {
-        let everybody = file.anonymous.clone();
-        let tokens = file.token.iter().map(|token| {
-            let hash = *token.sha256.get_ref();
-            let caller = Identity {
-                name: token.name.get_ref().as_str().to_owned(),
-                rights: Rights::new(&token.grants(), &everybody),
-                expires: token.expires,
-                credential: Credential::Root(Root::Token(hash)),
-            };
-            (hash, Arc::new(caller))
-        });
-        Self {
-            tokens: tokens.collect(),
-            nobody: Arc::new(Identity {
-                name: String::new(),
-                rights: Rights::new(&Grants::default(), &everybody),
-                expires: None,
-                credential: Credential::Root(Root::Nobody),
-            }),
-            everybody,
-            issuers,
-            verified: Mutex::default(),
-        }
-    }
-
-    /// Where there is no file: everybody may do everything.
-    fn open() -> Self {
-        let file = AccessFile::of_everybody(Grants::everything());
-        Self::new(&file, vec![])
-    }
-
-    /// Who a credential stands for now.
-    fn judge(&self, credential: &Credential, now: Timestamp) -> Result<Arc<Identity>, Reason> {
-        let caller = match credential {
-            Credential::Root(root) => self.judge_root(root, now),
-            Credential::Ticket(ticket) => {
-                if ticket.expires() <= now {
-                    return Err(Reason::Expired(ticket.expires()));
-                }
-                let parent = self
-                    .judge_root(&ticket.from, now)
-                    .map_err(|reason| Reason::Parent(Box::new(reason)))?;
-                let own = Rights::new(&ticket.grants, &Grants::default());
-                let ends = parent.expires.into_iter().chain([ticket.expires()]);
-                Ok(Arc::new(Identity {
-                    name: parent.name.clone(),
-                    rights: own.and(&parent.rights),
-                    expires: ends.min(),
-                    credential: credential.clone(),
-                }))
-            }
-        }?;
-        match caller.expires {
-            Some(expires) if expires <= now => Err(Reason::Expired(expires)),
-            _ => Ok(caller),
-        }
-    }
-
-    fn judge_root(&self, root: &Root, now: Timestamp) -> Result<Arc<Identity>, Reason> {
-        let caller = match root {
-            Root::Nobody => self.nobody.clone(),
-            Root::Token(hash) => self.tokens.get(hash).ok_or(Reason::UnknownToken)?.clone(),
-            Root::Jwt(jwt) => Arc::new(self.judge_jwt(jwt)?),
-        };
-        match caller.expires {
-            Some(expires) if expires <= now => Err(Reason::Expired(expires)),
-            _ => Ok(caller),
-        }
-    }
-
-    fn judge_jwt(&self, jwt: &Jwt) -> Result<Identity, Reason> {
-        let issuer = self
-            .issuers
-            .iter()
-            .find(|issuer| issuer.name == jwt.issuer && issuer.audience == jwt.audience)
-            .ok_or(Reason::IssuerGone)?;
-        let named = jwt.grants.as_ref().unwrap_or(&issuer.without_claim);
-        Ok(Identity {
-            name: jwt.subject.clone().unwrap_or_else(|| jwt.issuer.clone()),
-            rights: Rights::new(named, &self.everybody),
-            expires: Some(jwt.expires()),
-            credential: Credential::Root(Root::Jwt(Box::new(jwt.clone()))),
-        })
-    }
-
-    /// Checks a JSON Web Token, unless it is one that was found good a moment ago. With the reason come the keys that may be out
-    /// of date.
-    fn verify(
-        &self,
-        token: &str,
-        now: Timestamp,
-    ) -> Result<Arc<Identity>, (Reason, Option<Arc<keys::Keys>>)> {
-        let hash = TokenHash::of(token);
-        let verified = || {
-            self.verified
-                .lock()
-                .expect("nobody panics while holding it")
-        };
-        if let Some((generation, caller)) = verified().get(&hash).cloned()
-            && self.is_current(&caller, generation)
-            && caller.expires.is_some_and(|expires| now < expires)
-        {
-            return Ok(caller);
-        }
-        let (jwt, _, generation) =
-            jwt::verify(token, &self.issuers).map_err(|(refused, issuer)| {
-                (
-                    Reason::Jwt(refused),
-                    issuer.map(|issuer| issuer.keys.clone()),
-                )
-            })?;
-        let root = Credential::Root(Root::Jwt(Box::new(jwt)));
-        let caller = self.judge(&root, now).map_err(|reason| (reason, None))?;
-        let mut verified = verified();
-        if verified.len() >= VERIFIED_MAX {
-            verified.retain(|_, (_, caller)| caller.expires.is_some_and(|expires| now < expires));
-        }
-        if verified.len() >= VERIFIED_MAX {
-            // Checking each anew costs less than to know which of them will come again.
-            verified.clear();
-        }
-        verified.insert(hash, (generation, caller.clone()));
-        Ok(caller)
-    }
-
-    /// Whether the keys that a JSON Web Token was checked with are still those of its issuer.
-    fn is_current(&self, caller: &Identity, generation: u64) -> bool {
-        let Credential::Root(Root::Jwt(jwt)) = &caller.credential else {
-            return false;
-        };
-        self.issuers.iter().any(|issuer| {
-            issuer.name == jwt.issuer
-                && issuer.audience == jwt.audience
-                && issuer.keys.get().1 == generation
-        })
-    }
-}
 
 /// A ticket that was made.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,9 +10,9 @@ mod console;
 mod cors;
 mod credential;
 mod cross_site;
+mod event_stream;
 mod failures;
 mod frame;
-mod health;
 mod metrics;
 mod opening;
 mod operations;
@@ -54,8 +54,8 @@ use self::{
     request_id::RequestId,
 };
 pub(crate) use self::{
-    api::{EventStream, StreamKind},
     caller::is_forwarded,
+    event_stream::{EventStream, StreamKind},
     failures::OneASecond,
 };
 use crate::{

@@ -7,6 +7,7 @@ mod announcements;
 mod batch;
 mod canary;
 mod feeds;
+mod gap;
 mod origin;
 mod position;
 mod progress;
@@ -44,11 +45,12 @@ use self::{
 pub use self::{
     batch::Batch,
     canary::CanaryError,
+    gap::{Gap, GapReason},
     origin::{Origin, is_traced},
     position::Bounds,
     progress::{Behind, Slow},
     queue::{PublishError, QUEUE_MAX_BYTES, QueueLimits, Waiting},
-    subscription::{Delivery, Gap, GapReason, Start, SubscribeError, Subscription},
+    subscription::{Delivery, Start, SubscribeError, Subscription},
     work::WorkError,
     writer::Writer,
 };

@@ -5,20 +5,32 @@
 //! Refusals are counted where they are answered, by their code. Counts and buckets of addresses without a connection are dropped:
 //! the table has at most two addresses for each connection that is allowed, and a few more.
 
+mod address;
+mod hit;
+mod permit;
+mod rate;
+
 use std::{
-    collections::HashMap,
-    fmt,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     num::NonZeroU32,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 
+use self::{
+    address::{Address, Addresses, Usage},
+    permit::Peer,
+    rate::Rate,
+};
+pub use self::{
+    hit::{Limit, LimitHit},
+    permit::{BodyPermit, ConnectionPermit, StreamPermit},
+};
 use crate::event::DATA_MAX_BYTES;
 
 /// Bytes of the body of a batch. Source: the hub's HTTP contract.
@@ -46,9 +58,6 @@ const BODY_RETRY_AFTER: Duration = Duration::from_secs(1);
 ///
 /// Not a setting: who needs more than that can ask for patterns, and whoever runs the hub can allow fewer streams.
 const FILTERS_MAX_BYTES_OF_ADDRESS: usize = 32 * 1024 * 1024;
-
-/// Addresses at which the table is searched for those without a connection.
-const SWEEP_MIN_ADDRESSES: usize = 1024;
 
 /// The limits. A request over one gets an answer that names it.
 #[derive(Debug, Clone)]
@@ -100,93 +109,6 @@ impl Default for Settings {
             max_batch_events: BATCH_MAX_EVENTS,
             trusted_proxies: Vec::new(),
         }
-    }
-}
-
-/// A limit that a client may hit and come back later.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
-    /// Connections in all.
-    Connections,
-    /// Connections of an address.
-    ConnectionsOfAddress,
-    /// Streams of an address.
-    StreamsOfAddress,
-    /// Bytes of the filters of an address's streams.
-    FilterBytesOfAddress,
-    /// Events a second of an address.
-    EventsOfAddress,
-    /// Bytes of bodies in all.
-    BodyBytes,
-    /// Bytes of bodies of an address.
-    BodyBytesOfAddress,
-}
-
-/// A limit that a client has hit: it is refused for now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LimitHit {
-    /// What was hit.
-    pub limit: Limit,
-    /// Its value.
-    pub max: u32,
-    /// When it is worth to try again.
-    pub retry_after: Duration,
-    /// Whether the address may be a proxy's: the request has `X-Forwarded-For`, and its sender is not a trusted proxy.
-    pub is_forwarded: bool,
-}
-
-impl LimitHit {
-    fn new(limit: Limit, max: u32, retry_after: Duration) -> Self {
-        Self {
-            limit,
-            max,
-            retry_after,
-            is_forwarded: false,
-        }
-    }
-}
-
-impl fmt::Display for LimitHit {
-    /// Names the flag, which an operator can change.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (who_has_what, flag) = match self.limit {
-            Limit::Connections => ("the hub has as many connections as", "--max-connections"),
-            Limit::ConnectionsOfAddress => (
-                "your address has as many connections as",
-                "--max-connections-per-address",
-            ),
-            Limit::StreamsOfAddress => (
-                "your address has as many streams open as",
-                "--max-streams-per-address",
-            ),
-            Limit::FilterBytesOfAddress => {
-                return write!(
-                    f,
-                    "the filters of your address's streams would take more than {} bytes; ask for fewer topics, or use patterns",
-                    self.max
-                );
-            }
-            Limit::EventsOfAddress => (
-                "your address published more events a second than",
-                "--max-rate-per-address",
-            ),
-            Limit::BodyBytes => (
-                "unfinished requests fill the memory that",
-                "--max-body-memory",
-            ),
-            Limit::BodyBytesOfAddress => (
-                "unfinished requests of your address fill the quarter of the memory that",
-                "--max-body-memory",
-            ),
-        };
-        write!(f, "{who_has_what} {flag} allows, which is {}", self.max)?;
-        if self.is_forwarded {
-            f.write_str(
-                "; the request came through a proxy, whose address counts for all its clients until the hub is started with \
-                 --trusted-proxy and that address",
-            )?;
-        }
-        Ok(())
     }
 }
 
@@ -326,328 +248,13 @@ fn give_one_back(count: &AtomicU32) {
     assert!(before > 0, "nobody gives back what was not taken");
 }
 
-/// Permits one connection. The next may take its place when this is dropped.
-#[derive(Debug)]
-pub struct ConnectionPermit {
-    limits: Arc<Limits>,
-    peer: Peer,
-}
-
-#[derive(Debug)]
-enum Peer {
-    Client(IpAddr, Arc<Usage>),
-    Proxy(IpAddr),
-}
-
-impl ConnectionPermit {
-    /// The limits that hold for it.
-    pub fn limits(&self) -> &Limits {
-        &self.limits
-    }
-
-    /// Permits one more stream of the client. `forwarded` is what the request's `X-Forwarded-For` says, if it has one.
-    pub fn open_stream(
-        self: &Arc<Self>,
-        filter_bytes: usize,
-        forwarded: Option<&str>,
-    ) -> Result<StreamPermit, LimitHit> {
-        let usage = self.client(forwarded);
-        let max = self.limits.settings.max_streams_per_address.get();
-        if !take_one(&usage.streams, max) {
-            let hit = LimitHit::new(Limit::StreamsOfAddress, max, ONE_LESS_RETRY_AFTER);
-            return Err(self.explain(hit, forwarded));
-        }
-        if !take(
-            &usage.filter_bytes,
-            filter_bytes,
-            FILTERS_MAX_BYTES_OF_ADDRESS,
-        ) {
-            give_one_back(&usage.streams);
-            let hit = LimitHit::new(
-                Limit::FilterBytesOfAddress,
-                u32::try_from(FILTERS_MAX_BYTES_OF_ADDRESS).unwrap_or(u32::MAX),
-                ONE_LESS_RETRY_AFTER,
-            );
-            return Err(self.explain(hit, forwarded));
-        }
-        self.limits.streams.fetch_add(1, Relaxed);
-        Ok(StreamPermit {
-            connection: self.clone(),
-            usage,
-            filter_bytes,
-        })
-    }
-
-    /// Takes `events` events out of what the client may publish. Costs nothing where there is no rate.
-    pub fn publish(&self, events: usize, forwarded: Option<&str>) -> Result<(), LimitHit> {
-        let Some(rate) = &self.limits.rate else {
-            return Ok(());
-        };
-        let usage = self.client(forwarded);
-        let now_ns = nanoseconds(self.limits.began.elapsed());
-        let taken = rate.take(&usage.full_at_ns, now_ns, events);
-        taken.map_err(|wait| {
-            let hit = LimitHit::new(Limit::EventsOfAddress, rate.events_per_second, wait);
-            self.explain(hit, forwarded)
-        })
-    }
-
-    /// Permits a body of `announced` bytes, if they would fit now. They are not taken: what [arrives](BodyPermit::grow) is.
-    pub fn hold_body(
-        self: &Arc<Self>,
-        announced: usize,
-        forwarded: Option<&str>,
-    ) -> Result<BodyPermit, LimitHit> {
-        let permit = BodyPermit {
-            connection: self.clone(),
-            bytes: 0,
-        };
-        match permit.would_exceed(announced) {
-            Some(hit) => Err(self.explain(hit, forwarded)),
-            None => Ok(permit),
-        }
-    }
-
-    fn client(&self, forwarded: Option<&str>) -> Arc<Usage> {
-        match &self.peer {
-            Peer::Client(_, usage) => usage.clone(),
-            Peer::Proxy(proxy) => {
-                let client = self.limits.client(*proxy, forwarded.unwrap_or_default());
-                self.limits.usage(client)
-            }
-        }
-    }
-
-    fn explain(&self, hit: LimitHit, forwarded: Option<&str>) -> LimitHit {
-        match self.peer {
-            Peer::Client(address, _) if forwarded.is_some() => {
-                self.limits.note_proxy(address);
-                LimitHit {
-                    is_forwarded: true,
-                    ..hit
-                }
-            }
-            Peer::Client(..) | Peer::Proxy(_) => hit,
-        }
-    }
-}
-
-impl Drop for ConnectionPermit {
-    fn drop(&mut self) {
-        give_one_back(&self.limits.connections);
-        if let Peer::Client(_, usage) = &self.peer {
-            give_one_back(&usage.connections);
-        }
-    }
-}
-
-/// Permits one stream, and the connection it is sent by: while this lives, both are open and count.
-#[derive(Debug)]
-pub struct StreamPermit {
-    connection: Arc<ConnectionPermit>,
-    usage: Arc<Usage>,
-    filter_bytes: usize,
-}
-
-impl Drop for StreamPermit {
-    fn drop(&mut self) {
-        give_one_back(&self.connection.limits.streams);
-        give_one_back(&self.usage.streams);
-        give_back(&self.usage.filter_bytes, self.filter_bytes);
-    }
-}
-
-/// The memory that one body takes. Given back when this is dropped.
-#[derive(Debug)]
-pub struct BodyPermit {
-    connection: Arc<ConnectionPermit>,
-    bytes: usize,
-}
-
-impl BodyPermit {
-    /// Takes memory for `bytes` that arrived.
-    pub fn grow(&mut self, bytes: usize) -> Result<(), LimitHit> {
-        let limits = &self.connection.limits;
-        let usage = self.usage();
-        if !take(&limits.body_bytes, bytes, limits.settings.max_body_memory) {
-            return Err(self.hit(Limit::BodyBytes));
-        }
-        if usage.is_some_and(|usage| !take(&usage.body_bytes, bytes, self.max_of_address())) {
-            give_back(&limits.body_bytes, bytes);
-            return Err(self.hit(Limit::BodyBytesOfAddress));
-        }
-        self.bytes += bytes;
-        Ok(())
-    }
-
-    /// Gives back memory for `bytes`.
-    pub fn shrink(&mut self, bytes: usize) {
-        assert!(bytes <= self.bytes, "nobody gives back what was not taken");
-        self.bytes -= bytes;
-        give_back(&self.connection.limits.body_bytes, bytes);
-        if let Some(usage) = self.usage() {
-            give_back(&usage.body_bytes, bytes);
-        }
-    }
-
-    /// The address whose share it takes from. A trusted proxy speaks for many, and has no share of its own.
-    fn usage(&self) -> Option<&Usage> {
-        match &self.connection.peer {
-            Peer::Client(_, usage) => Some(usage),
-            Peer::Proxy(_) => None,
-        }
-    }
-
-    fn max_of_address(&self) -> usize {
-        self.connection.limits.settings.max_body_memory / 4
-    }
-
-    fn would_exceed(&self, bytes: usize) -> Option<LimitHit> {
-        let limits = &self.connection.limits;
-        let fits = |count: &AtomicUsize, max| count.load(Relaxed) + bytes <= max;
-        if !fits(&limits.body_bytes, limits.settings.max_body_memory) {
-            return Some(self.hit(Limit::BodyBytes));
-        }
-        let usage = self.usage()?;
-        (!fits(&usage.body_bytes, self.max_of_address()))
-            .then(|| self.hit(Limit::BodyBytesOfAddress))
-    }
-
-    fn hit(&self, limit: Limit) -> LimitHit {
-        let max = self.connection.limits.settings.max_body_memory;
-        let max = u32::try_from(max).unwrap_or(u32::MAX);
-        LimitHit::new(limit, max, BODY_RETRY_AFTER)
-    }
-}
-
-impl Drop for BodyPermit {
-    fn drop(&mut self) {
-        self.shrink(self.bytes);
-    }
-}
-
-/// What is one client to the limits: an IPv4 address, or the /64 network of an IPv6 address, which is what one customer has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct Address(IpAddr);
-
-impl Address {
-    fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V4(address) => address.into(),
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (!0 << 64)).into(),
-        })
-    }
-}
-
-/// What an address has now.
-#[derive(Debug, Default)]
-struct Usage {
-    connections: AtomicU32,
-    streams: AtomicU32,
-    body_bytes: AtomicUsize,
-    filter_bytes: AtomicUsize,
-    /// When its bucket is full again, since the limits began.
-    full_at_ns: AtomicU64,
-}
-
-#[derive(Debug)]
-struct Addresses {
-    usages: HashMap<Address, Arc<Usage>>,
-    /// Addresses at which those that are gone are let go.
-    sweep_at: usize,
-    /// Never more addresses than this.
-    max: usize,
-}
-
-impl Addresses {
-    fn new(settings: &Settings) -> Self {
-        let connections = usize::try_from(settings.max_connections.get()).unwrap_or(usize::MAX);
-        Self {
-            usages: HashMap::new(),
-            sweep_at: SWEEP_MIN_ADDRESSES,
-            max: connections
-                .saturating_mul(2)
-                .saturating_add(2 * SWEEP_MIN_ADDRESSES),
-        }
-    }
-
-    fn usage(&mut self, address: Address, began: Instant) -> Arc<Usage> {
-        if let Some(usage) = self.usages.get(&address) {
-            return usage.clone();
-        }
-        if self.usages.len() >= self.sweep_at {
-            self.sweep(nanoseconds(began.elapsed()));
-        }
-        self.usages.entry(address).or_default().clone()
-    }
-
-    /// Lets go of addresses that have nothing open and a full bucket, and where that is not enough, of those that have nothing
-    /// open: at most as many as there are connections are left. Doubling where it is done next makes it cheap.
-    fn sweep(&mut self, now_ns: u64) {
-        // Only the table, which is locked, hands out more of what it alone holds.
-        let is_open = |usage: &Arc<Usage>| Arc::strong_count(usage) > 1;
-        self.usages
-            .retain(|_, usage| is_open(usage) || usage.full_at_ns.load(Relaxed) > now_ns);
-        if self.usages.len() > self.max / 2 {
-            self.usages.retain(|_, usage| is_open(usage));
-        }
-        self.sweep_at = (2 * self.usages.len()).clamp(SWEEP_MIN_ADDRESSES, self.max);
-    }
-}
-
-/// A token bucket, told by the time at which it is full again. Source: the "generic cell rate algorithm" of ATM, which is a
-/// bucket in one number.
-#[derive(Debug)]
-struct Rate {
-    events_per_second: u32,
-    burst_events: u64,
-    event_ns: u64,
-}
-
-impl Rate {
-    fn of(settings: &Settings) -> Option<Self> {
-        let events_per_second = settings.rate_per_address?;
-        let burst = settings
-            .burst_per_address
-            .map_or(u64::from(events_per_second) * BURST_SECONDS, |burst| {
-                u64::from(burst.get())
-            });
-        Some(Self {
-            events_per_second,
-            burst_events: burst,
-            event_ns: 1_000_000_000 / u64::from(events_per_second),
-        })
-    }
-
-    /// Takes `events` out of the bucket, or says how long that must wait. A batch larger than the bucket wants it full, and leaves
-    /// it with a debt: it would else never be taken.
-    fn take(&self, full_at_ns: &AtomicU64, now_ns: u64, events: usize) -> Result<(), Duration> {
-        let events = u64::try_from(events).expect("a batch is small");
-        let wanted_ns = events.min(self.burst_events) * self.event_ns;
-        let latest_ns = now_ns + self.burst_events * self.event_ns;
-        let taken = full_at_ns.fetch_update(Relaxed, Relaxed, |full_at_ns| {
-            let full_at_ns = full_at_ns.max(now_ns);
-            (full_at_ns + wanted_ns <= latest_ns).then_some(full_at_ns + events * self.event_ns)
-        });
-        match taken {
-            Ok(_) => Ok(()),
-            Err(full_at_ns) => Err(Duration::from_nanos(
-                (full_at_ns.max(now_ns) + wanted_ns).saturating_sub(latest_ns),
-            )),
-        }
-    }
-}
-
-/// How many seconds' events an address may publish at once, if nothing else is said.
-const BURST_SECONDS: u64 = 10;
-
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).expect("584 years are not over")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{address::SWEEP_MIN_ADDRESSES, *};
 
     fn limits(change: impl FnOnce(&mut Settings)) -> Arc<Limits> {
         let mut settings = Settings::default();
@@ -731,32 +338,6 @@ mod tests {
         assert_eq!(limits.connections(), 2);
         let _again = limits.admit(ip("192.0.2.7")).unwrap();
         assert_eq!(refused("192.0.2.8"), Limit::Connections);
-    }
-
-    #[test]
-    fn a_bucket_holds_a_burst_and_fills_at_its_rate() {
-        let rate = Rate {
-            events_per_second: 10,
-            burst_events: 20,
-            event_ns: 100_000_000,
-        };
-        let second = 1_000_000_000;
-        let full_at_ns = AtomicU64::new(0);
-        let take = |at_ns, events| rate.take(&full_at_ns, at_ns, events);
-        let wait = |millis| Err(Duration::from_millis(millis));
-        assert_eq!(take(second, 15), Ok(()));
-        assert_eq!(take(second, 5), Ok(()));
-        assert_eq!(take(second, 1), wait(100));
-        assert_eq!(take(second, 20), wait(2000));
-        assert_eq!(take(second + second / 2, 6), wait(100));
-        assert_eq!(take(second + second / 2, 5), Ok(()));
-        // A batch larger than the bucket waits until it is full, and is paid for afterwards.
-        assert_eq!(take(3 * second, 50), wait(500));
-        assert_eq!(take(3 * second + second / 2, 50), Ok(()));
-        assert_eq!(take(3 * second + second / 2, 1), wait(3100));
-        // What is not used does not add up.
-        assert_eq!(take(1000 * second, 20), Ok(()));
-        assert_eq!(take(1000 * second, 1), wait(100));
     }
 
     #[test]

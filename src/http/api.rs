@@ -4,9 +4,12 @@ mod body;
 mod erase;
 mod follow;
 mod headers;
+mod health;
 mod history;
 mod parameter;
 mod publish;
+mod receipt;
+mod start;
 mod tickets;
 mod tutorial;
 
@@ -20,21 +23,22 @@ use poem_openapi::{
 use serde_json::Value;
 
 pub use self::follow::Following;
-pub(crate) use self::follow::{EventStream, StreamKind};
 use self::{
     erase::EraseApi,
+    health::HealthApi,
     history::HistoryApi,
     parameter::{Checked, TopicPattern, TypePattern, all},
     tickets::TicketApi,
     tutorial::TutorialApi,
 };
 pub(super) use self::{
-    follow::{FollowApi, cursor_of, set_stream_headers, spread},
+    follow::{FollowApi, set_stream_headers},
+    health::Healthy,
     publish::PublishApi,
+    start::cursor_of,
 };
 use super::{
     Settings,
-    health::HealthApi,
     operations::Need,
     problem::Problem,
     public_url::PublicUrl,

@@ -7,7 +7,7 @@ use tokio::sync::SetOnce;
 
 use super::{
     Answer, HubEndpoint,
-    health::Healthy,
+    api::Healthy,
     problem::{Code, Problem},
     request_id::{self, RequestId},
 };

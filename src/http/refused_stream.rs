@@ -12,7 +12,8 @@ use poem::{
 };
 
 use super::{
-    api::{cursor_of, set_stream_headers, spread},
+    api::{cursor_of, set_stream_headers},
+    event_stream::spread,
     frame, is_follow,
     problem::{PROBLEM_JSON, Problem},
 };

@@ -1,15 +1,7 @@
 //! `GET /sse`: replay, then live, as a stream of server-sent events.
 
-use std::{
-    future::poll_fn,
-    net::SocketAddr,
-    pin::Pin,
-    sync::{Arc, OnceLock},
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, task::Poll};
 
-use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use poem::{
     Body, IntoResponse, Request, Response,
@@ -20,68 +12,25 @@ use poem_openapi::{
     param::{Header, Query},
     registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
 };
-use tokio::time::{Instant, Sleep};
 
 use super::{
     Api, Tag, filter,
-    parameter::{Checked, Cursor, Newest, Parameter, Since, TopicPattern, TypePattern, optional},
+    parameter::{Checked, Cursor, Newest, Since, TopicPattern, TypePattern, optional},
+    start::{FollowQuery, Reconnect, Starts},
 };
 use crate::http::{
     answer::Answer,
     caller::Caller,
     credential,
-    frame::{self, Format},
+    event_stream::EventStream,
+    frame::Format,
     problem::{Code, Codes, Problem, ProblemOf},
     refused_stream::RefusedStream,
 };
-use crate::{
-    auth::Pass,
-    event::EventId,
-    filter::Filter,
-    hub::{Batch, Delivery, Start, Subscription},
-    limits::StreamPermit,
-};
+use crate::{auth::Pass, hub::Start, limits::StreamPermit};
 
 /// Content type of a stream. Clients built on Python's `requests` read Latin-1 without the charset.
 const CONTENT_TYPE: &str = "text/event-stream; charset=utf-8";
-
-/// How soon a client comes back after a cut: about 2 s, spread so that they do not come together.
-const RETRY: std::ops::Range<u64> = 1500..2500;
-
-/// How soon a client comes back after the hub has ended its stream: spread over a few seconds, because all streams end at
-/// once and the next hub needs a moment to start.
-const FAREWELL_RETRY: std::ops::Range<u64> = 1000..5000;
-
-pub(in crate::http) fn spread(millis: std::ops::Range<u64>) -> Duration {
-    Duration::from_millis(fastrand::u64(millis))
-}
-
-impl Parameter for Format {
-    fn schema() -> MetaSchema {
-        MetaSchema {
-            enum_items: vec!["data".into(), "event".into()],
-            default: Some("data".into()),
-            ..MetaSchema::new("string")
-        }
-    }
-
-    fn read(text: &str) -> Result<Self, Problem> {
-        match text {
-            "data" => Ok(Self::Data),
-            "event" => Ok(Self::Event),
-            _ => Err(Problem::new(
-                Code::InvalidFormat,
-                format_args!("format '{text}': it is data or event"),
-            )),
-        }
-    }
-}
-
-/// The header with a client's cursor. Source: WHATWG HTML, 9.2.4.
-const LAST_EVENT_ID: &str = "last-event-id";
-
-/// Query parameters that polyfills of `EventSource` use in its place.
-const RECONNECT_PARAMETERS: [&str; 2] = ["lastEventId", "Last-Event-ID"];
 
 /// The operation that follows.
 #[derive(Clone)]
@@ -196,322 +145,6 @@ impl FollowApi {
     }
 }
 
-/// The parameters of a request to follow, as they were read.
-#[derive(Debug)]
-pub(super) struct FollowQuery {
-    pub(super) topics: Vec<Checked<TopicPattern>>,
-    pub(super) types: Vec<Checked<TypePattern>>,
-    /// What clients add by themselves when they reconnect: the header, and what polyfills put into the query in its place.
-    pub(super) reconnects: [Option<Checked<Reconnect>>; 3],
-    pub(super) last_event_id: Option<Checked<Cursor>>,
-    pub(super) since: Option<Checked<Since>>,
-    pub(super) last: Option<Checked<Newest>>,
-    pub(super) format: Option<Checked<Format>>,
-}
-
-impl FollowQuery {
-    /// Reads what poem-openapi would read for the operation `follow`.
-    pub(super) fn of(request: &Request) -> Result<Self, Problem> {
-        let query = QueryValues(
-            request
-                .params()
-                .map_err(|error| Problem::new(Code::InvalidParameter, error))?,
-        );
-        let header = request.headers().get(LAST_EVENT_ID);
-        let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()));
-        Ok(Self {
-            topics: query.all("topic"),
-            types: query.all("type"),
-            reconnects: [
-                header.map(|cursor| Checked::read(&cursor)),
-                query.first(RECONNECT_PARAMETERS[0]),
-                query.first(RECONNECT_PARAMETERS[1]),
-            ],
-            last_event_id: query.first("last_event_id"),
-            since: query.first("since"),
-            last: query.first("last"),
-            format: query.first("format"),
-        })
-    }
-}
-
-/// Names and values of a query.
-struct QueryValues(Vec<(String, String)>);
-
-impl QueryValues {
-    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        let of_name = self.0.iter().filter(move |(other, _)| other == name);
-        of_name.map(|(_, value)| value.as_str())
-    }
-
-    fn first<T: Parameter>(&self, name: &str) -> Option<Checked<T>> {
-        self.values(name).next().map(Checked::read)
-    }
-
-    fn all<T: Parameter>(&self, name: &str) -> Vec<Checked<T>> {
-        self.values(name).map(Checked::read).collect()
-    }
-}
-
-/// The cursor of a client that reconnects: what the last stream gave it, which may have been another hub's.
-///
-/// It is never refused. A browser's `EventSource` that is answered with an error never asks again, and a page cannot remove the
-/// header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reconnect {
-    /// It has none, and says so.
-    None,
-    /// After an event, which may be one that this hub does not have.
-    After(EventId),
-    /// It is no id of this hub: a word, a UUID, a fraction.
-    Unknown,
-}
-
-impl Parameter for Reconnect {
-    fn schema() -> MetaSchema {
-        MetaSchema::new("string")
-    }
-
-    fn read(text: &str) -> Result<Self, Problem> {
-        let text = text.trim();
-        Ok(match text.parse::<i64>() {
-            _ if text.is_empty() => Self::None,
-            // A sign is not what this hub writes.
-            Ok(id) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
-                Self::After(EventId::from_row(id))
-            }
-            Ok(_) | Err(_) => Self::Unknown,
-        })
-    }
-}
-
-/// The places a request may name a start in.
-#[derive(Debug)]
-struct Starts {
-    /// These win: a client that reconnects adds them to the query it began with.
-    reconnects: Vec<Reconnect>,
-    /// `last_event_id=`.
-    cursor: Option<Cursor>,
-    /// `since=`.
-    since: Option<Start>,
-    /// `last=`.
-    last: Option<Start>,
-}
-
-impl Starts {
-    /// The one start that was meant; none is live from now.
-    fn choose(self) -> Result<Start, Problem> {
-        for reconnect in self.reconnects {
-            match reconnect {
-                Reconnect::None => (),
-                Reconnect::After(cursor) => return Ok(Start::After(cursor)),
-                Reconnect::Unknown => return Ok(Start::Unknown),
-            }
-        }
-        let cursor = self.cursor.and_then(|cursor| cursor.0).map(Start::After);
-        let starts = [cursor, self.since, self.last];
-        let starts: Vec<Start> = starts.into_iter().flatten().collect();
-        match starts[..] {
-            [] => Ok(Start::Live),
-            [start] => Ok(start),
-            _ => Err(Problem::new(
-                Code::ConflictingStarts,
-                "more than one start; give one of last_event_id, since and last",
-            )),
-        }
-    }
-}
-
-/// What a stream is of. Streams of one kind that have the same cursor are sent the same bytes from there on.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct StreamKind {
-    filter: Arc<Filter>,
-    format: Format,
-}
-
-/// What is sent to a subscriber, or to several that have the same cursor.
-#[derive(Debug)]
-pub(crate) struct EventStream {
-    subscription: Subscription,
-    format: Format,
-    heartbeat: Duration,
-    /// The cursor the client has.
-    told: EventId,
-    stage: Stage,
-    quiet: Pin<Box<Sleep>>,
-    last_sent: Instant,
-    /// Events that were rendered and not yet [counted](Self::count_delivery).
-    rendered_events: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Opening,
-    Following,
-    Ended,
-}
-
-impl EventStream {
-    pub(super) fn new(subscription: Subscription, format: Format, heartbeat: Duration) -> Self {
-        let now = Instant::now();
-        Self {
-            told: subscription.cursor(),
-            subscription,
-            format,
-            heartbeat,
-            stage: Stage::Opening,
-            quiet: Box::pin(tokio::time::sleep_until(now + heartbeat)),
-            last_sent: now,
-            rendered_events: 0,
-        }
-    }
-
-    /// Another stream, for the subscriber at `address`, that goes on where this one is.
-    pub(crate) fn fork(&self, address: SocketAddr) -> Self {
-        Self {
-            told: self.told,
-            stage: self.stage,
-            ..Self::new(self.subscription.fork(address), self.format, self.heartbeat)
-        }
-    }
-
-    /// Where the subscriber is that it was made for.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.subscription.address()
-    }
-
-    /// Counts what was rendered last, `bytes` in all, as handed to `sockets` sockets.
-    pub(crate) fn count_delivery(&mut self, bytes: usize, sockets: usize) {
-        let times = |count: usize| u64::try_from(count * sockets).expect("a block is small");
-        let metrics = self.subscription.metrics();
-        metrics.delivered_bytes.inc_by(times(bytes));
-        metrics
-            .delivered_events
-            .inc_by(times(std::mem::take(&mut self.rendered_events)));
-    }
-
-    /// What shows that the stream is alive.
-    pub(crate) fn comment() -> Bytes {
-        Bytes::from_static(frame::COMMENT)
-    }
-
-    /// What it is a stream of.
-    pub(crate) fn kind(&self) -> StreamKind {
-        StreamKind {
-            filter: self.subscription.filter().clone(),
-            format: self.format,
-        }
-    }
-
-    /// Whether it follows what is announced, and has nothing to replay.
-    pub(crate) fn is_live(&self) -> bool {
-        self.stage == Stage::Following && self.subscription.is_live()
-    }
-
-    /// The cursor it has reached, moved over events that it did not want.
-    pub(crate) fn settle(&mut self) -> EventId {
-        self.subscription.settle();
-        self.subscription.cursor()
-    }
-
-    /// The next bytes, if they were announced already.
-    pub(crate) fn next_waiting(&mut self) -> Option<Bytes> {
-        if !self.is_live() {
-            return None;
-        }
-        let batch = self.subscription.next_waiting()?;
-        self.last_sent = Instant::now();
-        Some(self.render(&batch))
-    }
-
-    /// The next block or blocks for the client; `None` when nothing comes any more but the [farewell](Self::farewell).
-    ///
-    /// Dropping the future is safe: the next call goes on where this one was.
-    pub(crate) async fn next(&mut self) -> Option<Bytes> {
-        let bytes = match self.stage {
-            Stage::Opening => {
-                self.stage = Stage::Following;
-                // In one write with the first block, whose id is a cursor that the client never asked for: a cut between the two
-                // would hide the gap.
-                let gap = self.subscription.take_unknown_start();
-                encode(|out| {
-                    frame::write_opening(spread(RETRY), self.told, self.subscription.log_id(), out);
-                    if let Some(gap) = gap {
-                        frame::write_gap(&gap, out);
-                    }
-                })
-            }
-            Stage::Following => self.follow().await?,
-            Stage::Ended => return None,
-        };
-        self.last_sent = Instant::now();
-        Some(bytes)
-    }
-
-    async fn follow(&mut self) -> Option<Bytes> {
-        loop {
-            tokio::select! {
-                biased;
-                delivery = self.subscription.next() => return match delivery {
-                    Ok(Some(Delivery::Events(batch))) => Some(self.render(&batch)),
-                    Ok(Some(Delivery::Gap(gap))) => {
-                        self.told = gap.cursor;
-                        Some(encode(|out| frame::write_gap(&gap, out)))
-                    }
-                    Ok(None) => {
-                        self.stage = Stage::Ended;
-                        None
-                    }
-                    Err(error) => Some(self.fail(&error.into())),
-                },
-                () = &mut self.quiet => {
-                    // The timer is set anew only here: an event costs no timer.
-                    let due = self.last_sent + self.heartbeat;
-                    let now = Instant::now();
-                    self.quiet.as_mut().reset(if due > now { due } else { now + self.heartbeat });
-                    if due <= now {
-                        return Some(self.beat());
-                    }
-                }
-            }
-        }
-    }
-
-    fn beat(&mut self) -> Bytes {
-        let cursor = self.settle();
-        if cursor == self.told {
-            return Self::comment();
-        }
-        self.told = cursor;
-        encode(|out| frame::write_cursor(cursor, self.subscription.log_id(), out))
-    }
-
-    /// What lies behind an event that cannot be read is not sent: it would look as if there were nothing between.
-    fn fail(&mut self, problem: &Problem) -> Bytes {
-        self.stage = Stage::Ended;
-        let cursor = self.subscription.cursor();
-        encode(|out| frame::write_error(&problem.to_json(), cursor, out))
-    }
-
-    /// The last block, for one subscriber: when to come back, which is another time for each.
-    pub(crate) fn farewell(&mut self) -> Bytes {
-        let cursor = self.settle();
-        let log_id = self.subscription.log_id();
-        encode(|out| frame::write_farewell(spread(FAREWELL_RETRY), cursor, log_id, out))
-    }
-
-    /// The last block, for a subscriber who may not go on.
-    pub(crate) fn expired(&self, reason: &str) -> Bytes {
-        encode(|out| frame::write_expired(reason, self.told, out))
-    }
-
-    fn render(&mut self, batch: &Batch) -> Bytes {
-        self.told = batch.last_id();
-        self.rendered_events += batch.events().len();
-        render(batch, self.format)
-    }
-}
-
 /// The answer of `GET /sse`.
 #[derive(Debug)]
 pub struct Following {
@@ -562,63 +195,12 @@ pub(in crate::http) fn set_stream_headers(head: &mut Response) {
     }
 }
 
-/// The cursor that a request to follow came with, as the client wrote it.
-pub(in crate::http) fn cursor_of(request: &Request) -> Option<String> {
-    let header = request.headers().get(LAST_EVENT_ID);
-    let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()).into_owned());
-    let query = QueryValues(request.params().unwrap_or_default());
-    let parameters = [
-        RECONNECT_PARAMETERS[0],
-        RECONNECT_PARAMETERS[1],
-        "last_event_id",
-    ];
-    let parameters = parameters.iter().flat_map(|name| query.values(name));
-    let cursors = header.into_iter().chain(parameters.map(str::to_owned));
-    let mut cursors = cursors.map(|cursor| cursor.trim().to_owned());
-    cursors.find(|cursor| !cursor.is_empty())
-}
-
 async fn ended(pass: &Option<Pass>) -> String {
     poll_fn(|context| match pass {
         Some(pass) => pass.poll_ended(context),
         None => Poll::Pending,
     })
     .await
-}
-
-fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut out = Vec::with_capacity(64);
-    write(&mut out);
-    out.into()
-}
-
-/// The bytes of a batch, each made by the first that asks and shared by the rest.
-#[derive(Debug, Default)]
-struct Rendered {
-    data: OnceLock<Bytes>,
-    event: OnceLock<Bytes>,
-}
-
-/// The frames of a batch, encoded once for all who get it in this format.
-fn render(batch: &Batch, format: Format) -> Bytes {
-    let rendered: &Rendered = batch.attached();
-    let bytes = match format {
-        Format::Data => &rendered.data,
-        Format::Event => &rendered.event,
-    };
-    let render = || {
-        let events = batch.events();
-        let bytes = events
-            .iter()
-            .map(|event| event.data.as_str().len() + 64)
-            .sum();
-        let mut out = Vec::with_capacity(bytes);
-        for event in events {
-            frame::write_event(event, format, &mut out);
-        }
-        out.into()
-    };
-    bytes.get_or_init(render).clone()
 }
 
 impl IntoResponse for Following {

@@ -3,8 +3,8 @@
 use poem_openapi::{ApiResponse, Enum, Object, OpenApi};
 use serde::Serialize;
 
-use super::{
-    api::{Api, Tag},
+use super::{Api, Tag};
+use crate::http::{
     metrics::{Figures, MetricsText, ReadMetrics},
     problem::{Code, Codes, Problem, ProblemOf},
     schema::Json,
@@ -82,7 +82,7 @@ impl HealthApi {
 
 /// Whether the hub is well.
 #[derive(Debug, Serialize, Object)]
-pub(super) struct Health {
+pub(in crate::http) struct Health {
     /// A hub that is not well answers with a problem.
     status: HealthStatus,
 }
@@ -97,7 +97,7 @@ enum HealthStatus {
 
 /// The answer of `GET /health/live` and `GET /health/ready`.
 #[derive(Debug, ApiResponse)]
-pub(super) enum Healthy {
+pub(in crate::http) enum Healthy {
     /// It is.
     #[oai(status = 200)]
     Yes(Json<Health>),
@@ -105,7 +105,7 @@ pub(super) enum Healthy {
 
 impl Healthy {
     /// It is well.
-    pub(super) fn yes() -> Self {
+    pub(in crate::http) fn yes() -> Self {
         Self::Yes(Json::of(&Health {
             status: HealthStatus::Ok,
         }))

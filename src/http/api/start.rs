@@ -1,0 +1,180 @@
+//! What a request to follow asks for, and where it starts.
+
+use poem::Request;
+use poem_openapi::registry::MetaSchema;
+
+use super::parameter::{Checked, Cursor, Newest, Parameter, Since, TopicPattern, TypePattern};
+use crate::http::{
+    frame::Format,
+    problem::{Code, Problem},
+};
+use crate::{event::EventId, hub::Start};
+
+/// The header with a client's cursor. Source: WHATWG HTML, 9.2.4.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// Query parameters that polyfills of `EventSource` use in its place.
+const RECONNECT_PARAMETERS: [&str; 2] = ["lastEventId", "Last-Event-ID"];
+
+impl Parameter for Format {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            enum_items: vec!["data".into(), "event".into()],
+            default: Some("data".into()),
+            ..MetaSchema::new("string")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        match text {
+            "data" => Ok(Self::Data),
+            "event" => Ok(Self::Event),
+            _ => Err(Problem::new(
+                Code::InvalidFormat,
+                format_args!("format '{text}': it is data or event"),
+            )),
+        }
+    }
+}
+
+/// The parameters of a request to follow, as they were read.
+#[derive(Debug)]
+pub(super) struct FollowQuery {
+    pub(super) topics: Vec<Checked<TopicPattern>>,
+    pub(super) types: Vec<Checked<TypePattern>>,
+    /// What clients add by themselves when they reconnect: the header, and what polyfills put into the query in its place.
+    pub(super) reconnects: [Option<Checked<Reconnect>>; 3],
+    pub(super) last_event_id: Option<Checked<Cursor>>,
+    pub(super) since: Option<Checked<Since>>,
+    pub(super) last: Option<Checked<Newest>>,
+    pub(super) format: Option<Checked<Format>>,
+}
+
+impl FollowQuery {
+    /// Reads what poem-openapi would read for the operation `follow`.
+    pub(super) fn of(request: &Request) -> Result<Self, Problem> {
+        let query = QueryValues(
+            request
+                .params()
+                .map_err(|error| Problem::new(Code::InvalidParameter, error))?,
+        );
+        let header = request.headers().get(LAST_EVENT_ID);
+        let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()));
+        Ok(Self {
+            topics: query.all("topic"),
+            types: query.all("type"),
+            reconnects: [
+                header.map(|cursor| Checked::read(&cursor)),
+                query.first(RECONNECT_PARAMETERS[0]),
+                query.first(RECONNECT_PARAMETERS[1]),
+            ],
+            last_event_id: query.first("last_event_id"),
+            since: query.first("since"),
+            last: query.first("last"),
+            format: query.first("format"),
+        })
+    }
+}
+
+/// Names and values of a query.
+struct QueryValues(Vec<(String, String)>);
+
+impl QueryValues {
+    fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        let of_name = self.0.iter().filter(move |(other, _)| other == name);
+        of_name.map(|(_, value)| value.as_str())
+    }
+
+    fn first<T: Parameter>(&self, name: &str) -> Option<Checked<T>> {
+        self.values(name).next().map(Checked::read)
+    }
+
+    fn all<T: Parameter>(&self, name: &str) -> Vec<Checked<T>> {
+        self.values(name).map(Checked::read).collect()
+    }
+}
+
+/// The cursor of a client that reconnects: what the last stream gave it, which may have been another hub's.
+///
+/// It is never refused. A browser's `EventSource` that is answered with an error never asks again, and a page cannot remove the
+/// header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reconnect {
+    /// It has none, and says so.
+    None,
+    /// After an event, which may be one that this hub does not have.
+    After(EventId),
+    /// It is no id of this hub: a word, a UUID, a fraction.
+    Unknown,
+}
+
+impl Parameter for Reconnect {
+    fn schema() -> MetaSchema {
+        MetaSchema::new("string")
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        let text = text.trim();
+        Ok(match text.parse::<i64>() {
+            _ if text.is_empty() => Self::None,
+            // A sign is not what this hub writes.
+            Ok(id) if text.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Self::After(EventId::from_row(id))
+            }
+            Ok(_) | Err(_) => Self::Unknown,
+        })
+    }
+}
+
+/// The places a request may name a start in.
+#[derive(Debug)]
+pub(super) struct Starts {
+    /// These win: a client that reconnects adds them to the query it began with.
+    pub(super) reconnects: Vec<Reconnect>,
+    /// `last_event_id=`.
+    pub(super) cursor: Option<Cursor>,
+    /// `since=`.
+    pub(super) since: Option<Start>,
+    /// `last=`.
+    pub(super) last: Option<Start>,
+}
+
+impl Starts {
+    /// The one start that was meant; none is live from now.
+    pub(super) fn choose(self) -> Result<Start, Problem> {
+        for reconnect in self.reconnects {
+            match reconnect {
+                Reconnect::None => (),
+                Reconnect::After(cursor) => return Ok(Start::After(cursor)),
+                Reconnect::Unknown => return Ok(Start::Unknown),
+            }
+        }
+        let cursor = self.cursor.and_then(|cursor| cursor.0).map(Start::After);
+        let starts = [cursor, self.since, self.last];
+        let starts: Vec<Start> = starts.into_iter().flatten().collect();
+        match starts[..] {
+            [] => Ok(Start::Live),
+            [start] => Ok(start),
+            _ => Err(Problem::new(
+                Code::ConflictingStarts,
+                "more than one start; give one of last_event_id, since and last",
+            )),
+        }
+    }
+}
+
+/// The cursor that a request to follow came with, as the client wrote it.
+pub(in crate::http) fn cursor_of(request: &Request) -> Option<String> {
+    let header = request.headers().get(LAST_EVENT_ID);
+    let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()).into_owned());
+    let query = QueryValues(request.params().unwrap_or_default());
+    let parameters = [
+        RECONNECT_PARAMETERS[0],
+        RECONNECT_PARAMETERS[1],
+        "last_event_id",
+    ];
+    let parameters = parameters.iter().flat_map(|name| query.values(name));
+    let cursors = header.into_iter().chain(parameters.map(str::to_owned));
+    let mut cursors = cursors.map(|cursor| cursor.trim().to_owned());
+    cursors.find(|cursor| !cursor.is_empty())
+}

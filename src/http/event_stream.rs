@@ -1,0 +1,257 @@
+//! What a subscriber, or an audience, is sent: blocks of bytes, from the opening to the farewell.
+
+use std::{
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    frame::{self, Format},
+    problem::Problem,
+};
+use crate::{
+    event::EventId,
+    filter::Filter,
+    hub::{Batch, Delivery, Subscription},
+};
+
+/// How soon a client comes back after a cut: about 2 s, spread so that they do not come together.
+const RETRY: std::ops::Range<u64> = 1500..2500;
+
+/// How soon a client comes back after the hub has ended its stream: spread over a few seconds, because all streams end at
+/// once and the next hub needs a moment to start.
+const FAREWELL_RETRY: std::ops::Range<u64> = 1000..5000;
+
+pub(super) fn spread(millis: std::ops::Range<u64>) -> Duration {
+    Duration::from_millis(fastrand::u64(millis))
+}
+
+/// What a stream is of. Streams of one kind that have the same cursor are sent the same bytes from there on.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct StreamKind {
+    filter: Arc<Filter>,
+    format: Format,
+}
+
+/// What is sent to a subscriber, or to several that have the same cursor.
+#[derive(Debug)]
+pub(crate) struct EventStream {
+    subscription: Subscription,
+    format: Format,
+    heartbeat: Duration,
+    /// The cursor the client has.
+    told: EventId,
+    stage: Stage,
+    quiet: Pin<Box<Sleep>>,
+    last_sent: Instant,
+    /// Events that were rendered and not yet [counted](Self::count_delivery).
+    rendered_events: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Opening,
+    Following,
+    Ended,
+}
+
+impl EventStream {
+    pub(super) fn new(subscription: Subscription, format: Format, heartbeat: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            told: subscription.cursor(),
+            subscription,
+            format,
+            heartbeat,
+            stage: Stage::Opening,
+            quiet: Box::pin(tokio::time::sleep_until(now + heartbeat)),
+            last_sent: now,
+            rendered_events: 0,
+        }
+    }
+
+    /// Another stream, for the subscriber at `address`, that goes on where this one is.
+    pub(crate) fn fork(&self, address: SocketAddr) -> Self {
+        Self {
+            told: self.told,
+            stage: self.stage,
+            ..Self::new(self.subscription.fork(address), self.format, self.heartbeat)
+        }
+    }
+
+    /// Where the subscriber is that it was made for.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.subscription.address()
+    }
+
+    /// Counts what was rendered last, `bytes` in all, as handed to `sockets` sockets.
+    pub(crate) fn count_delivery(&mut self, bytes: usize, sockets: usize) {
+        let times = |count: usize| u64::try_from(count * sockets).expect("a block is small");
+        let metrics = self.subscription.metrics();
+        metrics.delivered_bytes.inc_by(times(bytes));
+        metrics
+            .delivered_events
+            .inc_by(times(std::mem::take(&mut self.rendered_events)));
+    }
+
+    /// What shows that the stream is alive.
+    pub(crate) fn comment() -> Bytes {
+        Bytes::from_static(frame::COMMENT)
+    }
+
+    /// What it is a stream of.
+    pub(crate) fn kind(&self) -> StreamKind {
+        StreamKind {
+            filter: self.subscription.filter().clone(),
+            format: self.format,
+        }
+    }
+
+    /// Whether it follows what is announced, and has nothing to replay.
+    pub(crate) fn is_live(&self) -> bool {
+        self.stage == Stage::Following && self.subscription.is_live()
+    }
+
+    /// The cursor it has reached, moved over events that it did not want.
+    pub(crate) fn settle(&mut self) -> EventId {
+        self.subscription.settle();
+        self.subscription.cursor()
+    }
+
+    /// The next bytes, if they were announced already.
+    pub(crate) fn next_waiting(&mut self) -> Option<Bytes> {
+        if !self.is_live() {
+            return None;
+        }
+        let batch = self.subscription.next_waiting()?;
+        self.last_sent = Instant::now();
+        Some(self.render(&batch))
+    }
+
+    /// The next block or blocks for the client; `None` when nothing comes any more but the [farewell](Self::farewell).
+    ///
+    /// Dropping the future is safe: the next call goes on where this one was.
+    pub(crate) async fn next(&mut self) -> Option<Bytes> {
+        let bytes = match self.stage {
+            Stage::Opening => {
+                self.stage = Stage::Following;
+                // In one write with the first block, whose id is a cursor that the client never asked for: a cut between the two
+                // would hide the gap.
+                let gap = self.subscription.take_unknown_start();
+                encode(|out| {
+                    frame::write_opening(spread(RETRY), self.told, self.subscription.log_id(), out);
+                    if let Some(gap) = gap {
+                        frame::write_gap(&gap, out);
+                    }
+                })
+            }
+            Stage::Following => self.follow().await?,
+            Stage::Ended => return None,
+        };
+        self.last_sent = Instant::now();
+        Some(bytes)
+    }
+
+    async fn follow(&mut self) -> Option<Bytes> {
+        loop {
+            tokio::select! {
+                biased;
+                delivery = self.subscription.next() => return match delivery {
+                    Ok(Some(Delivery::Events(batch))) => Some(self.render(&batch)),
+                    Ok(Some(Delivery::Gap(gap))) => {
+                        self.told = gap.cursor;
+                        Some(encode(|out| frame::write_gap(&gap, out)))
+                    }
+                    Ok(None) => {
+                        self.stage = Stage::Ended;
+                        None
+                    }
+                    Err(error) => Some(self.fail(&error.into())),
+                },
+                () = &mut self.quiet => {
+                    // The timer is set anew only here: an event costs no timer.
+                    let due = self.last_sent + self.heartbeat;
+                    let now = Instant::now();
+                    self.quiet.as_mut().reset(if due > now { due } else { now + self.heartbeat });
+                    if due <= now {
+                        return Some(self.beat());
+                    }
+                }
+            }
+        }
+    }
+
+    fn beat(&mut self) -> Bytes {
+        let cursor = self.settle();
+        if cursor == self.told {
+            return Self::comment();
+        }
+        self.told = cursor;
+        encode(|out| frame::write_cursor(cursor, self.subscription.log_id(), out))
+    }
+
+    /// What lies behind an event that cannot be read is not sent: it would look as if there were nothing between.
+    fn fail(&mut self, problem: &Problem) -> Bytes {
+        self.stage = Stage::Ended;
+        let cursor = self.subscription.cursor();
+        encode(|out| frame::write_error(&problem.to_json(), cursor, out))
+    }
+
+    /// The last block, for one subscriber: when to come back, which is another time for each.
+    pub(crate) fn farewell(&mut self) -> Bytes {
+        let cursor = self.settle();
+        let log_id = self.subscription.log_id();
+        encode(|out| frame::write_farewell(spread(FAREWELL_RETRY), cursor, log_id, out))
+    }
+
+    /// The last block, for a subscriber who may not go on.
+    pub(crate) fn expired(&self, reason: &str) -> Bytes {
+        encode(|out| frame::write_expired(reason, self.told, out))
+    }
+
+    fn render(&mut self, batch: &Batch) -> Bytes {
+        self.told = batch.last_id();
+        self.rendered_events += batch.events().len();
+        render(batch, self.format)
+    }
+}
+
+fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut out = Vec::with_capacity(64);
+    write(&mut out);
+    out.into()
+}
+
+/// The bytes of a batch, each made by the first that asks and shared by the rest.
+#[derive(Debug, Default)]
+struct Rendered {
+    data: OnceLock<Bytes>,
+    event: OnceLock<Bytes>,
+}
+
+/// The frames of a batch, encoded once for all who get it in this format.
+fn render(batch: &Batch, format: Format) -> Bytes {
+    let rendered: &Rendered = batch.attached();
+    let bytes = match format {
+        Format::Data => &rendered.data,
+        Format::Event => &rendered.event,
+    };
+    let render = || {
+        let events = batch.events();
+        let bytes = events
+            .iter()
+            .map(|event| event.data.as_str().len() + 64)
+            .sum();
+        let mut out = Vec::with_capacity(bytes);
+        for event in events {
+            frame::write_event(event, format, &mut out);
+        }
+        out.into()
+    };
+    bytes.get_or_init(render).clone()
+}
