@@ -302,6 +302,14 @@ async fn an_import_does_not_mix_two_logs() {
 #[tokio::test]
 async fn an_outside_reader_of_the_wal_keeps_what_it_reads() {
     let hub = TestHub::start().await;
+    let wal = hub.db().with_file_name("segno.db-wal");
+    let wal_is_emptied = async || {
+        while fs::metadata(&wal).unwrap().len() > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    // A hub does so once after its start. Where that came between the events and the reader, the WAL held nothing to be kept.
+    within("the WAL of the start to be emptied", wal_is_emptied()).await;
     hub.publish("t", ["a", "b"]).await;
     let mut reader = std::process::Command::new("sqlite3")
         .arg(hub.db())
@@ -316,7 +324,6 @@ async fn an_outside_reader_of_the_wal_keeps_what_it_reads() {
         lines.next().unwrap().unwrap()
     };
     assert_eq!(ask("begin; select count(*) from events;"), "2");
-    let wal = hub.db().with_file_name("segno.db-wal");
     let wal_header = || fs::read(&wal).unwrap()[..32].to_vec();
     let held = (wal_header(), fs::metadata(&wal).unwrap().len());
 
@@ -338,12 +345,7 @@ async fn an_outside_reader_of_the_wal_keeps_what_it_reads() {
     assert!(fs::metadata(&wal).unwrap().len() > held.1);
 
     assert_eq!(ask("commit; select count(*) from events;"), "100004");
-    within("the WAL to be emptied", async {
-        while fs::metadata(&wal).unwrap().len() > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    within("the WAL to be emptied", wal_is_emptied()).await;
     let erased: Value = hub.get_json("/events/1").await;
     assert_eq!(erased["type"], "segno.erased");
     drop(input);
