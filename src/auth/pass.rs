@@ -34,27 +34,33 @@ pub(super) struct Passes(Mutex<Vec<Held>>);
 
 #[derive(Debug)]
 struct Held {
+    /// As it was judged last: when it ends may have changed since the stream began.
     identity: Arc<Identity>,
     tell: oneshot::Sender<String>,
 }
 
 impl Held {
-    /// Why it ends now that its credential is judged so; `None` if it goes on.
-    fn ends(&self, judged: &Result<Arc<Identity>, Reason>) -> Option<String> {
-        match judged {
-            Err(reason) => Some(reason.to_string()),
-            Ok(now) => {
-                let follow = |identity: &Identity| identity.rights.allowed(Right::Follow).clone();
-                (follow(now) != follow(&self.identity))
-                    .then(|| "the right to follow has changed".into())
-            }
+    /// Why it ends now that its credential is judged so; `None` if it goes on, from now on as long as was judged.
+    fn judged(&mut self, judged: &Result<Arc<Identity>, Reason>) -> Option<String> {
+        let now = match judged {
+            Err(reason) => return Some(reason.to_string()),
+            Ok(now) => now,
+        };
+        let follow = |identity: &Identity| identity.rights.allowed(Right::Follow).clone();
+        if follow(now) != follow(&self.identity) {
+            return Some("the right to follow has changed".into());
         }
+        // What is equal stays shared: each is judged once.
+        if **now != *self.identity {
+            self.identity = now.clone();
+        }
+        None
     }
 }
 
 impl Passes {
     /// A pass for who was identified as `identity` a moment ago. `judge` says who it is now: the rules may have changed meanwhile,
-    /// and those who held a pass may have been told.
+    /// and those who held a pass may have been told. Where the right to follow is another by now, the pass has ended already.
     pub(super) fn give(
         &self,
         identity: &Arc<Identity>,
@@ -63,11 +69,16 @@ impl Passes {
         let (tell, ended) = oneshot::channel();
         // Held over the judgement, so that a change comes either before it or to a pass that is in the list.
         let mut passes = self.lock();
-        judge()?;
-        passes.push(Held {
+        let judged = judge()?;
+        let mut held = Held {
             identity: identity.clone(),
             tell,
-        });
+        };
+        match held.judged(&Ok(judged)) {
+            // The receiver is here.
+            Some(reason) => _ = held.tell.send(reason),
+            None => passes.push(held),
+        }
         Ok(Pass(Mutex::new(ended)))
     }
 
@@ -81,19 +92,21 @@ impl Passes {
 
     /// Tells those that may not go on by new rules. `judge` is asked once for each identity, which many may share.
     pub(super) fn judge_all(&self, judge: impl Fn(&Identity) -> Result<Arc<Identity>, Reason>) {
+        // With each the identity that it was judged for, so that no other comes to have its address.
         let mut judged = HashMap::new();
         self.sweep(|held| {
-            let known = judged
-                .entry(Arc::as_ptr(&held.identity))
-                .or_insert_with(|| judge(&held.identity));
-            held.ends(known)
+            let identity = held.identity.clone();
+            let (_, now) = judged
+                .entry(Arc::as_ptr(&identity))
+                .or_insert_with(|| (identity.clone(), judge(&identity)));
+            held.judged(now)
         });
     }
 
-    fn sweep(&self, mut ends: impl FnMut(&Held) -> Option<String>) {
+    fn sweep(&self, mut ends: impl FnMut(&mut Held) -> Option<String>) {
         let mut passes = self.lock();
         let mut place = 0;
-        while let Some(held) = passes.get(place) {
+        while let Some(held) = passes.get_mut(place) {
             if held.tell.is_closed() {
                 passes.swap_remove(place);
             } else if let Some(reason) = ends(held) {

@@ -225,6 +225,84 @@ async fn a_change_of_the_file_is_in_force_within_two_seconds() {
     }
 }
 
+/// Written over by a script that is slow between two pieces: what is not there yet is not taken for removed.
+#[tokio::test]
+async fn a_file_that_is_being_written_is_not_read_by_halves() {
+    let (first, last) = (segno::auth::new_token(), segno::auth::new_token());
+    let halves = [entry("first", &first, ""), entry("last", &last, "")];
+    let doors = Doors::new(&halves.concat());
+    tokio::select! {
+        () = doors.access.run() => unreachable!("runs for ever"),
+        () = async {
+            // The file is looked at every half second.
+            let begun = tokio::time::Instant::now();
+            for look in 1..=4 {
+                let due = begun + look * Duration::from_millis(500);
+                for (offset_ms, text) in [(-30, halves[0].clone()), (40, halves.concat())] {
+                    let offset = Duration::from_millis(u64::from(i32::unsigned_abs(offset_ms)));
+                    let moment = if offset_ms < 0 { due - offset } else { due + offset };
+                    tokio::time::sleep_until(moment).await;
+                    fs::write(doors.path(), text).unwrap();
+                    assert!(doors.token(&last).await.is_ok(), "look {look}");
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                assert!(doors.token(&last).await.is_ok(), "look {look}");
+            }
+        } => (),
+    }
+}
+
+/// Why a pass has ended, once it has; `None` if it has not after `patience`.
+async fn end_of(pass: &auth::Pass, patience: Duration) -> Option<String> {
+    let ended = std::future::poll_fn(|context| pass.poll_ended(context));
+    tokio::time::timeout(patience, ended).await.ok()
+}
+
+/// The end of a token may be brought forward or put off while a stream is open.
+#[tokio::test]
+async fn a_pass_ends_when_the_file_says_now_and_not_when_it_said_before() {
+    let token = segno::auth::new_token();
+    let until = |seconds: u64| {
+        let expires = segno::event::Timestamp::now().after(Duration::from_secs(seconds));
+        entry(
+            "a",
+            &token,
+            &format!("follow = [\"**\"]\nexpires = {expires}"),
+        )
+    };
+    for (before, after, ends) in [(3600, 2, true), (2, 3600, false)] {
+        let doors = Doors::new(&until(before));
+        let caller = doors.token(&token).await.unwrap();
+        let pass = doors.access.pass(&caller).unwrap().unwrap();
+        tokio::select! {
+            () = doors.access.run() => unreachable!("runs for ever"),
+            ended = async {
+                doors.change(&until(after));
+                end_of(&pass, Duration::from_secs(4)).await
+            } => match ends {
+                true => {
+                    let reason = ended.expect("the pass to end");
+                    assert!(reason.starts_with("it expired at"), "{reason}");
+                }
+                false => assert_eq!(ended, None),
+            },
+        }
+    }
+}
+
+/// The rules change between the request and its stream: the stream has the old filter, and must not begin with it.
+#[tokio::test]
+async fn a_pass_of_a_right_that_has_just_changed_has_ended() {
+    let token = segno::auth::new_token();
+    let follow = |topic: &str| entry("a", &token, &format!("follow = [\"{topic}\"]"));
+    let doors = Doors::new(&follow("**"));
+    let caller = doors.token(&token).await.unwrap();
+    doors.change(&follow("public"));
+    let pass = doors.access.pass(&caller).unwrap().unwrap();
+    let ended = end_of(&pass, Duration::from_secs(1)).await;
+    assert_eq!(ended.as_deref(), Some("the right to follow has changed"));
+}
+
 #[tokio::test]
 async fn a_ticket_never_exceeds_what_it_came_from() {
     let token = segno::auth::new_token();
