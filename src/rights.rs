@@ -114,6 +114,12 @@ impl Rights {
         self.allowed(right).covers(topic)
     }
 
+    /// Whether nothing at all may be done.
+    pub fn are_none(&self) -> bool {
+        let topics = [&self.publish, &self.follow, &self.erase];
+        !self.operate && topics.iter().all(|allowed| allowed.is_nothing())
+    }
+
     /// Whether the figures of the hub may be read.
     pub fn may_operate(&self) -> bool {
         self.operate

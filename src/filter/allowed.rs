@@ -90,6 +90,20 @@ impl Allowed {
         self.0.iter().any(|scope| scope.patterns().next().is_none())
     }
 
+    /// The patterns of which one must match, in their order; `None` where more than one list must cover a topic.
+    pub fn as_patterns(&self) -> Option<Vec<String>> {
+        match &*self.0 {
+            [] => Some(vec![Pattern::everything().to_string()]),
+            [scope] => {
+                let mut patterns: Vec<String> = scope.patterns().map(Pattern::to_string).collect();
+                patterns.sort();
+                patterns.dedup();
+                Some(patterns)
+            }
+            _ => None,
+        }
+    }
+
     /// What all topics begin with that are covered; perhaps nothing.
     pub fn prefix(&self) -> &str {
         let scopes = self.0.iter().filter(|scope| !scope.is_everything);

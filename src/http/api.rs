@@ -12,6 +12,7 @@ mod receipt;
 mod start;
 mod tickets;
 mod tutorial;
+mod whoami;
 
 use std::collections::HashMap;
 
@@ -30,6 +31,7 @@ use self::{
     parameter::{Checked, TopicPattern, TypePattern, all},
     tickets::TicketApi,
     tutorial::TutorialApi,
+    whoami::AccessApi,
 };
 pub(super) use self::{
     follow::{FollowApi, set_stream_headers},
@@ -93,6 +95,7 @@ type Groups = (
     TicketApi,
     HistoryApi,
     EraseApi,
+    AccessApi,
     HealthApi,
 );
 
@@ -110,6 +113,7 @@ impl Operations {
             TicketApi(api()),
             HistoryApi(api()),
             EraseApi(api()),
+            AccessApi(api()),
             HealthApi(api()),
         )))
     }
@@ -178,6 +182,9 @@ fn in_words(need: Need) -> Option<String> {
         Need::Nothing => None,
         Need::Right(right) => Some(format!("With `--access`, this needs the right `{right}`.")),
         Need::Operate => Some("With `--access`, this needs the right `operate`.".into()),
+        Need::Credential => Some(
+            "With `--access`, this needs a credential that is good, whatever it may do.".into(),
+        ),
     }
 }
 
@@ -191,6 +198,8 @@ pub(super) enum Tag {
     History,
     /// Delete events for good, and tell every subscriber.
     Erase,
+    /// Learn what you may do.
+    Access,
     /// For operators of the hub.
     Health,
 }

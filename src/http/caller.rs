@@ -67,6 +67,8 @@ impl Caller {
             Need::Nothing => return Ok(()),
             Need::Operate if rights.may_operate() => return Ok(()),
             Need::Operate => Lacking::Operate,
+            Need::Credential if !self.identity.is_nobody() || !rights.are_none() => return Ok(()),
+            Need::Credential => Lacking::Credential,
             // Who may read a topic is told that it may not erase it; from others it is hidden.
             Need::Right(Right::Erase) if !has_none(Right::Follow) => return Ok(()),
             Need::Right(right) if !has_none(right) => return Ok(()),

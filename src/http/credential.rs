@@ -127,6 +127,7 @@ pub(super) fn lacking(identity: &Identity, what: &Lacking<'_>) -> Problem {
             format!("the right `{right}` for the topic '{topic}'")
         }
         Lacking::Operate => "the right `operate`".into(),
+        Lacking::Credential => "a credential that is good".into(),
     };
     if identity.is_nobody() {
         let detail = format!(
@@ -148,6 +149,8 @@ pub(super) enum Lacking<'a> {
     Right(Right, Option<&'a str>),
     /// The right to read the hub's figures.
     Operate,
+    /// Any credential at all.
+    Credential,
 }
 
 /// The value of `WWW-Authenticate`. Source: RFC 6750, 3, which also says which characters a description may have.

@@ -14,6 +14,8 @@ pub(super) enum Need {
     Right(Right),
     /// The right to read the hub's figures.
     Operate,
+    /// A credential that is good, whatever it may do, or that everybody may do something.
+    Credential,
 }
 
 impl Need {
@@ -25,6 +27,7 @@ impl Need {
             "Stream" | "History" => Self::Right(Right::Follow),
             "Erase" => Self::Right(Right::Erase),
             "Health" => Self::Operate,
+            "Access" => Self::Credential,
             other => panic!("say what the operations of the group {other} need"),
         }
     }

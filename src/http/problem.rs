@@ -435,11 +435,11 @@ const RIGHTS: [Code; 3] = [
     Code::NotAllowed,
 ];
 
-/// The codes an operation may refuse with, for its documentation, beside those of [`EVERYWHERE`] and [`RIGHTS`].
+/// The codes an operation may refuse with, for its documentation, beside those of [`EVERYWHERE`].
 pub(crate) trait Codes {
     const CODES: &'static [Code];
-    /// Whether everybody is let in.
-    const IS_PUBLIC: bool = false;
+    /// Those about credentials: none where everybody is let in.
+    const RIGHTS: &'static [Code] = &RIGHTS;
 }
 
 /// A [`Problem`] of the operation `O`.
@@ -466,8 +466,7 @@ impl<O> From<ProblemOf<O>> for poem::Error {
 
 impl<O: Codes> ApiResponse for ProblemOf<O> {
     fn meta() -> MetaResponses {
-        let rights: &[Code] = if O::IS_PUBLIC { &[] } else { &RIGHTS };
-        let codes = [O::CODES, &EVERYWHERE, rights].concat();
+        let codes = [O::CODES, &EVERYWHERE, O::RIGHTS].concat();
         let mut statuses: Vec<StatusCode> = codes.iter().map(|code| code.status()).collect();
         statuses.sort();
         statuses.dedup();

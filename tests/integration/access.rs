@@ -110,6 +110,8 @@ async fn no_operation_lets_a_caller_without_rights_through() {
     let mut refused = 0;
     for (method, path, body) in operations() {
         let is_public = path == "/health/live";
+        // It tells a caller its own name, and that it may do nothing.
+        let needs_no_right = path == "/whoami";
         for (token, status, code, challenge) in [
             (None, 401, "credential_missing", "Bearer"),
             (
@@ -141,6 +143,10 @@ async fn no_operation_lets_a_caller_without_rights_through() {
                 assert_eq!(answer.status, StatusCode::OK, "{name}");
                 continue;
             }
+            if needs_no_right && token == Some(NOTHING) {
+                assert_eq!(answer.status, StatusCode::OK, "{name}");
+                continue;
+            }
             refused += 1;
             assert_eq!(answer.status.as_u16(), status, "{name}: {answer:?}");
             assert_eq!(answer.code(), code, "{name}");
@@ -167,6 +173,61 @@ async fn no_operation_lets_a_caller_without_rights_through() {
     assert!(refused > 4 * 10, "{refused} of how many operations?");
     let history = answer(hub.get("/events").bearer_auth(ALL)).await.json();
     assert_eq!(history["events"].as_array().unwrap().len(), 1, "{history}");
+}
+
+#[tokio::test]
+async fn a_caller_is_told_who_it_is_and_what_it_may_do() {
+    let until = token_entry(
+        "segno_until",
+        "publish = [\"a\"]\nfollow = [\"b.*\", \"a\"]\nerase = [\"a\"]\nexpires = 2037-01-01T00:00:00Z",
+    );
+    let hub = hub_with(&(rules() + &until)).await;
+    let ask = async |hub: &TestHub, token: &str| {
+        let told = answer(hub.get("/whoami").bearer_auth(token)).await;
+        assert_eq!(told.status, StatusCode::OK, "{told:?}");
+        assert_eq!(told.header("cache-control"), "no-store");
+        told.json()
+    };
+    let everything = json!({"publish": ["**"], "follow": ["**"], "erase": ["**"], "operate": true});
+    let nothing = json!({"publish": [], "follow": [], "erase": [], "operate": false});
+    let told = |name: Option<&str>, open: bool, rights: &Value, expires: Option<&str>| {
+        let mut told = json!({"name": name, "open": open, "expires_at": expires});
+        let fields = told.as_object_mut().unwrap();
+        fields.extend(rights.as_object().unwrap().clone());
+        told
+    };
+    assert_eq!(
+        ask(&hub, ALL).await,
+        told(Some("all"), false, &everything, None)
+    );
+    assert_eq!(
+        ask(&hub, NOTHING).await,
+        told(Some("nothing"), false, &nothing, None)
+    );
+    assert_eq!(
+        ask(&hub, "segno_until").await,
+        told(
+            Some("until"),
+            false,
+            &json!({"publish": ["a"], "follow": ["a", "b.*"], "erase": ["a"], "operate": false}),
+            Some("2037-01-01T00:00:00.000Z")
+        )
+    );
+    let refused = answer(hub.get("/whoami")).await;
+    assert_eq!(refused.code(), "credential_missing");
+    let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.starts_with("this needs a credential"), "{detail}");
+
+    // What everybody may do is told to everybody, and added to what a token may.
+    let hub = hub_with(&(rules() + "[anonymous]\nfollow = [\"public.**\"]\n")).await;
+    let everybody = json!({"publish": [], "follow": ["public.**"], "erase": [], "operate": false});
+    let anonymous = answer(hub.get("/whoami")).await.json();
+    assert_eq!(anonymous, told(None, false, &everybody, None));
+    let with_orders = ask(&hub, ORDERS).await;
+    assert_eq!(with_orders["follow"], json!(["orders.*", "public.**"]));
+
+    let hub = TestHub::start().await;
+    assert_eq!(ask(&hub, "any").await, told(None, true, &everything, None));
 }
 
 #[tokio::test]

@@ -140,5 +140,5 @@ pub(super) struct Liveness;
 
 impl Codes for Liveness {
     const CODES: &'static [Code] = &[Code::Stuck];
-    const IS_PUBLIC: bool = true;
+    const RIGHTS: &'static [Code] = &[];
 }
