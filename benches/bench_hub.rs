@@ -35,6 +35,8 @@ pub(crate) const TURNS: usize = 5;
 pub(crate) type Bench = (&'static str, fn(&mut Report));
 
 /// Runs the benches whose names contain one of the words on the command line, or all. `--full` runs the long ones whole.
+///
+/// `cargo bench` passes `--bench`. Without it, as `cargo test` runs this, it measures nothing and only shows that it could.
 pub(crate) fn main(benches: &[Bench]) {
     if floor::run_if_asked() {
         return;
@@ -44,6 +46,10 @@ pub(crate) fn main(benches: &[Bench]) {
         .iter()
         .filter(|argument| !argument.starts_with("--"))
         .collect();
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        process::Process::hub(folder().path()).stop();
+        return;
+    }
     _ = rlimit::increase_nofile_limit(u64::MAX);
     let mut report = Report::new(arguments.iter().any(|argument| argument == "--full"));
     for (name, bench) in benches {

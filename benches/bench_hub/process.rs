@@ -14,7 +14,8 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// A process that listens. Killed when dropped.
 pub(crate) struct Process {
     child: Child,
-    _stdout: BufReader<ChildStdout>,
+    /// Held open: a process that writes more must find a reader.
+    stdout: BufReader<ChildStdout>,
     pub(crate) address: SocketAddr,
 }
 
@@ -46,23 +47,29 @@ impl Process {
     /// Waits until the process has said where it listens.
     fn start(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        let address = loop {
-            line.clear();
-            let bytes = stdout.read_line(&mut line).unwrap();
-            assert!(bytes > 0, "the process ended before it listened");
-            let address = line
-                .split_once("http://")
-                .map(|(_, rest)| rest.trim_end().trim_end_matches("/sse"));
-            if let Some(address) = address {
-                break address.parse().unwrap();
-            }
-        };
-        Self {
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        // Made before anything can fail: a child that outlived this would hold the pipe that our output goes to.
+        let mut process = Self {
             child,
-            _stdout: stdout,
-            address,
+            stdout,
+            address: SocketAddr::from(([0, 0, 0, 0], 0)),
+        };
+        process.address = process.read_address();
+        process
+    }
+
+    /// Reads what the process says first, until it names an address.
+    fn read_address(&mut self) -> SocketAddr {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let bytes = self.stdout.read_line(&mut line).unwrap();
+            assert!(bytes > 0, "the process ended before it listened");
+            if let Some((_, address)) = line.split_once("http://") {
+                let is_of_address = |c: char| c.is_ascii_hexdigit() || ".:[]".contains(c);
+                let end = address.find(|c| !is_of_address(c)).unwrap_or(address.len());
+                return address[..end].parse().unwrap();
+            }
         }
     }
 
