@@ -24,6 +24,7 @@
 //!    │
 //!  filter, event     know: what a valid topic, id or filter is     no I/O
 //!  metrics           knows: what is counted                        not where it is read
+//!  process           knows: what this process takes of the machine
 //! ```
 //!
 //! The test `tidy` holds the code to it.
@@ -96,7 +97,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`rights`], [`auth`], [`metrics`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service_manager`], [`http`],
+//! [`event`], [`filter`], [`rights`], [`auth`], [`metrics`], [`process`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service_manager`], [`http`],
 //! [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
@@ -116,6 +117,7 @@ pub mod hub;
 pub mod limits;
 pub mod metrics;
 pub mod monitor;
+pub mod process;
 pub mod retention;
 pub mod rights;
 pub mod scan;

@@ -168,6 +168,15 @@ impl EventLog {
         }
     }
 
+    /// Bytes that can still be written to the disk that the file is on, by whom the hub runs as. `None` if the system does not say.
+    pub async fn disk_free_bytes(&self) -> Option<u64> {
+        let path = self.path.clone();
+        // A disk in the network may let it wait.
+        let stat = tokio::task::spawn_blocking(move || rustix::fs::statvfs(&*path));
+        let stat = stat.await.ok()?.ok()?;
+        stat.f_bavail.checked_mul(stat.f_frsize)
+    }
+
     /// What the pages of the file take.
     pub async fn room(&self) -> Result<Room, Error> {
         let (used, free): (i64, i64) = sqlx::query_as(ROOM).fetch_one(&self.pool).await?;

@@ -10,7 +10,7 @@ use poem_openapi::{
 };
 use prometheus_client::{
     encoding::prometheus_text,
-    metrics::{gauge::ConstGauge, info::Info},
+    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
     registry::{Registry as Exposition, Unit},
 };
 
@@ -20,6 +20,7 @@ use crate::{
     event::Timestamp,
     hub::Hub,
     limits::Limits,
+    process::Usage,
 };
 
 /// What the exposition says the version of its format is. Source: Prometheus, Exposition formats.
@@ -57,6 +58,42 @@ fn register_process(exposition: &mut Exposition, hub: &Hub) {
         "Start time of the hub, in seconds since 1970",
         Unit::Seconds,
         ConstGauge::new(since_1970.map_or(0.0, |time| time.as_secs_f64())),
+    );
+    if let Some(usage) = Usage::now() {
+        register_usage(exposition, usage);
+    }
+}
+
+/// The names are those that every client library of Prometheus uses. Source: Prometheus, "Writing client libraries", standard and
+/// runtime collectors.
+fn register_usage(exposition: &mut Exposition, usage: Usage) {
+    exposition.register_with_unit(
+        "process_cpu",
+        "Processor time of the hub, its own and the kernel's for it",
+        Unit::Seconds,
+        ConstCounter::new(usage.cpu_seconds),
+    );
+    exposition.register_with_unit(
+        "process_resident_memory",
+        "Memory that the hub holds",
+        Unit::Bytes,
+        ConstGauge::new(usage.resident_bytes),
+    );
+    exposition.register_with_unit(
+        "process_virtual_memory",
+        "Addresses that the hub has reserved, which is more than it holds",
+        Unit::Bytes,
+        ConstGauge::new(usage.virtual_bytes),
+    );
+    exposition.register(
+        "process_open_fds",
+        "Open files, connections included",
+        ConstGauge::new(usage.open_files),
+    );
+    exposition.register(
+        "process_max_fds",
+        "Files that may be open",
+        ConstGauge::new(usage.max_open_files),
     );
 }
 
@@ -206,6 +243,14 @@ async fn register_log(segno: &mut Exposition, hub: &Hub) -> Result<(), db::Error
         Unit::Bytes,
         ConstGauge::new(free_bytes),
     );
+    if let Some(disk_free_bytes) = hub.log().disk_free_bytes().await {
+        segno.register_with_unit(
+            "disk_free",
+            "Bytes that the hub can still write to the disk that the file is on",
+            Unit::Bytes,
+            ConstGauge::new(disk_free_bytes),
+        );
+    }
     segno.register(
         "kept_events",
         "Events kept",

@@ -46,3 +46,4 @@ mod stream;
 mod test_hub;
 mod tickets;
 mod tidy;
+mod watching;

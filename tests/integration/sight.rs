@@ -83,7 +83,7 @@ async fn the_names_of_the_figures_obey_the_rules_of_prometheus() {
     assert!(kinds.len() > 25, "{kinds:?}");
     for (name, kind) in kinds {
         assert!(
-            name.starts_with("segno_") || name == "process_start_time_seconds",
+            name.starts_with("segno_") || name.starts_with("process_"),
             "{name}"
         );
         assert!(
@@ -163,6 +163,35 @@ async fn the_figures_move_by_what_was_done() {
     assert_eq!(erased.added("segno_trimmed_events_total", &after), 11.0);
     assert_eq!(erased.added("segno_trim_steps_total", &after), 1.0);
     assert_eq!(erased.get("segno_kept_events"), 1.0);
+}
+
+#[tokio::test]
+async fn the_figures_tell_what_the_hub_takes_of_the_machine() {
+    let hub = TestHub::start().await;
+    let before = Figures::of(&hub).await;
+    let mut streams = vec![];
+    for _ in 0..20 {
+        streams.push(hub.follow("").await);
+    }
+    hub.publish_many(2_000, |_| "t".into()).await;
+    let after = Figures::of(&hub).await;
+    assert!(after.added("process_open_fds", &before) >= 20.0);
+    assert!(after.get("process_open_fds") < after.get("process_max_fds"));
+    assert!(after.added("process_cpu_seconds_total", &before) > 0.0);
+    let resident = after.get("process_resident_memory_bytes");
+    assert!((4e6..1e9).contains(&resident), "{resident}");
+    assert!(after.get("process_virtual_memory_bytes") >= resident);
+
+    let df = std::process::Command::new("df")
+        .args(["--block-size=1", "--output=avail"])
+        .arg(hub.db())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(df.stdout).unwrap();
+    let free: f64 = text.lines().nth(1).unwrap().trim().parse().unwrap();
+    let told = after.get("segno_disk_free_bytes");
+    // Others write to this disk as well.
+    assert!((told / free - 1.0).abs() < 0.2, "{told} of {free}");
 }
 
 /// Between two looks at something that is waited for.

@@ -1,0 +1,70 @@
+//! What this process takes of the machine, as Linux tells it. Elsewhere nothing is told.
+
+use std::fs;
+
+/// Ticks a second in which `/proc` counts processor time. Source: proc(5) and `USER_HZ`, which is 100 on every architecture that
+/// Rust's standard library runs on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// What a process has used, and holds now.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Usage {
+    /// Seconds of processor time since it started, its own and the kernel's for it.
+    pub cpu_seconds: f64,
+    /// Bytes of memory it holds.
+    pub resident_bytes: u64,
+    /// Bytes of addresses it has reserved. More than it holds: the allocator reserves in advance.
+    pub virtual_bytes: u64,
+    /// Files that are open, connections included.
+    pub open_files: u64,
+    /// Files that may be open.
+    pub max_open_files: u64,
+}
+
+impl Usage {
+    /// Of this process, now. `None` where the system does not tell.
+    pub fn now() -> Option<Self> {
+        let stat = fs::read_to_string("/proc/self/stat").ok()?;
+        let status = fs::read_to_string("/proc/self/status").ok()?;
+        // One entry is the folder itself, which is open while it is read.
+        let open_files = fs::read_dir("/proc/self/fd").ok()?.count().checked_sub(1)?;
+        Some(Self {
+            cpu_seconds: cpu_seconds(&stat)?,
+            resident_bytes: status_bytes(&status, "VmRSS:")?,
+            virtual_bytes: status_bytes(&status, "VmSize:")?,
+            open_files: u64::try_from(open_files).ok()?,
+            max_open_files: rlimit::Resource::NOFILE.get().ok()?.0,
+        })
+    }
+}
+
+/// Reads fields 14 and 15 of `/proc/self/stat`, user and system time in ticks. Source: proc(5).
+fn cpu_seconds(stat: &str) -> Option<f64> {
+    // The second field is the program's name in brackets, which may hold spaces and brackets.
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(14 - 3);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
+}
+
+/// Reads a line of `/proc/self/status`, which counts in units of 1,024 bytes. Source: proc(5).
+fn status_bytes(status: &str, name: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_spaces_and_brackets_moves_no_field() {
+        let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194304 99 0 0 0 150 50 0 0 20 0 3 0 100 1000 10";
+        assert_eq!(cpu_seconds(stat), Some(2.0));
+        assert_eq!(cpu_seconds("7 (a) S 1"), None);
+        let status = "Name:\tsegno\nVmSize:\t   2048 kB\nVmRSS:\t     12 kB\n";
+        assert_eq!(status_bytes(status, "VmRSS:"), Some(12 * 1024));
+        assert_eq!(status_bytes(status, "VmSwap:"), None);
+    }
+}
