@@ -1,21 +1,24 @@
-// The page: which view the address bar asks for, the filter all of them share, and the state of the connection.
+// The page: who is at it, which view the address bar asks for, the filter all of them share, and the state of the connection.
 //
 //   app ── live ── stream        follows the hub
 //    │       ├──── rows ── json  shows events
 //    │       ├──── rate
 //    │       └──── news        for screen readers
 //    ├── history, topics, send, subscribe
-//    └── filter ── hub ── dom
+//    ├── signin                who is there, and what it may do
+//    └── filter ── session ── hub ── dom
 
 import { byId, number, show } from "./dom.js";
 import { Filter, FilterBar, suggest } from "./filter.js";
-import { showHistory, wireHistory } from "./history.js";
+import { clearHistory, showHistory, wireHistory } from "./history.js";
 import { askStats, queryOf } from "./hub.js";
-import { compare, follow, onStateChange } from "./live.js";
+import { compare, follow, onStateChange, unfollow } from "./live.js";
 import { stateNews } from "./news.js";
-import "./send.js";
+import { showSender } from "./send.js";
+import { begin } from "./session.js";
+import { askToken, showCaller, tellAway } from "./signin.js";
 import { showSnippets } from "./subscribe.js";
-import { hideTopics, readTopics, showStats, showTopics, topicNames } from "./topics.js";
+import { clearTopics, hideTopics, readTopics, showStats, showTopics, topicNames } from "./topics.js";
 
 /** How often the figures of the hub are asked for. */
 const STATS_MS = 2000;
@@ -23,6 +26,8 @@ const STATS_MS = 2000;
 const VIEWS = ["live", "history", "send", "topics", "subscribe"];
 const FILTERED = ["live", "history", "subscribe"];
 
+/** Who is at the page; null while nobody was let in. */
+let caller = null;
 let view = null;
 let filter = new Filter();
 /** What the stream follows: the filter and where it began. */
@@ -43,11 +48,22 @@ function go(name, parameters) {
   location.hash = link(name, parameters);
 }
 
+/** The views that the caller can use. */
+const allowedViews = () => VIEWS.filter((name) => (name === "send" ? caller.publish : caller.follow).length > 0);
+
 function route() {
+  if (caller === null) return;
+  const allowed = allowedViews();
   const address = new URL(location.hash.slice(1) || "/live", "http://page");
   const name = address.pathname.slice(1);
-  if (!VIEWS.includes(name)) {
-    location.replace("#/live");
+  if (allowed.length === 0) {
+    view = null;
+    for (const other of VIEWS) show(byId(other), false);
+    show(byId("filter"), false);
+    return;
+  }
+  if (!allowed.includes(name)) {
+    location.replace(`#/${allowed[0]}`);
     return;
   }
   const changed = view !== null && view !== name;
@@ -71,6 +87,7 @@ function route() {
 
 /** The stream runs whatever is on screen, and begins anew only when something else is to be followed. */
 function followAsAsked(parameters) {
+  if (caller.follow.length === 0) return;
   const after = /^\d+$/.test(parameters.get("after") ?? "") ? Number(parameters.get("after")) : null;
   const start = view === "live" ? after : (following?.start ?? null);
   if (following && following.start === start && following.filter.equals(filter)) return;
@@ -79,7 +96,7 @@ function followAsAsked(parameters) {
 }
 
 function linkViews() {
-  const start = following.start === null ? [] : [["after", following.start]];
+  const start = (following?.start ?? null) === null ? [] : [["after", following.start]];
   for (const anchor of document.querySelectorAll("[data-view]")) {
     const name = anchor.dataset.view;
     anchor.href = link(name, FILTERED.includes(name) ? [...filter.parameters(), ...(name === "live" ? start : [])] : []);
@@ -124,9 +141,11 @@ document.querySelector(".skip").addEventListener("click", (click) => {
 
 async function pollStats() {
   try {
-    const stats = await askStats();
-    compare(stats);
-    showStats(stats);
+    if (caller?.operate || caller?.follow.length > 0) {
+      const stats = await askStats(caller.operate);
+      compare(stats);
+      if (caller?.operate) showStats(stats);
+    }
   } catch {
     // The state of the stream says that the hub is away.
   }
@@ -145,6 +164,44 @@ byId("type-input").addEventListener("focus", () => {
   suggest("type-names", [...types].sort());
 });
 
+/** Shows what a caller may see, who has come or whose rights have changed. */
+function enter(newCaller) {
+  const before = caller;
+  caller = newCaller;
+  const { follow, publish, operate } = caller;
+  showCaller(caller);
+  showSender(caller);
+  const allowed = allowedViews();
+  for (const anchor of document.querySelectorAll("[data-view]")) show(anchor, allowed.includes(anchor.dataset.view));
+  show(byId("views"), true);
+  show(byId("state"), follow.length > 0);
+  show(byId("tiles"), operate && byId("tiles").childElementCount > 0);
+  show(byId("nothing-allowed"), allowed.length === 0);
+  if (follow.length === 0) stop();
+  // The same person with other rights stays where it is.
+  if (before === null || JSON.stringify([before.follow, before.publish]) !== JSON.stringify([follow, publish])) route();
+}
+
+/** Shows nothing of what was read. */
+function leave() {
+  caller = null;
+  view = null;
+  stop();
+  for (const id of [...VIEWS, "filter", "views", "state", "gap", "nothing-allowed", "tiles"]) show(byId(id), false);
+}
+
+function refuse(reason, mayStay = false) {
+  leave();
+  askToken(reason, mayStay);
+}
+
+function stop() {
+  following = null;
+  unfollow();
+  clearHistory();
+  clearTopics();
+}
+
 addEventListener("hashchange", route);
-route();
+begin({ onCaller: enter, onRefused: refuse, onGone: leave, onAway: tellAway });
 pollStats();

@@ -4,11 +4,18 @@ import { byId, code, element, number, plural, show, tell } from "./dom.js";
 import { readEvent } from "./event.js";
 import { HUB, address, ask, lines, queryOf } from "./hub.js";
 import { eventRow } from "./rows.js";
+import { makeTicketed } from "./session.js";
 
 const PAGE_EVENTS = 50;
 
 const rows = byId("history-rows");
 let reading = null;
+
+/** Shows nothing of what was read. */
+export function clearHistory() {
+  reading?.abort();
+  rows.replaceChildren();
+}
 
 /**
  * Shows the page that `parameters` name: `id` (that event and those before it), `before` or `after` an id, `until` a time,
@@ -131,6 +138,7 @@ function localTime(time) {
 
 /** Wires the forms; `go` takes query parameters. */
 export function wireHistory(go) {
+  for (const id of ["download-range", "download-all"]) makeTicketed(byId(id));
   byId("history-id-form").addEventListener("submit", (submit) => {
     submit.preventDefault();
     const id = byId("history-id").value.trim();

@@ -23,10 +23,34 @@ export class Refusal extends Error {
   }
 }
 
+let token = null;
+let refusalListener = () => {};
+
+/** Shows `shown` to the hub from now on; nothing if it is null. */
+export function showToken(shown) {
+  token = shown;
+}
+
+/** `listener` hears of each refusal, and which token was shown. */
+export function onRefusal(listener) {
+  refusalListener = listener;
+}
+
+/** Asks, and gives whatever is answered. */
+export async function request(path, parameters, { headers = {}, ...options } = {}) {
+  const shown = token;
+  const credential = shown === null ? {} : { Authorization: `Bearer ${shown}` };
+  const answer = await fetch(address(path, parameters), { ...options, headers: { ...headers, ...credential } });
+  if (answer.status === 401 || answer.status === 403) refusalListener(await refusalOf(answer.clone()), shown);
+  return answer;
+}
+
+const refusalOf = async (answer) => new Refusal(answer.status, await answer.json().catch(() => null));
+
 export async function ask(path, parameters, options) {
-  const answer = await fetch(address(path, parameters), options);
+  const answer = await request(path, parameters, options);
   if (answer.ok) return answer;
-  throw new Refusal(answer.status, await answer.json().catch(() => null));
+  throw await refusalOf(answer);
 }
 
 export const askJson = async (path, parameters, options) => (await ask(path, parameters, options)).json();
@@ -36,8 +60,10 @@ let clockOffset = 0;
 
 export const hubNow = () => Date.now() + clockOffset;
 
-export async function askStats() {
-  const answer = await ask("stats");
+/** The figures of the hub; who may not read those gets `first_id` and `last_id` alone. */
+export async function askStats(operate) {
+  // Above the last id there can be, so that nothing is read.
+  const answer = await (operate ? ask("stats") : ask("events", [["after", Number.MAX_SAFE_INTEGER]]));
   const date = Date.parse(answer.headers.get("date"));
   // The header has whole seconds: what is below that is not a difference.
   if (Math.abs(date - Date.now()) > 1500) clockOffset = date - Date.now();

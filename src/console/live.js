@@ -46,6 +46,18 @@ export function follow(newFilter, start) {
   update();
 }
 
+/** Follows nothing, and shows nothing of what was followed. */
+export function unfollow() {
+  stream?.close();
+  stream = null;
+  kept = [];
+  newerEvents = 0;
+  rows.replaceChildren();
+  forgetRate();
+}
+
+export const isFollowing = () => stream !== null;
+
 export function onStateChange(listener) {
   stateListener = listener;
 }
@@ -109,7 +121,7 @@ function draw() {
   held = isRead();
   if (!held) drawNewer();
   const isWhole = drawOlder();
-  if (state.state === "replaying") onState(stream.describe());
+  if (stream && state.state === "replaying") onState(stream.describe());
   else update();
   void rows.offsetHeight; // Layout is most of the cost, and is to be in the measure.
   drawing = setTimeout(() => {
@@ -219,9 +231,9 @@ rows.addEventListener("toggle", drawWhatWaited, true);
 rows.addEventListener("focusout", drawWhatWaited);
 
 // A browser keeps pages that were left, with their streams, and opens no more than six to a host.
-addEventListener("pagehide", () => stream.close());
+addEventListener("pagehide", () => stream?.close());
 addEventListener("pageshow", ({ persisted }) => {
-  if (persisted && state.state !== "paused") stream.resume();
+  if (persisted && state.state !== "paused") stream?.resume();
 });
 
 setInterval(drawRate, 1000);

@@ -3,6 +3,7 @@
 import { clock, copyButton, element, number } from "./dom.js";
 import { address, queryOf } from "./hub.js";
 import { preview, whole } from "./json.js";
+import { isSignedIn, makeTicketed } from "./session.js";
 
 /** A row. What is inside is made when it is opened. */
 export function eventRow(event, { open = false } = {}) {
@@ -24,6 +25,14 @@ export function eventRow(event, { open = false } = {}) {
   return element("li", { class: "row", "data-id": event.id }, details);
 }
 
+/** A link to the event alone; who needs a ticket gets it as a page of history, which takes one. */
+function linkToJson({ id }) {
+  const alone = [["after", id - 1], ["before", id + 1]];
+  const link = element("a", { href: isSignedIn() ? address("events", alone) : address(`events/${id}`) }, "As JSON");
+  makeTicketed(link);
+  return link;
+}
+
 function inside(event) {
   const fact = (name, value) => [element("dt", {}, name), element("dd", {}, value)];
   return element(
@@ -38,7 +47,7 @@ function inside(event) {
       element("a", { href: `#/live?${queryOf([["topic", event.topic]])}` }, "Only this topic"),
       element("a", { href: `#/live?${queryOf([["after", event.id]])}` }, "Follow from here"),
       element("a", { href: `#/history?${queryOf([["id", event.id]])}` }, "In the history"),
-      element("a", { href: address(`events/${event.id}`) }, "As JSON"),
+      linkToJson(event),
     ),
   );
 }

@@ -1,8 +1,9 @@
 // Sending an event, three ways; the answer as it came; the same request for a terminal.
 
 import { byId, makeCopy, plural, show } from "./dom.js";
-import { address } from "./hub.js";
-import { arrival } from "./live.js";
+import { address, request } from "./hub.js";
+import { arrival, isFollowing } from "./live.js";
+import { covers } from "./session.js";
 
 /** How long an event may take to come back before the page says that it did not. */
 const COME_BACK_MS = 10_000;
@@ -10,6 +11,20 @@ const COME_BACK_MS = 10_000;
 const buttons = ["publish", "send-sse", "send-rest"].map(byId);
 let path = "events";
 let sending = 0;
+/** Who sends, as the hub tells. */
+let sender = null;
+
+/** Offers what `caller` may do. */
+export function showSender(caller) {
+  sender = caller;
+  const isBounded = !covers(caller.publish, "any");
+  byId("send-may").textContent = isBounded ? `You may publish on ${caller.publish.join(", ")}.` : "";
+  show(byId("send-may"), isBounded);
+  const mayMessage = covers(caller.publish, "messages");
+  for (const button of document.querySelectorAll("[data-path=messages], [data-path=send_rest]")) show(button, mayMessage);
+  show(byId("send-about"), mayMessage);
+  check();
+}
 
 /** The data as JSON text, or why it is none. Numbers keep their digits: the text is sent as it was typed. */
 function data() {
@@ -52,7 +67,7 @@ function check() {
   for (const button of buttons) button.disabled = problem !== undefined;
   byId("send-curl").textContent =
     problem === undefined
-      ? `curl ${address(path)} \\\n  -H 'Content-Type: application/json' \\\n  -d ${quoted(bodyFor(path, json))}`
+      ? `curl ${address(path)} \\\n${sender?.name ? '  -H "Authorization: Bearer $SEGNO_TOKEN" \\\n' : ""}  -H 'Content-Type: application/json' \\\n  -d ${quoted(bodyFor(path, json))}`
       : "The command appears when the data is JSON.";
 }
 
@@ -67,7 +82,7 @@ async function send(target) {
   let text;
   let ok = false;
   try {
-    const answer = await fetch(address(target), { method: "POST", headers: { "Content-Type": "application/json" }, body: bodyFor(target, json) });
+    const answer = await request(target, [], { method: "POST", headers: { "Content-Type": "application/json" }, body: bodyFor(target, json) });
     text = await answer.text();
     ok = answer.ok;
     status = `${answer.status} ${answer.statusText}`.trim();
@@ -90,6 +105,10 @@ async function tellArrival(id, begin, turn) {
   const note = byId("answer-back");
   note.textContent = id === null ? "Nothing was stored." : "Waiting for it to come back on the stream …";
   if (id === null) return;
+  if (!isFollowing()) {
+    note.textContent = `Event ${id} is stored.`;
+    return;
+  }
   let told;
   try {
     await arrival(id, COME_BACK_MS);

@@ -3,7 +3,8 @@
 // The browser reconnects by itself and resumes by `Last-Event-ID`. Only where it gives up, which it does when it is answered
 // with an error instead of a stream (a proxy without its hub, say), the page connects anew, from the same place.
 
-import { address, askJson, askStats } from "./hub.js";
+import { address, askJson } from "./hub.js";
+import { forgetTicket, isSignedIn, renew, ticketParameters } from "./session.js";
 
 /** Newest events to begin with, where no other start is asked for. */
 const BEGIN_WITH_EVENTS = 200;
@@ -30,9 +31,12 @@ export class Stream {
   }
 
   /** Goes on where it was. */
-  connect() {
+  async connect() {
     this.close();
-    this.source = new EventSource(address("sse", [["format", "event"], ...this.filter, ...this.startParameters()]));
+    // Without a token nothing is waited for.
+    const ticket = isSignedIn() ? await this.takeTicket() : [];
+    if (ticket === null) return;
+    this.source = new EventSource(address("sse", [["format", "event"], ...this.filter, ...this.startParameters(), ...ticket]));
     this.source.onopen = () => this.opened(this.source);
     this.source.onmessage = (message) => {
       this.cursor = Number(message.lastEventId);
@@ -45,8 +49,38 @@ export class Stream {
       this.onGap(JSON.parse(message.data));
     });
     this.source.addEventListener("segno.refused", () => this.enter("reconnecting"));
+    this.source.addEventListener("segno.expired", (message) => this.expired(message));
     this.source.addEventListener("segno.cursor", (message) => this.reached(JSON.parse(message.data).cursor));
     this.source.onerror = () => this.failed(this.source);
+  }
+
+  /** A ticket for the stream; null if the stream was closed meanwhile, or none is to be had now. */
+  async takeTicket() {
+    const wanted = (this.wanted = {});
+    try {
+      const ticket = await ticketParameters();
+      return wanted === this.wanted ? ticket : null;
+    } catch {
+      if (wanted === this.wanted) this.tryAgain();
+      return null;
+    }
+  }
+
+  /** The ticket has ended, or the right to follow is another now. Goes on from where the stream was, with a new ticket. */
+  async expired(message) {
+    if (message.lastEventId !== "") this.cursor = Number(message.lastEventId);
+    this.close();
+    this.enter("connecting");
+    const wanted = (this.wanted = {});
+    forgetTicket();
+    await renew().catch(() => {});
+    // Who may not follow any more has closed it.
+    if (wanted === this.wanted) this.connect();
+  }
+
+  tryAgain() {
+    this.enter("reconnecting");
+    this.retry = setTimeout(() => this.connect(), RETRY_MS);
   }
 
   /** All up to `cursor` has come. In the first block of a start that is no id, it is where the stream begins. */
@@ -65,6 +99,7 @@ export class Stream {
   close() {
     this.source?.close();
     this.source = null;
+    this.wanted = null;
     clearTimeout(this.retry);
   }
 
@@ -83,10 +118,7 @@ export class Stream {
     this.target = null; // Until it is known, nothing that comes makes the stream live.
     this.enter("replaying");
     try {
-      const [{ last_id }, { events }] = await Promise.all([
-        askStats(),
-        askJson("events", [...this.filter, ["order", "desc"], ["limit", 1]]),
-      ]);
+      const { events, last_id } = await askJson("events", [...this.filter, ["order", "desc"], ["limit", 1]]);
       if (source !== this.source) return;
       this.target = events[0]?.id ?? 0;
       // Nothing that matches yet: all up to here is settled, and this is the place to come back to.
@@ -112,10 +144,11 @@ export class Stream {
 
   failed(source) {
     if (source !== this.source) return;
-    this.enter("reconnecting");
-    if (source.readyState !== EventSource.CLOSED) return;
+    if (source.readyState !== EventSource.CLOSED) return this.enter("reconnecting");
+    // Perhaps the hub does not know it any more.
+    forgetTicket();
     this.findProblem();
-    this.retry = setTimeout(() => this.connect(), RETRY_MS);
+    this.tryAgain();
   }
 
   /** An EventSource does not tell why it was refused; the history takes the same filter and does. */
@@ -123,7 +156,7 @@ export class Stream {
     try {
       await askJson("events", [...this.filter, ["limit", 1]]);
     } catch (error) {
-      if (error.status === 400) this.onProblem(error.message);
+      if (error.status === 400 || error.status === 403) this.onProblem(error.message);
     }
   }
 

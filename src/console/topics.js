@@ -104,8 +104,18 @@ function row(topic) {
   );
 }
 
+/** Shows nothing of what was read. */
+export function clearTopics() {
+  hideTopics();
+  topics = [];
+  counted = new Map();
+  byId("topics-body").replaceChildren();
+  byId("tiles").replaceChildren();
+}
+
 /** The hub in figures; comes every two seconds. */
 export function showStats(stats) {
+  show(byId("tiles"), true);
   const wal = stats.wal_bytes > 0 ? ` + ${bytes(stats.wal_bytes)} WAL` : "";
   const tile = (name, value, more) => element("div", {}, element("dt", {}, name), element("dd", {}, value, more ? element("small", {}, more) : null));
   byId("tiles").replaceChildren(

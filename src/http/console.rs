@@ -87,6 +87,16 @@ const PARTS: &[(&str, &str, &str)] = &[
         include_str!("../console/send.js"),
     ),
     (
+        "/console/session.js",
+        SCRIPT,
+        include_str!("../console/session.js"),
+    ),
+    (
+        "/console/signin.js",
+        SCRIPT,
+        include_str!("../console/signin.js"),
+    ),
+    (
         "/console/stream.js",
         SCRIPT,
         include_str!("../console/stream.js"),
@@ -103,12 +113,12 @@ const PARTS: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Adds the page and its parts to `routes`.
 /// Whether there is a part of it at this path.
 pub(super) fn has(path: &str) -> bool {
     path == "/" || PARTS.iter().any(|(part, _, _)| *part == path)
 }
 
+/// Adds the page and its parts to `routes`.
 pub(super) fn add_to(routes: Route) -> Route {
     PARTS
         .iter()

@@ -19,12 +19,12 @@ use super::{
 };
 
 /// The ids in the rows of the live view, from the top.
-const LIVE_IDS: &str =
+pub(super) const LIVE_IDS: &str =
     "[...document.querySelectorAll('#live-rows > [data-id]')].map((row) => Number(row.dataset.id))";
 const HISTORY_IDS: &str = "[...document.querySelectorAll('#history-rows > [data-id]')].map((row) => Number(row.dataset.id))";
-const STATE: &str = "document.querySelector('#state-text').textContent";
+pub(super) const STATE: &str = "document.querySelector('#state-text').textContent";
 
-fn down_from(newest: u64, oldest: u64) -> Value {
+pub(super) fn down_from(newest: u64, oldest: u64) -> Value {
     (oldest..=newest).rev().collect::<Vec<_>>().into()
 }
 
@@ -36,7 +36,7 @@ async fn console(hub: &TestHub, view: &str) -> Browser {
 }
 
 /// Runs a command beside the hub, which is in this process.
-async fn shell(command: String) {
+pub(super) async fn shell(command: String) {
     let run = move || {
         let output = Command::new("sh").args(["-c", &command]).output().unwrap();
         assert!(output.status.success(), "{command}: {output:?}");
@@ -547,7 +547,7 @@ async fn topics_and_the_hub_are_shown_in_figures() {
 }
 
 /// Runs a script until it has printed `expected`, then ends all its processes.
-async fn prints(script: &str, program: &str, folder: &Path, expected: &[&str]) {
+pub(super) async fn prints(script: &str, program: &str, folder: &Path, expected: &[&str]) {
     let out = folder.join("out");
     let mut path = Path::new(env!("CARGO_BIN_EXE_segno"))
         .parent()
@@ -1092,7 +1092,7 @@ async fn a_screen_reader_finds_its_way() {
 }
 
 /// Texts whose contrast to what is behind them is less than AA asks for.
-const FAINT: &str = "(() => {
+pub(super) const FAINT: &str = "(() => {
     const rgba = (colour) => {
         const [r, g, b, a = 1] = colour.match(/[\\d.]+/g).map(Number);
         return colour.startsWith('color(srgb') ? [255 * r, 255 * g, 255 * b, a] : [r, g, b, a];

@@ -15,6 +15,7 @@ mod clients;
 mod clock;
 mod command_line;
 mod console;
+mod console_access;
 mod contract;
 mod cors;
 mod crash;

@@ -1,0 +1,378 @@
+//! The console of a hub with an access file, in a browser: it asks for a token, and shows what that may do.
+
+use std::{fs, path::PathBuf};
+
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use super::{
+    access::{hub_with, token_entry},
+    browser::Browser,
+    console::{FAINT, LIVE_IDS, STATE, down_from, prints},
+    test_hub::{TestHub, answer},
+};
+
+const ADMIN: &str = "segno_admin";
+const READER: &str = "segno_reader";
+const WRITER: &str = "segno_writer";
+
+fn admin() -> String {
+    token_entry(
+        ADMIN,
+        "publish = [\"**\"]\nfollow = [\"**\"]\nerase = [\"**\"]\noperate = true",
+    )
+}
+
+fn reader(follow: &str) -> String {
+    token_entry(READER, &format!("follow = [\"{follow}\"]"))
+}
+
+fn writer() -> String {
+    token_entry(WRITER, "publish = [\"orders.*\"]")
+}
+
+fn access_file(hub: &TestHub) -> PathBuf {
+    hub.db().with_file_name("access.toml")
+}
+
+async fn publish(hub: &TestHub, topic: &str, count: u64) {
+    for number in 0..count {
+        let request = hub.post(&format!("/topics/{topic}")).bearer_auth(ADMIN);
+        let answer = answer(request.body(number.to_string())).await;
+        assert_eq!(answer.status, StatusCode::CREATED, "{answer:?}");
+    }
+}
+
+/// Whether an element is hidden, by its id.
+fn hidden(id: &str) -> String {
+    format!("document.getElementById('{id}').hidden")
+}
+
+async fn sign_in(browser: &Browser, token: &str) {
+    browser.expect(&hidden("sign-in"), false).await;
+    browser.fill("#token", &format!("{token}\n")).await;
+}
+
+/// Opens the console and signs in.
+async fn signed_in(hub: &TestHub, token: &str) -> Browser {
+    let browser = Browser::open(&hub.url("/")).await;
+    sign_in(&browser, token).await;
+    browser.expect(&hidden("sign-in"), true).await;
+    browser
+}
+
+async fn sign_out(browser: &Browser) {
+    browser.click("#who summary").await;
+    browser.click("#sign-out").await;
+}
+
+/// The menu as it is seen.
+const VIEWS: &str = "[...document.querySelectorAll('[data-view]')].filter((it) => it.checkVisibility()).map((it) => it.dataset.view)";
+
+#[tokio::test]
+async fn a_token_is_asked_for_once_and_kept_for_the_tab() {
+    let hub = hub_with(&admin()).await;
+    publish(&hub, "orders.eu", 3).await;
+    let browser = Browser::open(&hub.url("/#/history")).await;
+    browser.expect(&hidden("sign-in"), false).await;
+    assert_eq!(browser.value(VIEWS).await, json!([]));
+    // What is no token at all is not even sent, and a wrong one is told in the words of the hub.
+    for (token, told) in [
+        ("two words", "A token is one line"),
+        (
+            "segno_wrong",
+            "The credential is refused: this token is not in the access file",
+        ),
+        ("hunter2", "it is neither a token of this hub"),
+    ] {
+        sign_in(&browser, token).await;
+        browser.expect_text("#sign-in-problem", told).await;
+    }
+    assert_eq!(browser.value("sessionStorage.length").await, 0);
+    sign_in(&browser, ADMIN).await;
+    // It goes where the address says, and follows.
+    browser.expect(&hidden("history"), false).await;
+    browser.expect_text("#history-rows", "orders.eu").await;
+    browser.expect(STATE, "Live").await;
+    browser.expect_text("#who-name", "admin").await;
+    browser.click("[data-view=live]").await;
+    browser.expect(LIVE_IDS, down_from(3, 1)).await;
+    publish(&hub, "orders.eu", 1).await;
+    browser.expect(LIVE_IDS, down_from(4, 1)).await;
+    browser.click("[data-view=topics]").await;
+    browser.expect_text("#tiles", "Subscribers").await;
+
+    // The tab is loaded again.
+    browser.go("about:blank").await;
+    browser.go(&hub.url("/")).await;
+    browser.expect(LIVE_IDS, down_from(4, 1)).await;
+
+    // Nothing stays behind, in the page or in the tab.
+    sign_out(&browser).await;
+    browser.expect(&hidden("sign-in"), false).await;
+    browser.expect(&hidden("sign-in-problem"), true).await;
+    assert_eq!(browser.value(LIVE_IDS).await, json!([]));
+    assert_eq!(browser.value("sessionStorage.length").await, 0);
+    assert_eq!(browser.value(VIEWS).await, json!([]));
+    let rows = browser.value("document.body.innerText").await;
+    assert!(!rows.as_str().unwrap().contains("orders"), "{rows}");
+    browser.go("about:blank").await;
+    browser.go(&hub.url("/")).await;
+    browser.expect(&hidden("sign-in"), false).await;
+}
+
+/// Tickets of this page are good for a second. It counts them, and notes down each event that reaches it.
+const SHORT_TICKETS: &str = "
+    window.tickets = 0; window.seen = [];
+    const real = fetch;
+    window.fetch = (url, options) => {
+        if (!String(url).endsWith('/tickets')) return real(url, options);
+        tickets += 1;
+        return real(url, {...options, body: JSON.stringify({follow: ['**'], expires_in: '1s'})});
+    };
+    window.EventSource = class extends EventSource {
+        constructor(url) {
+            super(url);
+            this.addEventListener('message', ({ lastEventId }) => seen.push(Number(lastEventId)));
+        }
+    };";
+
+#[tokio::test]
+async fn tickets_are_renewed_without_a_hole_in_the_list() {
+    let hub = hub_with(&admin()).await;
+    publish(&hub, "orders.eu", 3).await;
+    let browser = Browser::open("about:blank").await;
+    let script = json!({"source": SHORT_TICKETS});
+    browser
+        .devtools("Page.addScriptToEvaluateOnNewDocument", script)
+        .await;
+    browser.go(&hub.url("/")).await;
+    sign_in(&browser, ADMIN).await;
+    browser.expect(LIVE_IDS, down_from(3, 1)).await;
+    let mut last = 3;
+    while browser.value("tickets").await.as_u64().unwrap() < 5 {
+        publish(&hub, "orders.eu", 1).await;
+        last += 1;
+        assert!(last < 5000, "no ticket is renewed");
+    }
+    publish(&hub, "orders.eu", 1).await;
+    last += 1;
+    browser.expect("seen.at(-1)", last).await;
+    let expected: Vec<u64> = (1..=last).collect();
+    assert_eq!(browser.value("seen").await, json!(expected));
+    browser.expect(STATE, "Live").await;
+    assert_eq!(browser.value(&hidden("gap")).await, true);
+    assert_eq!(browser.value(&hidden("sign-in")).await, true);
+    browser
+        .expect(&format!("{LIVE_IDS}.length"), last.min(500))
+        .await;
+}
+
+#[tokio::test]
+async fn what_a_caller_may_not_do_is_not_offered() {
+    let rules = admin() + &reader("orders.*") + &writer() + &token_entry("segno_nothing", "");
+    let hub = hub_with(&rules).await;
+    publish(&hub, "orders.eu", 2).await;
+    publish(&hub, "secret", 1).await;
+
+    let browser = signed_in(&hub, READER).await;
+    browser.expect(LIVE_IDS, json!([2, 1])).await;
+    browser.expect(STATE, "Live").await;
+    let views = json!(["live", "history", "topics", "subscribe"]);
+    assert_eq!(browser.value(VIEWS).await, views);
+    browser.expect_text("#who-name", "reader").await;
+    browser.click("#who summary").await;
+    browser.expect_text("#who-may", "orders.*").await;
+    browser.click("[data-view=topics]").await;
+    browser.expect_text("#topics-body", "orders.eu").await;
+    browser.expect(&hidden("tiles"), true).await;
+    let topics = "document.querySelectorAll('#topics-body tr').length";
+    assert_eq!(browser.value(topics).await, 1);
+    // The form to send is not there by its address either.
+    browser.go(&hub.url("/#/send")).await;
+    browser.expect("location.hash", "#/live").await;
+    assert_eq!(browser.value(&hidden("send")).await, true);
+    // A topic that is asked for by name is refused in words.
+    browser.go(&hub.url("/#/live?topic=secret")).await;
+    let told = "'reader' does not have the right `follow` for the topic 'secret'";
+    browser.expect_text("#filter-problem", told).await;
+
+    browser.go(&hub.url("/#/live")).await;
+    browser.expect(LIVE_IDS, json!([2, 1])).await;
+    sign_out(&browser).await;
+    sign_in(&browser, WRITER).await;
+    browser.expect(&hidden("send"), false).await;
+    assert_eq!(browser.value(VIEWS).await, json!(["send"]));
+    browser.expect_text("#send-may", "orders.*").await;
+    assert_eq!(browser.value(&hidden("send-sse")).await, true);
+    browser.fill("#send-topic", "orders.eu").await;
+    browser.click("#publish").await;
+    browser
+        .expect_text("#answer-back", "Event 4 is stored.")
+        .await;
+    browser.fill("#send-topic", "secret").await;
+    browser.click("#publish").await;
+    browser.expect_text("#answer-body", "not_allowed").await;
+    let command = "document.querySelector('#send-curl').textContent";
+    let command = browser.value(command).await;
+    let shown = command.as_str().unwrap();
+    assert!(
+        shown.contains("-H \"Authorization: Bearer $SEGNO_TOKEN\"") && !shown.contains(WRITER),
+        "{shown}"
+    );
+
+    sign_out(&browser).await;
+    sign_in(&browser, "segno_nothing").await;
+    browser
+        .expect_text("#nothing-allowed", "may neither follow nor publish")
+        .await;
+    assert_eq!(browser.value(VIEWS).await, json!([]));
+}
+
+#[tokio::test]
+async fn a_token_that_is_removed_is_told_and_another_right_goes_on() {
+    let rules = |follow: &str| admin() + &reader(follow);
+    let hub = hub_with(&rules("orders.*")).await;
+    publish(&hub, "orders.eu", 1).await;
+    let browser = signed_in(&hub, READER).await;
+    browser.expect(LIVE_IDS, json!([1])).await;
+    browser.expect(STATE, "Live").await;
+    // The right changes: the list stays, and goes on with what may be seen now.
+    fs::write(access_file(&hub), rules("news")).unwrap();
+    browser
+        .expect(
+            "document.querySelector('#who-may').textContent.includes('news')",
+            true,
+        )
+        .await;
+    publish(&hub, "orders.eu", 1).await;
+    publish(&hub, "news", 1).await;
+    browser.expect(LIVE_IDS, json!([3, 1])).await;
+    assert_eq!(browser.value(&hidden("sign-in")).await, true);
+    // The token is removed: nothing stays on screen, and the page says why.
+    fs::write(access_file(&hub), admin()).unwrap();
+    browser.expect(&hidden("sign-in"), false).await;
+    browser
+        .expect_text("#sign-in-problem", "this token is not in the access file")
+        .await;
+    assert_eq!(browser.value(LIVE_IDS).await, json!([]));
+    sign_in(&browser, ADMIN).await;
+    browser.expect(LIVE_IDS, json!([3, 2, 1])).await;
+}
+
+#[tokio::test]
+async fn who_shows_no_token_sees_what_everybody_may_and_can_sign_in() {
+    let rules = format!("[anonymous]\nfollow = [\"public.**\"]\n{}", admin());
+    let hub = hub_with(&rules).await;
+    publish(&hub, "public.news", 1).await;
+    publish(&hub, "secret", 1).await;
+    let browser = Browser::open(&hub.url("/")).await;
+    browser.expect(LIVE_IDS, json!([1])).await;
+    browser.expect(STATE, "Live").await;
+    browser.expect_text("#who-name", "Not signed in").await;
+    browser.click("#who summary").await;
+    browser.expect_text("#sign-out", "Sign in").await;
+    browser.click("#sign-out").await;
+    browser.expect(&hidden("stay-out"), false).await;
+    browser.click("#stay-out").await;
+    browser.expect(LIVE_IDS, json!([1])).await;
+    sign_out(&browser).await;
+    // A token that is refused does not lock out whoever needs none.
+    sign_in(&browser, "segno_wrong").await;
+    browser.expect_text("#sign-in-problem", "refused").await;
+    browser.expect(&hidden("stay-out"), false).await;
+    sign_in(&browser, ADMIN).await;
+    browser.expect(LIVE_IDS, json!([2, 1])).await;
+    sign_out(&browser).await;
+    browser.expect(LIVE_IDS, json!([1])).await;
+}
+
+/// Links can send no header: they go with a ticket, which is taken when they are used.
+#[tokio::test]
+async fn links_and_commands_work_with_a_token() {
+    let hub = hub_with(&(admin() + &reader("orders.*"))).await;
+    publish(&hub, "orders.eu", 2).await;
+    let browser = signed_in(&hub, READER).await;
+    browser.click("[data-view=history]").await;
+    browser.expect_text("#history-rows", "orders.eu").await;
+    browser.click("#download-range").await;
+    let saved = browser.downloaded("segno-1-2.ndjson").await;
+    assert_eq!(saved.lines().count(), 2, "{saved}");
+    browser.click("#history-rows summary").await;
+    browser.click("#history-rows .links a:last-child").await;
+    browser
+        .expect("JSON.parse(document.body.innerText).events[0].id", 2)
+        .await;
+
+    browser.go(&hub.url("/#/subscribe?topic=orders.*")).await;
+    let mut id = 2;
+    for (name, program) in [("segno tail", "sh"), ("curl", "sh"), ("Python", "python3")] {
+        let folder = tempfile::tempdir().unwrap();
+        let pre =
+            format!("document.querySelector('[data-snippet=\"{name}\"] pre')?.textContent ?? ''");
+        browser.expect(&format!("({pre}).length > 0"), true).await;
+        let snippet = browser.value(&pre).await;
+        let snippet = snippet.as_str().unwrap();
+        assert!(!snippet.contains(READER), "{snippet}");
+        let with_token = match program {
+            "sh" => format!("export SEGNO_TOKEN={READER}\n{snippet}"),
+            _ => format!("import os; os.environ['SEGNO_TOKEN'] = '{READER}'\n{snippet}"),
+        };
+        fs::write(folder.path().join("segno.cursor"), format!("{id}")).unwrap();
+        publish(&hub, "secret", 1).await;
+        publish(&hub, "orders.eu", 1).await;
+        id += 2;
+        prints(&with_token, program, folder.path(), &[&format!("{id} 0")]).await;
+    }
+    let script = browser
+        .value("document.querySelector('[data-snippet=JavaScript] pre').textContent")
+        .await;
+    let script = script
+        .as_str()
+        .unwrap()
+        .replace("prompt(\"Token\")", &json!(READER).to_string())
+        .replace("console.log(", "(window.got ??= []).push(");
+    browser
+        .value(&format!(
+            "(() => {{ localStorage.setItem('segno.cursor', {id}); {script} }})()"
+        ))
+        .await;
+    publish(&hub, "orders.eu", 1).await;
+    browser
+        .expect("window.got", json!([id + 1, "orders.eu", "message", 0]))
+        .await;
+}
+
+#[tokio::test]
+async fn the_form_can_be_read_on_a_phone_and_in_the_dark() {
+    let hub = hub_with(&admin()).await;
+    publish(&hub, "orders.eu", 1).await;
+    for scheme in ["light", "dark"] {
+        let browser = Browser::open(&hub.url("/")).await;
+        browser.prefer(scheme).await;
+        browser.fit(390, 844).await;
+        sign_in(&browser, "segno_wrong").await;
+        browser.expect_text("#sign-in-problem", "refused").await;
+        let faint = async |what: &str| {
+            let found = browser.value(FAINT).await;
+            assert_eq!(found["faint"], json!([]), "{what}, {scheme}");
+            browser
+                .expect("document.documentElement.scrollWidth <= innerWidth", true)
+                .await;
+        };
+        faint("the form").await;
+        let labels = "document.querySelector('#token').labels.length";
+        assert_eq!(browser.value(labels).await, 1);
+        assert_eq!(browser.value("document.activeElement.id").await, "token");
+        sign_in(&browser, ADMIN).await;
+        browser.expect(LIVE_IDS, json!([1])).await;
+        browser.click("#who summary").await;
+        faint("the menu").await;
+        let box_of = "(({left, right}) => left >= 0 && right <= innerWidth)(document.querySelector('#who > div').getBoundingClientRect())";
+        assert_eq!(browser.value(box_of).await, Value::Bool(true));
+        browser.press("\u{e00c}").await;
+        browser
+            .expect("document.querySelector('#who').open", false)
+            .await;
+    }
+}
