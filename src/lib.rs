@@ -44,7 +44,8 @@
 //! what the feed announces, and goes back to pages when it lags. `http::frame` turns a batch into bytes, once for all
 //! who share the feed. The answer is a head and a stream, as a type of its own; poem, which passes responses only, never sees it.
 //! `server::audience` hands the bytes to sockets: subscribers that want the same and have caught up share one subscription and one
-//! task, and part when one of them is slow. `server::framing` makes the chunks of HTTP/1.1, once for an audience.
+//! task, and part when one of them is slow. `server::framing` makes the chunks of HTTP/1.1, once for an audience. Over HTTP/2 a stream is the body of an
+//! answer, in `server::http2`.
 //!
 //! | word | meaning |
 //! |---|---|
@@ -88,7 +89,8 @@
 //! | the caller of a request is found, before the ways of a request part | `http/caller.rs` |
 //! | a refusal gets its code and status | `http/problem.rs` |
 //! | a refusal becomes a stream, for browsers | `http/refused_stream.rs` |
-//! | a client that does not read is cut | `server/paced_socket.rs` |
+//! | a client that does not read is cut | `server/paced_socket.rs`, over HTTP/2 `server/http2.rs` |
+//! | what a connection of HTTP/2 may hold | `server/http2.rs` |
 //!
 //! # Stopping
 //!

@@ -6,6 +6,7 @@
 mod audience;
 mod connection;
 mod framing;
+mod http2;
 mod paced_socket;
 mod refusal;
 
@@ -20,6 +21,7 @@ use std::{
 
 use poem::{
     Endpoint,
+    http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -31,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::{
     audience::Audiences,
-    connection::Terms,
+    connection::{Client, Terms},
     refusal::{Refuser, refusals_beside},
 };
 use crate::{
@@ -373,7 +375,7 @@ impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
         let terms = Terms {
             endpoint,
             metrics,
-            invalid_heads: OneASecond::default(),
+            refused_below: OneASecond::default(),
             ending: CancellationToken::new(),
         };
         let tasks = TaskTracker::new();
@@ -390,8 +392,13 @@ impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
         // An event should not wait for the acknowledgement of the one before. Where it cannot be set, it is only slower.
         _ = socket.set_nodelay(true);
         let local = LocalAddr(socket.local_addr().unwrap_or(remote).into());
-        let remote = RemoteAddr(remote.into());
-        let served = connection::serve(socket, local, remote, permit, self.terms.clone());
+        let client = Client {
+            local,
+            remote: RemoteAddr(remote.into()),
+            scheme: Scheme::HTTP,
+            permit: Arc::new(permit),
+        };
+        let served = connection::serve(socket, client, self.terms.clone());
         let audiences = self.audiences.clone();
         self.tasks.spawn(async move {
             if let Some(stream) = served.await {

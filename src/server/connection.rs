@@ -3,9 +3,13 @@
 //! A stream that answers the first request of a connection gets the socket to itself. hyper's buffers and its state are
 //! freed, and an event goes from the bytes that all subscribers of a feed share to the socket without a copy. A stream that
 //! answers a later request goes through hyper: an earlier answer may still wait in its buffers.
+//!
+//! Every connection begins as one of HTTP/1. Where the client speaks HTTP/2, hyper says so before it writes anything, and the
+//! connection begins again as one of HTTP/2: see `http2.rs`.
 
 use std::{
     convert::Infallible,
+    fmt::Display,
     future::{pending, poll_fn},
     pin::Pin,
     sync::{
@@ -23,10 +27,17 @@ use poem::{
     http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_util::sync::CancellationToken;
 
-use super::{framing::Framing, paced_socket::PacedSocket};
+use super::{
+    framing::Framing,
+    http2,
+    paced_socket::{PacedSocket, is_http2},
+};
 use crate::{
     http::{Answer, Following, OneASecond},
     limits::ConnectionPermit,
@@ -35,15 +46,15 @@ use crate::{
 
 /// Bytes of a connection that hyper holds, read or to be written. Bounds what a slow reader costs, and the head of a
 /// request.
-const BUFFER_MAX_BYTES: usize = 64 * 1024;
+pub(super) const BUFFER_MAX_BYTES: usize = 64 * 1024;
 
 /// What a connection needs to know.
 #[derive(Debug)]
 pub(super) struct Terms<E> {
     pub(super) endpoint: E,
     pub(super) metrics: Metrics,
-    /// Log lines of requests that hyper could not read.
-    pub(super) invalid_heads: OneASecond,
+    /// Log lines of what was refused below the hub.
+    pub(super) refused_below: OneASecond,
     /// Cancelled when the connection should end after the request it is at.
     pub(super) ending: CancellationToken,
 }
@@ -66,34 +77,84 @@ enum Handover {
     Never,
 }
 
+/// The client of a connection, and what all its requests share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) local: LocalAddr,
+    pub(super) remote: RemoteAddr,
+    pub(super) scheme: Scheme,
+    pub(super) permit: Arc<ConnectionPermit>,
+}
+
+impl Client {
+    /// A request of this client, as the hub takes it.
+    pub(super) fn request(&self, request: hyper::Request<Incoming>) -> Request {
+        let (local, remote) = (self.local.clone(), self.remote.clone());
+        let mut request = Request::from((request, local, remote, self.scheme.clone()));
+        request.set_data(self.permit.clone());
+        request
+    }
+}
+
+/// What a connection of HTTP/1 has come to.
+enum Outcome<S> {
+    /// The socket is a stream's from now on.
+    Stream(S, Box<(Vec<u8>, Following, Framing)>),
+    /// The client speaks HTTP/2. Nothing has been answered.
+    Http2(PacedSocket<S>),
+    /// It was served to its end.
+    Ended,
+}
+
 /// Serves the requests of a connection. Gives the socket back if it is a stream's from now on; else it is closed.
 pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
     socket: TcpStream,
-    local: LocalAddr,
-    remote: RemoteAddr,
-    permit: ConnectionPermit,
+    client: Client,
     terms: Arc<Terms<E>>,
 ) -> Option<StreamSocket> {
-    let permit = Arc::new(permit);
-    let client = remote.clone();
+    match serve_http1(socket, Handover::FirstRequest, &client, &terms).await {
+        Outcome::Stream(socket, stream) => {
+            let (head, following, framing) = *stream;
+            Some(StreamSocket {
+                socket,
+                head,
+                following,
+                framing,
+            })
+        }
+        Outcome::Http2(socket) => {
+            Box::pin(http2::serve(socket, client, terms)).await;
+            None
+        }
+        Outcome::Ended => None,
+    }
+}
+
+async fn serve_http1<S, E>(
+    socket: S,
+    handover: Handover,
+    client: &Client,
+    terms: &Arc<Terms<E>>,
+) -> Outcome<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    E: Endpoint<Output: Into<Answer>> + 'static,
+{
     let (header_timeout, write_timeout) = {
-        let settings = &permit.limits().settings;
+        let settings = &client.permit.limits().settings;
         (settings.header_timeout, settings.write_timeout)
     };
     let may_wait = Arc::new(AtomicBool::new(false));
-    let handover = Arc::new(Mutex::new(Handover::FirstRequest));
+    let has_answered = Arc::new(AtomicBool::new(false));
+    let handover = Arc::new(Mutex::new(handover));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let (terms, handover, may_wait) = (terms.clone(), handover.clone(), may_wait.clone());
+        has_answered.store(true, Relaxed);
         let version = request.version();
-        let mut request = Request::from((request, local.clone(), remote.clone(), Scheme::HTTP));
-        request.set_data(permit.clone());
+        let request = client.request(request);
         async move {
             let first = matches!(set(&handover, Handover::Never), Handover::FirstRequest);
-            let answer = match terms.endpoint.call(request).await {
-                Ok(answer) => answer.into(),
-                Err(error) => error.into_response().into(),
-            };
-            let response = match answer {
+            let response = match terms.answer(request).await {
                 Answer::Response(response) => response,
                 Answer::Stream(head, following) if first => {
                     let framing = Framing::of(version);
@@ -119,50 +180,57 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
             service,
         );
 
-    let until_stream = poll_fn(|context| {
+    let until_handover = poll_fn(|context| {
         let served = Pin::new(&mut connection).poll(context);
         match set(&handover, Handover::Never) {
-            Handover::Stream(stream) => Poll::Ready(Some(stream)),
+            Handover::Stream(stream) => Poll::Ready((Ok(()), Some(stream))),
             state @ (Handover::FirstRequest | Handover::Never) => {
                 set(&handover, state);
-                served.map(|ended| {
-                    if let Err(error) = ended {
-                        terms.note_end(&error, &client);
-                    }
-                    None
-                })
+                served.map(|ended| (ended, None))
             }
         }
     });
-    let stream = tokio::select! {
-        stream = until_stream => stream,
+    let (ended, stream) = tokio::select! {
+        handed_over = until_handover => handed_over,
         () = terms.ending.cancelled() => {
             Pin::new(&mut connection).graceful_shutdown();
             _ = (&mut connection).await;
-            None
+            return Outcome::Ended;
         }
     };
-    let (head, following, framing) = *stream?;
-    let socket = connection.into_parts().io.into_inner();
-    Some(StreamSocket {
-        socket,
-        head,
-        following,
-        framing,
-    })
+    let parts = connection.into_parts();
+    if let Some(stream) = stream {
+        return Outcome::Stream(parts.io.into_inner(), stream);
+    }
+    if is_http2(&parts.read_buf) && !has_answered.load(Relaxed) {
+        return Outcome::Http2(parts.io.begin_again(parts.read_buf));
+    }
+    if let Err(error) = ended {
+        terms.note_end(&error, client);
+    }
+    Outcome::Ended
 }
 
 /// Whether an answer is of any length, and holds no more than a page of it.
-fn is_open_ended(response: &Response) -> bool {
+pub(super) fn is_open_ended(response: &Response) -> bool {
     let media_type = response.content_type().unwrap_or_default();
     ["text/event-stream", "application/x-ndjson"]
         .iter()
         .any(|open_ended| media_type.starts_with(open_ended))
 }
 
+impl<E: Endpoint<Output: Into<Answer>>> Terms<E> {
+    pub(super) async fn answer(&self, request: Request) -> Answer {
+        match self.endpoint.call(request).await {
+            Ok(answer) => answer.into(),
+            Err(error) => error.into_response().into(),
+        }
+    }
+}
+
 impl<E> Terms<E> {
     /// Counts what hyper answered by itself, or cut. Other ends need no note: the client has gone.
-    fn note_end(&self, error: &hyper::Error, client: &RemoteAddr) {
+    fn note_end(&self, error: &hyper::Error, client: &Client) {
         if error.is_timeout() {
             self.metrics.late_heads.inc();
             return;
@@ -174,10 +242,26 @@ impl<E> Terms<E> {
         } else {
             return;
         };
-        self.metrics.refusals.get_or_create(&[("code", code)]).inc();
-        if let Some(untold) = self.invalid_heads.pass() {
-            tracing::info!(%client, code, %error, untold, "refused what is no request of HTTP/1");
+        self.note_refused(code, client, error, "refused what is no request of HTTP/1");
+    }
+
+    /// Counts what was refused below the hub, and logs it, but not more than once a second.
+    pub(super) fn note_refused(
+        &self,
+        code: &'static str,
+        client: &Client,
+        error: &dyn Display,
+        what: &'static str,
+    ) {
+        self.count_refused(code);
+        if let Some(untold) = self.refused_below.pass() {
+            let client = &client.remote;
+            tracing::info!(%client, code, %error, untold, "{what}");
         }
+    }
+
+    pub(super) fn count_refused(&self, code: &'static str) {
+        self.metrics.refusals.get_or_create(&[("code", code)]).inc();
     }
 }
 

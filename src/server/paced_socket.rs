@@ -1,7 +1,7 @@
-//! A socket with a limit on how long a write may wait for the client to read.
+//! A socket with a limit on how long a write may wait for the client to read, and which looks at what a client says first.
 //!
 //! An answer stays in memory until its client has read it: without the limit a few hundred clients that do not read hold
-//! gigabytes for ever.
+//! gigabytes for ever. Over HTTP/2 the limit is kept for each answer instead, by `http2.rs`.
 
 use std::{
     future::Future,
@@ -15,36 +15,60 @@ use std::{
     time::Duration,
 };
 
-use hyper::rt::{Read, ReadBufCursor, Write};
+use bytes::{Buf, Bytes};
+use hyper::rt::{Read, ReadBuf, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    net::TcpStream,
+    io::{AsyncRead, AsyncWrite},
     time::{Sleep, sleep},
 };
 
+/// What a client of HTTP/2 says first. Source: RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Bytes that are read at first: the head of nearly every request.
+const FIRST_MAX_BYTES: usize = 2048;
+
 /// A connection's socket, as hyper uses it.
 #[derive(Debug)]
-pub(super) struct PacedSocket {
-    socket: TokioIo<TcpStream>,
+pub(super) struct PacedSocket<S> {
+    socket: TokioIo<S>,
     timeout: Duration,
     /// Whether what is being written may stand still: a stream or a history of any length, which hold a page at most.
     may_wait: Arc<AtomicBool>,
     /// Runs from the moment that the socket takes no more.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// What was read from the socket and is still to be given.
+    before: Bytes,
+    /// Whether what comes may be a part of [`PREFACE`]: hyper's HTTP/1 knows it only whole.
+    is_opening: bool,
 }
 
-impl PacedSocket {
-    pub(super) fn new(socket: TcpStream, timeout: Duration, may_wait: Arc<AtomicBool>) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
+    pub(super) fn new(socket: S, timeout: Duration, may_wait: Arc<AtomicBool>) -> Self {
         Self {
             socket: TokioIo::new(socket),
             timeout,
             may_wait,
             stalled: None,
+            before: Bytes::new(),
+            is_opening: true,
         }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
+    pub(super) fn into_inner(self) -> S {
         self.socket.into_inner()
+    }
+
+    /// The same socket for another protocol, which reads `read` again first. Its writes may wait.
+    pub(super) fn begin_again(self, read: Bytes) -> Self {
+        Self {
+            before: read,
+            may_wait: Arc::new(AtomicBool::new(true)),
+            stalled: None,
+            is_opening: false,
+            ..self
+        }
     }
 
     /// Passes on what a write gave; where it must wait, only until the time is over.
@@ -62,19 +86,44 @@ impl PacedSocket {
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
+
+    /// Reads what the client says first. A part of [`PREFACE`] is held back until the rest is there, or something else.
+    fn poll_opening(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.is_opening {
+            let mut bytes = [0; FIRST_MAX_BYTES];
+            let mut read = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.socket).poll_read(context, read.unfilled()))?;
+            let is_end = read.filled().is_empty();
+            self.before = [&self.before, read.filled()].concat().into();
+            let is_part = PREFACE.starts_with(&self.before) && self.before.len() < PREFACE.len();
+            self.is_opening = is_part && !is_end;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
-impl Read for PacedSocket {
+/// Whether a client that says this first speaks HTTP/2.
+pub(super) fn is_http2(read: &[u8]) -> bool {
+    read.starts_with(PREFACE)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Read for PacedSocket<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
+        mut buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_opening(context))?;
+        if self.before.has_remaining() {
+            let bytes = buffer.remaining().min(self.before.len());
+            buffer.put_slice(&self.before.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.socket).poll_read(context, buffer)
     }
 }
 
-impl Write for PacedSocket {
+impl<S: AsyncRead + AsyncWrite + Unpin> Write for PacedSocket<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

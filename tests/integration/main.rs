@@ -30,6 +30,7 @@ mod filters;
 mod flags;
 mod foreign;
 mod history;
+mod http2;
 mod jwt_issuer;
 mod limits;
 mod openapi;
