@@ -1,19 +1,18 @@
 //! Reading what is stored: events by range, an event by its id, the topics.
 
-use futures_util::{Stream, stream};
-use poem::{
-    Body, IntoResponse, Request, Response,
-    http::{Uri, header},
-};
+mod lines;
+mod page;
+
+use poem::{Request, http::header};
 use poem_openapi::{
     ApiResponse, Object, OpenApi, ResponseContent,
     param::{Path, Query},
-    payload::Payload,
-    registry::{MetaSchema, MetaSchemaRef},
+    registry::MetaSchema,
 };
 use serde::Serialize;
 use serde_json::json;
 
+use self::{lines::HistoryLines, page::read_page};
 use super::{
     Api, Tag, filter, headers,
     parameter::{
@@ -24,28 +23,15 @@ use super::{
 use crate::http::{
     caller::Caller,
     problem::{Code, Codes, Problem, ProblemOf},
-    public_url::{PublicUrl, public},
     schema::{Json, Nullable, Raw},
 };
 use crate::{
-    db::{self, Order, Page, Range, TopicSummary},
+    db::{self, Order, Range, TopicSummary},
     event::{Event, EventId, EventType, Key, Timestamp, Topic},
     filter::{Allowed, Filter},
-    hub::{Bounds, Hub, Start},
+    hub::{Hub, Start},
     rights::Right,
 };
-
-/// Events in an answer when no limit was asked for.
-const DEFAULT_LIMIT_EVENTS: usize = 100;
-
-/// Bytes of JSON after which an answer ends before its limit; `next` goes on from there.
-const ANSWER_MAX_BYTES: usize = 8 * 1024 * 1024;
-
-/// Pages of the log that one answer reads; with a filter that matches few events it has fewer events and a `next`.
-const ANSWER_MAX_PAGES: usize = 64;
-
-/// Events that NDJSON takes from the log at a time.
-const NDJSON_PAGE_EVENTS: usize = 512;
 
 /// The operations that read what is stored.
 #[derive(Clone)]
@@ -289,136 +275,6 @@ impl Parameter for HistoryFormat {
     }
 }
 
-/// A range of events that is yet to be read.
-#[derive(Debug)]
-pub(super) struct HistoryLines {
-    hub: Hub,
-    query: HistoryQuery,
-    begun: bool,
-}
-
-impl HistoryLines {
-    pub(super) fn new(hub: Hub, query: HistoryQuery) -> Self {
-        Self {
-            hub,
-            query,
-            begun: false,
-        }
-    }
-
-    /// The lines, in chunks of a page. Memory is that of a page however long the range is.
-    fn into_chunks(self) -> impl Stream<Item = std::io::Result<Vec<u8>>> {
-        stream::try_unfold(Some(self), |lines| async move {
-            let Some(Self {
-                hub,
-                mut query,
-                begun,
-            }) = lines
-            else {
-                return Ok(None);
-            };
-            let left = query.limit.unwrap_or(usize::MAX);
-            let page = hub
-                .log()
-                .page(
-                    &query.filter,
-                    query.range,
-                    query.order,
-                    left.min(NDJSON_PAGE_EVENTS),
-                )
-                .await;
-            let Page { events, read_on } = page.map_err(broken_off)?;
-            if begun && query.order == Order::Ascending && is_trimmed(&hub, query.range.after) {
-                return Err(std::io::Error::other("the events that follow were trimmed"));
-            }
-            let mut chunk = Vec::new();
-            for event in &events {
-                event.write_json(&mut chunk);
-                chunk.push(b'\n');
-            }
-            query.limit = query.limit.map(|limit| limit - events.len());
-            let goes_on = read_on.filter(|_| query.limit != Some(0));
-            let rest = goes_on.map(|id| {
-                query.read_on(id);
-                Self {
-                    hub,
-                    query,
-                    begun: true,
-                }
-            });
-            Ok(Some((chunk, rest)))
-        })
-    }
-}
-
-/// Whether there were events right after `cursor` that are gone. Looked at after the page was read, because they may have
-/// gone while it was.
-fn is_trimmed(hub: &Hub, cursor: EventId) -> bool {
-    cursor < hub.bounds().first_id.previous()
-}
-
-/// An error in the middle of a body can only break it off; the client sees that it did not end as it should.
-fn broken_off(error: db::Error) -> std::io::Error {
-    tracing::error!(
-        error = &error as &dyn std::error::Error,
-        "a history stream was cut because the log failed"
-    );
-    std::io::Error::other(error)
-}
-
-/// Reads a page of history. `uri` is the request's, to make the link to the next page from.
-async fn read_page(
-    hub: &Hub,
-    mut query: HistoryQuery,
-    uri: &Uri,
-    public_url: Option<&PublicUrl>,
-) -> Result<History, Problem> {
-    let Bounds { first_id, last_id } = hub.bounds();
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT_EVENTS);
-    let mut body = b"{\"events\":[".to_vec();
-    let mut events = 0;
-    let mut next = None;
-    for _ in 0..ANSWER_MAX_PAGES {
-        let page = hub
-            .log()
-            .page(&query.filter, query.range, query.order, limit - events)
-            .await?;
-        for event in &page.events {
-            if events > 0 {
-                body.push(b',');
-            }
-            event.write_json(&mut body);
-            events += 1;
-        }
-        next = page.read_on;
-        let Some(id) = next else { break };
-        query.read_on(id);
-        if events == limit || body.len() > ANSWER_MAX_BYTES {
-            break;
-        }
-    }
-    let next = next.map(|id| next_link(public_url, uri, query.order, id));
-    let link = next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
-    let tail = format!(
-        "],\"first_id\":{first_id},\"last_id\":{last_id},\"next\":{}}}\n",
-        json!(next)
-    );
-    body.extend_from_slice(tail.as_bytes());
-    Ok(History::Found(Events::Page(Json::written(body)), link))
-}
-
-/// The same query with its cursor moved.
-fn next_link(public_url: Option<&PublicUrl>, uri: &Uri, order: Order, id: EventId) -> String {
-    let moved = match order {
-        Order::Ascending => "after",
-        Order::Descending => "before",
-    };
-    let pairs = uri.query().unwrap_or_default().split('&');
-    let kept = pairs.filter(|pair| !pair.is_empty() && pair.split('=').next() != Some(moved));
-    let query: String = kept.flat_map(|pair| [pair, "&"]).collect();
-    public(public_url, format_args!("/events?{query}{moved}={id}"))
-}
-
 /// A stored event.
 //
 // What `Event::write_json` writes; a test holds the two together.
@@ -471,26 +327,6 @@ pub(super) enum History {
         #[oai(header = "Link")]
         Option<String>,
     ),
-}
-
-impl IntoResponse for HistoryLines {
-    fn into_response(self) -> Response {
-        Response::builder()
-            .content_type(Self::CONTENT_TYPE)
-            .header("x-accel-buffering", "no")
-            .body(Body::from_bytes_stream(self.into_chunks()))
-    }
-}
-
-impl Payload for HistoryLines {
-    const CONTENT_TYPE: &'static str = "application/x-ndjson";
-
-    fn schema_ref() -> MetaSchemaRef {
-        MetaSchemaRef::Inline(Box::new(MetaSchema {
-            description: Some("The whole range, one event a line."),
-            ..MetaSchema::new("string")
-        }))
-    }
 }
 
 /// The answer of `GET /events/{id}`.
