@@ -44,7 +44,7 @@ pub use self::{
     draft::{KeyConflict, Outcome, Stored},
     erase::Erased,
     highest::Lost,
-    page::{Order, Page, Range},
+    page::{EventSize, Order, Page, Range},
     schema::{Found, look},
     topics::TopicSummary,
     trim::{Trim, TrimStep},

@@ -24,6 +24,8 @@ use poem::{
     http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     runtime::{self, Runtime},
@@ -53,6 +55,15 @@ use crate::{
 /// tokio's own `bind` says 128; of 1,000 clients that connected at once 515 had to send their SYN again, and each waited a
 /// second or more.
 const LISTEN_BACKLOG: u32 = 4096;
+
+/// Bytes of a connection that wait in the system to be sent.
+///
+/// As many as the system likes, up to 4 MB each, would be memory that clients that do not read can take. What is on its way does
+/// not count, so a client far away is served as fast as ever.
+///
+/// Source: `limits::a_page_that_nobody_reads`; 200 such clients had 750 MB of the system's memory, and have 37 MB.
+#[cfg(target_os = "linux")]
+const UNSENT_MAX_BYTES: u32 = 128 * 1024;
 
 /// Wait after a failed `accept`, most often for a file descriptor to come free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -319,6 +330,9 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
         TcpSocket::new_v6()?
     };
     socket.set_reuseaddr(true)?;
+    // Connections have it from the socket that accepts them.
+    #[cfg(target_os = "linux")]
+    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX_BYTES)?;
     socket.bind(address)?;
     Ok(socket)
 }

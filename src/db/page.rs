@@ -66,11 +66,63 @@ pub enum Order {
 
 /// Some events of a range.
 #[derive(Debug)]
-pub struct Page {
+pub struct Page<T = Event> {
     /// The events that match, in the order asked for. May be empty although there is more to read.
-    pub events: Vec<Event>,
+    pub events: Vec<T>,
     /// The last id that was read; reading goes on after it. `None`: the range is read to its end.
     pub read_on: Option<EventId>,
+}
+
+/// An event that was found and is yet to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventSize {
+    /// Its id.
+    pub id: EventId,
+    /// Bytes of its data.
+    pub data_bytes: usize,
+}
+
+/// What is read of the rows of a page, and how.
+struct Reading<T> {
+    ascending: &'static str,
+    descending: &'static str,
+    of_topics_ascending: &'static str,
+    of_topics_descending: &'static str,
+    /// A row, and the bytes of its data.
+    read: fn(&SqliteRow) -> Result<(T, usize), sqlx::Error>,
+    /// Bytes of data after which the page ends.
+    max_bytes: usize,
+}
+
+/// Reads whole events.
+const EVENTS: Reading<Event> = Reading {
+    ascending: PAGE_ASCENDING,
+    descending: PAGE_DESCENDING,
+    of_topics_ascending: PAGE_OF_TOPICS_ASCENDING,
+    of_topics_descending: PAGE_OF_TOPICS_DESCENDING,
+    read: |row| {
+        let event = event_from_row(row)?;
+        let data_bytes = event.data.as_str().len();
+        Ok((event, data_bytes))
+    },
+    max_bytes: PAGE_MAX_BYTES,
+};
+
+/// Reads no data. SQLite knows its length without reading it.
+const fn sizes(max_bytes: usize) -> Reading<EventSize> {
+    Reading {
+        ascending: SIZES_ASCENDING,
+        descending: SIZES_DESCENDING,
+        of_topics_ascending: SIZES_OF_TOPICS_ASCENDING,
+        of_topics_descending: SIZES_OF_TOPICS_DESCENDING,
+        read: |row| {
+            let data_bytes: i64 = row.try_get(3)?;
+            let data_bytes = usize::try_from(data_bytes).unwrap_or(0);
+            let id = EventId::from_row(row.try_get(0)?);
+            Ok((EventSize { id, data_bytes }, data_bytes))
+        },
+        max_bytes,
+    }
 }
 
 pub(super) const PAGE_ASCENDING: &str = "
@@ -109,8 +161,48 @@ where id in (
 )
 order by id desc";
 
+/// The same pages without their data.
+pub(super) const SIZES_ASCENDING: &str = "
+select id, topic, type, octet_length(data) from events
+where id > ?1 and id < ?2 order by id limit ?3";
+
+pub(super) const SIZES_DESCENDING: &str = "
+select id, topic, type, octet_length(data) from events
+where id > ?1 and id < ?2 order by id desc limit ?3";
+
+pub(super) const SIZES_OF_TOPICS_ASCENDING: &str = "
+select id, topic, type, octet_length(data) from events
+where id in (
+    select candidate.value
+    from json_each(?4) as asked
+    cross join json_each((
+        select json_group_array(id)
+        from (select id from events where topic = asked.value and id > ?1 and id < ?2 order by id limit ?3)
+    )) as candidate
+    order by candidate.value limit ?3
+)
+order by id";
+
+pub(super) const SIZES_OF_TOPICS_DESCENDING: &str = "
+select id, topic, type, octet_length(data) from events
+where id in (
+    select candidate.value
+    from json_each(?4) as asked
+    cross join json_each((
+        select json_group_array(id)
+        from (select id from events where topic = asked.value and id > ?1 and id < ?2 order by id desc limit ?3)
+    )) as candidate
+    order by candidate.value desc limit ?3
+)
+order by id desc";
+
 pub(super) const EVENT: &str =
     "select id, topic, type, data, created_at, key from events where id = ?1";
+
+/// The rows of these ids that there are, the oldest first.
+pub(super) const EVENTS_OF_IDS: &str = "
+select id, topic, type, data, created_at, key from events
+where id in (select value from json_each(?1)) order by id";
 
 const HAS_KEY: &str = "select exists(select 1 from events where topic = ?1 and key = ?2)";
 
@@ -163,26 +255,44 @@ impl EventLog {
         order: Order,
         limit: usize,
     ) -> Result<Page, Error> {
-        let limit = limit.max(1);
+        let stretch = Stretch::new(range, order, limit);
+        self.read(filter, stretch, &EVENTS).await
+    }
+
+    /// Finds the matching events of `range` without reading their data: at most `limit` of them and about `max_bytes` of data,
+    /// one event at the least. Bounded as [`page`](Self::page) is.
+    pub async fn find(
+        &self,
+        filter: &Filter,
+        range: Range,
+        order: Order,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<Page<EventSize>, Error> {
+        let stretch = Stretch::new(range, order, limit);
+        self.read(filter, stretch, &sizes(max_bytes)).await
+    }
+
+    async fn read<T>(
+        &self,
+        filter: &Filter,
+        stretch: Stretch,
+        reading: &Reading<T>,
+    ) -> Result<Page<T>, Error> {
         let topics = match filter.topics() {
             Topics::Exact(topics) => Some(to_json(&topics)),
             Topics::All | Topics::Matching(_) => None,
         };
         // Before the connection: what waits for its turn must not keep others from reading.
         let mut scan = self.scans.begin(filter).await;
-        let stretch = Stretch {
-            range,
-            order,
-            limit,
-        };
         let mut connection = self.pool.acquire().await?;
-        let page = read_page(&mut connection, filter, topics, stretch, &mut scan).await?;
+        let page = read_page(&mut connection, filter, topics, stretch, &mut scan, reading).await?;
         let found_nothing_yet = page.events.is_empty() && page.read_on.is_some();
         match filter.topics() {
             Topics::Matching(prefix) if found_nothing_yet => {
                 drop(connection);
                 let found = self
-                    .page_of_few_topics(filter, prefix, stretch, &mut scan)
+                    .page_of_few_topics(filter, prefix, stretch, &mut scan, reading)
                     .await?;
                 Ok(found.unwrap_or(page))
             }
@@ -192,13 +302,14 @@ impl EventLog {
 
     /// The same page by the index, if few topics begin with `prefix` and match. Where a scan meets none of their events, this
     /// finds the next of them however far it is.
-    async fn page_of_few_topics(
+    async fn page_of_few_topics<T>(
         &self,
         filter: &Filter,
         prefix: &str,
         stretch: Stretch,
         scan: &mut Scan,
-    ) -> Result<Option<Page>, Error> {
+        reading: &Reading<T>,
+    ) -> Result<Option<Page<T>>, Error> {
         // One moment for the names and for the page. A topic that is new between the two could have an event before the last
         // one of the page, and reading would go on behind it. In one moment there is none: what is committed later has ids
         // above all that the page can have, and the next page looks at the names anew.
@@ -206,8 +317,21 @@ impl EventLog {
         let Some(topics) = few_topics(&mut tx, filter, prefix, scan).await? else {
             return Ok(None);
         };
-        let page = read_page(&mut tx, filter, Some(to_json(&topics)), stretch, scan);
+        let topics = Some(to_json(&topics));
+        let page = read_page(&mut tx, filter, topics, stretch, scan, reading);
         page.await.map(Some)
+    }
+
+    /// The events with these ids that are kept, the oldest first. The caller bounds how many it asks for.
+    pub async fn events(&self, ids: &[EventId]) -> Result<Vec<Event>, Error> {
+        let ids: Vec<i64> = ids.iter().map(|id| id.as_i64()).collect();
+        let ids = serde_json::to_string(&ids).expect("numbers always serialize into memory");
+        let mut rows = sqlx::query(EVENTS_OF_IDS).bind(ids).fetch(&self.pool);
+        let mut events = Vec::new();
+        while let Some(row) = rows.try_next().await? {
+            events.push(event_from_row(&row)?);
+        }
+        Ok(events)
     }
 
     /// The event with this id, if it is kept.
@@ -306,14 +430,26 @@ struct Stretch {
     limit: usize,
 }
 
+impl Stretch {
+    /// Of one event at the least: less would never end.
+    fn new(range: Range, order: Order, limit: usize) -> Self {
+        Self {
+            range,
+            order,
+            limit: limit.max(1),
+        }
+    }
+}
+
 /// Reads a page: of the topics whose names `topics` lists as JSON, or of all.
-async fn read_page(
+async fn read_page<T>(
     connection: &mut SqliteConnection,
     filter: &Filter,
     topics: Option<String>,
     stretch: Stretch,
     scan: &mut Scan,
-) -> Result<Page, Error> {
+    reading: &Reading<T>,
+) -> Result<Page<T>, Error> {
     let Stretch {
         range,
         order,
@@ -326,10 +462,10 @@ async fn read_page(
         false => SCAN_MAX_ROWS,
     };
     let sql = match (&topics, order) {
-        (None, Order::Ascending) => PAGE_ASCENDING,
-        (None, Order::Descending) => PAGE_DESCENDING,
-        (Some(_), Order::Ascending) => PAGE_OF_TOPICS_ASCENDING,
-        (Some(_), Order::Descending) => PAGE_OF_TOPICS_DESCENDING,
+        (None, Order::Ascending) => reading.ascending,
+        (None, Order::Descending) => reading.descending,
+        (Some(_), Order::Ascending) => reading.of_topics_ascending,
+        (Some(_), Order::Descending) => reading.of_topics_descending,
     };
     let mut query = sqlx::query(sql)
         .bind(range.after.as_i64())
@@ -353,8 +489,8 @@ async fn read_page(
             Err(_) if page.read_on.is_some() => return Ok(page),
             Err(error) => return Err(error.into()),
         };
-        let event = match matching_event(&row, filter, position) {
-            Ok(event) => event,
+        let matching = match matching(&row, filter, position, reading) {
+            Ok(matching) => matching,
             Err(_) if page.read_on.is_some() => return Ok(page),
             Err(error) => return Err(error.into()),
         };
@@ -362,11 +498,11 @@ async fn read_page(
         let id = EventId::from_row(row.try_get(0)?);
         position = position.behind(id, order);
         page.read_on = Some(id);
-        if let Some(event) = event {
-            data_bytes += event.data.as_str().len();
+        if let Some((event, bytes)) = matching {
+            data_bytes += bytes;
             page.events.push(event);
         }
-        if page.events.len() == limit || data_bytes >= PAGE_MAX_BYTES || scan.is_over() {
+        if page.events.len() == limit || data_bytes >= reading.max_bytes || scan.is_over() {
             return Ok(page);
         }
         scan.pause().await;
@@ -381,13 +517,14 @@ pub(super) fn to_json<T: serde::Serialize>(names: &[T]) -> String {
     serde_json::to_string(names).expect("strings always serialize into memory")
 }
 
-/// The event of a row, if the filter wants it. `left` is what may still come: where a page of the file is damaged, SQLite may
+/// What is read of a row, if the filter wants it. `left` is what may still come: where a page of the file is damaged, SQLite may
 /// give rows in no order, and a reader that follows them would go round for ever.
-fn matching_event(
+fn matching<T>(
     row: &SqliteRow,
     filter: &Filter,
     left: Range,
-) -> Result<Option<Event>, sqlx::Error> {
+    reading: &Reading<T>,
+) -> Result<Option<(T, usize)>, sqlx::Error> {
     let id: i64 = row.try_get(0)?;
     if id <= left.after.as_i64() || id >= left.before.as_i64() {
         return Err(sqlx::Error::Decode(
@@ -395,7 +532,7 @@ fn matching_event(
         ));
     }
     match filter.matches_names(row.try_get(1)?, row.try_get(2)?) {
-        true => event_from_row(row).map(Some),
+        true => (reading.read)(row).map(Some),
         false => Ok(None),
     }
 }

@@ -52,6 +52,17 @@ const STATEMENTS: &[(&str, &str)] = &[
         "page::PAGE_OF_TOPICS_DESCENDING",
         page::PAGE_OF_TOPICS_DESCENDING,
     ),
+    ("page::SIZES_ASCENDING", page::SIZES_ASCENDING),
+    ("page::SIZES_DESCENDING", page::SIZES_DESCENDING),
+    (
+        "page::SIZES_OF_TOPICS_ASCENDING",
+        page::SIZES_OF_TOPICS_ASCENDING,
+    ),
+    (
+        "page::SIZES_OF_TOPICS_DESCENDING",
+        page::SIZES_OF_TOPICS_DESCENDING,
+    ),
+    ("page::EVENTS_OF_IDS", page::EVENTS_OF_IDS),
     ("page::TOPIC_NAMES_FROM", page::TOPIC_NAMES_FROM),
     ("page::EVENT", page::EVENT),
     ("page::FIRST_ID", page::FIRST_ID),

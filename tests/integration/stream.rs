@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::test_hub::{
-    CURSOR_TYPE, Program, TestHub, TestStream, answer, reqwest_client, seeded, within,
+    CURSOR_TYPE, Program, TestHub, TestStream, answer, reqwest_client, resident_bytes, seeded,
+    within,
 };
 
 fn ids(messages: &[Message]) -> Vec<u64> {
@@ -581,20 +582,6 @@ async fn slow_a_slow_reader_of_200_000_events_costs_the_hub_no_memory() {
         grown < 30 * 1024 * 1024,
         "a replay of everything took {grown} bytes"
     );
-}
-
-fn resident_bytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
 }
 
 /// The fields of each block, in the order of their lines. Comments that stand alone are no blocks.

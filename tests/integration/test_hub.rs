@@ -34,6 +34,21 @@ pub(crate) async fn within<T>(what: impl fmt::Display, future: impl Future<Outpu
     }
 }
 
+/// Bytes of memory that a process has.
+pub(crate) fn resident_bytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<u64>()
+        .unwrap()
+        * 1024
+}
+
 /// Prints the seed of a random test, or takes it from the environment to run the same again.
 #[expect(
     clippy::print_stdout,

@@ -301,7 +301,7 @@ pub(super) struct EventJson {
 #[oai(rename = "History", deny_unknown_fields)]
 pub(super) struct PageJson {
     events: Vec<EventJson>,
-    /// The oldest event kept. Above `last_id` when none is kept.
+    /// The oldest event kept when the answer was complete. Above `last_id` when none is kept.
     first_id: EventId,
     /// The newest event committed; 0 if there never was one.
     last_id: EventId,

@@ -86,10 +86,10 @@ fn is_trimmed(hub: &Hub, cursor: EventId) -> bool {
 }
 
 /// An error in the middle of a body can only break it off; the client sees that it did not end as it should.
-fn broken_off(error: db::Error) -> std::io::Error {
+pub(super) fn broken_off(error: db::Error) -> std::io::Error {
     tracing::error!(
         error = &error as &dyn std::error::Error,
-        "a history stream was cut because the log failed"
+        "a history was cut because the log failed"
     );
     std::io::Error::other(error)
 }

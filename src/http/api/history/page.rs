@@ -1,42 +1,55 @@
 //! A page of history as one JSON object, with a link to the next.
 
-use poem::http::Uri;
+use std::{collections::VecDeque, io};
+
+use futures_util::{Stream, StreamExt, stream};
+use poem::{Body, http::Uri};
 use serde_json::json;
 
-use super::{Events, History, HistoryQuery};
+use super::{Events, History, HistoryQuery, lines::broken_off};
 use crate::{
-    db::Order,
+    db::{EventSize, Order},
     event::EventId,
     http::{
         problem::Problem,
         public_url::{PublicUrl, public},
         schema::Json,
     },
-    hub::{Bounds, Hub},
+    hub::Hub,
 };
 
 /// Events in an answer when no limit was asked for.
 const DEFAULT_LIMIT_EVENTS: usize = 100;
 
-/// Bytes of JSON after which an answer ends before its limit; `next` goes on from there.
+/// Bytes of JSON, about, after which an answer ends before its limit; `next` goes on from there.
 const ANSWER_MAX_BYTES: usize = 8 * 1024 * 1024;
 
 /// Pages of the log that one answer reads; with a filter that matches few events it has fewer events and a `next`.
 const ANSWER_MAX_PAGES: usize = 64;
 
+/// Bytes of JSON that an answer holds, about: when it has more, the rest is read from the log piece by piece, as fast as the client
+/// reads.
+///
+/// Source: a [page](crate::db::EventLog::page) of the log has as much. A piece times the connections is what clients that do not
+/// read cost.
+const PIECE_MAX_BYTES: usize = 64 * 1024;
+
 /// Reads a page of history. `uri` is the request's, to make the link to the next page from.
+///
+/// A short one is read whole. Of a long one the first piece is read, and for the rest only the ids, because `next` and the link
+/// come from them: they are part of the head, or must at least be right when it is sent.
 pub(super) async fn read_page(
     hub: &Hub,
     mut query: HistoryQuery,
     uri: &Uri,
     public_url: Option<&PublicUrl>,
 ) -> Result<History, Problem> {
-    let Bounds { first_id, last_id } = hub.bounds();
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT_EVENTS);
     let mut body = b"{\"events\":[".to_vec();
     let mut events = 0;
-    let mut next = None;
-    for _ in 0..ANSWER_MAX_PAGES {
+    let mut next;
+    let mut pages = 0;
+    loop {
         let page = hub
             .log()
             .page(&query.filter, query.range, query.order, limit - events)
@@ -49,20 +62,130 @@ pub(super) async fn read_page(
             events += 1;
         }
         next = page.read_on;
+        pages += 1;
         let Some(id) = next else { break };
         query.read_on(id);
-        if events == limit || body.len() > ANSWER_MAX_BYTES {
+        if events == limit || body.len() > PIECE_MAX_BYTES || pages == ANSWER_MAX_PAGES {
             break;
+        }
+    }
+    let mut rest = VecDeque::new();
+    let mut rest_bytes = body.len();
+    while next.is_some()
+        && events + rest.len() < limit
+        && rest_bytes < ANSWER_MAX_BYTES
+        && pages < ANSWER_MAX_PAGES
+    {
+        let found = hub
+            .log()
+            .find(
+                &query.filter,
+                query.range,
+                query.order,
+                limit - events - rest.len(),
+                ANSWER_MAX_BYTES - rest_bytes,
+            )
+            .await?;
+        rest_bytes += found
+            .events
+            .iter()
+            .map(|size| size.data_bytes)
+            .sum::<usize>();
+        rest.extend(found.events);
+        next = found.read_on;
+        pages += 1;
+        if let Some(id) = next {
+            query.read_on(id);
         }
     }
     let next = next.map(|id| next_link(public_url, uri, query.order, id));
     let link = next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
-    let tail = format!(
-        "],\"first_id\":{first_id},\"last_id\":{last_id},\"next\":{}}}\n",
-        json!(next)
-    );
-    body.extend_from_slice(tail.as_bytes());
-    Ok(History::Found(Events::Page(Json::written(body)), link))
+    let end = End {
+        last_id: hub.bounds().last_id,
+        next,
+    };
+    let page = if rest.is_empty() {
+        end.write(hub, &mut body);
+        Json::written(body)
+    } else {
+        let rest = Rest {
+            hub: hub.clone(),
+            order: query.order,
+            events: rest,
+            end,
+        };
+        let first = stream::once(async { Ok(body) });
+        Json::written(Body::from_bytes_stream(first.chain(rest.into_pieces())))
+    };
+    Ok(History::Found(Events::Page(page), link))
+}
+
+/// What follows the events of a page.
+struct End {
+    last_id: EventId,
+    next: Option<String>,
+}
+
+impl End {
+    /// To be called after the last event was read: the first id tells then of events that were trimmed before they could be read.
+    fn write(&self, hub: &Hub, body: &mut Vec<u8>) {
+        let tail = format!(
+            "],\"first_id\":{},\"last_id\":{},\"next\":{}}}\n",
+            hub.bounds().first_id,
+            self.last_id,
+            json!(self.next)
+        );
+        body.extend_from_slice(tail.as_bytes());
+    }
+}
+
+/// What is to be read of a page whose first piece was written.
+struct Rest {
+    hub: Hub,
+    order: Order,
+    events: VecDeque<EventSize>,
+    end: End,
+}
+
+impl Rest {
+    /// The rest of the JSON. An error breaks it off, and the client sees that it did not end as it should.
+    fn into_pieces(self) -> impl Stream<Item = io::Result<Vec<u8>>> {
+        stream::try_unfold(Some(self), |rest| async move {
+            let Some(mut rest) = rest else {
+                return Ok(None);
+            };
+            let mut piece = Vec::new();
+            let ids = rest.take_piece();
+            let events = rest.hub.log().events(&ids).await;
+            let mut events = events.map_err(broken_off)?;
+            if rest.order == Order::Descending {
+                events.reverse();
+            }
+            for event in &events {
+                piece.push(b',');
+                event.write_json(&mut piece);
+            }
+            if rest.events.is_empty() {
+                rest.end.write(&rest.hub, &mut piece);
+                return Ok(Some((piece, None)));
+            }
+            Ok(Some((piece, Some(rest))))
+        })
+    }
+
+    /// The ids of the next piece: one at the least.
+    fn take_piece(&mut self) -> Vec<EventId> {
+        let mut ids = Vec::new();
+        let mut bytes = 0;
+        while let Some(event) = self.events.front()
+            && (ids.is_empty() || bytes + event.data_bytes <= PIECE_MAX_BYTES)
+        {
+            bytes += event.data_bytes;
+            ids.push(event.id);
+            self.events.pop_front();
+        }
+        ids
+    }
 }
 
 /// The same query with its cursor moved.
