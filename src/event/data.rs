@@ -1,5 +1,6 @@
 //! What an event carries.
 
+use memchr::memchr2;
 use serde_json::value::RawValue;
 
 use super::write_json_string;
@@ -34,7 +35,8 @@ pub enum InvalidData {
 impl Data {
     /// Takes JSON that was parsed as such.
     pub fn from_json(json: &RawValue) -> Result<Self, InvalidData> {
-        if levels(json.get()) > DATA_MAX_LEVELS {
+        // A level takes a byte at least, so that short data needs no look.
+        if json.get().len() > DATA_MAX_LEVELS && levels(json.get()) > DATA_MAX_LEVELS {
             return Err(InvalidData::TooDeep);
         }
         Self::bounded(without_line_breaks(json.get()))
@@ -102,7 +104,7 @@ fn levels(json: &str) -> usize {
 fn without_line_breaks(json: &str) -> Box<str> {
     const LINE_BREAKS: [char; 2] = ['\n', '\r'];
     const WHITE_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
-    if !json.contains(LINE_BREAKS) {
+    if memchr2(b'\n', b'\r', json.as_bytes()).is_none() {
         return json.into();
     }
     json.split(LINE_BREAKS)

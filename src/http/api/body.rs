@@ -56,7 +56,7 @@ pub(super) async fn read_batch(
     let limits = limits_of(request);
     let event_bytes = limits.max_event_bytes + AROUND_DATA_MAX_BYTES;
     let max_bytes = limits.max_batch_bytes.max(event_bytes);
-    read_body(request, body, max_bytes, batch_too_large(max_bytes)).await
+    read_body(request, body, max_bytes, TooLarge::Batch(max_bytes)).await
 }
 
 /// A body of JSON that is one object. Refused before it is read if it says that it is something else.
@@ -77,7 +77,8 @@ pub(super) async fn read_event(
 ) -> Result<Received, Problem> {
     let max_event_bytes = limits_of(request).max_event_bytes;
     let max_bytes = max_event_bytes + AROUND_DATA_MAX_BYTES;
-    read_body(request, body, max_bytes, event_too_large(max_event_bytes)).await
+    let too_large = TooLarge::Event(max_event_bytes);
+    read_body(request, body, max_bytes, too_large).await
 }
 
 /// Reads the whole body and decodes it, if it is no longer than `max_bytes` before and after, comes in time, and finds memory.
@@ -85,7 +86,7 @@ async fn read_body(
     request: &Request,
     body: &mut RequestBody,
     max_bytes: usize,
-    too_large: Problem,
+    too_large: TooLarge,
 ) -> Result<Received, Problem> {
     let headers = request.headers();
     headers::refuse_cloudevents(headers)?;
@@ -93,14 +94,14 @@ async fn read_body(
     let length = content_length(headers);
     if length.is_some_and(|length| length > max_bytes) && headers::expects_continue(headers) {
         // Unread: with the first look at the body hyper would ask for it.
-        return Err(too_large);
+        return Err(too_large.into());
     }
     let body = body
         .take()
         .map_err(|error| Problem::new(Code::InvalidParameter, error))?;
     let mut memory = Caller::of(request).hold_body(length.unwrap_or(0).min(max_bytes))?;
     let timeout = limits_of(request).body_timeout;
-    let reading = collect(body, length, max_bytes, &too_large, &mut memory);
+    let reading = collect(body, length, max_bytes, too_large, &mut memory);
     let bytes = tokio::time::timeout(timeout, reading).await.map_err(|_| {
         let timeout = humantime::format_duration(timeout);
         let detail = format!("the body did not arrive within {timeout} (--body-timeout)");
@@ -109,7 +110,7 @@ async fn read_body(
     let (mut bytes, memory) = match encoding {
         None => (bytes, memory),
         Some(encoding) => {
-            let decoding = move || encoding.decode(&bytes, max_bytes, &too_large, memory);
+            let decoding = move || encoding.decode(&bytes, max_bytes, too_large, memory);
             // 16 MiB take some 50 ms, which others on this thread would wait.
             let decoded = tokio::task::spawn_blocking(decoding).await;
             decoded.expect("decoding does not panic")?
@@ -147,7 +148,7 @@ async fn collect(
     body: Body,
     length: Option<usize>,
     max_bytes: usize,
-    too_large: &Problem,
+    too_large: TooLarge,
     memory: &mut BodyPermit,
 ) -> Result<Bytes, Problem> {
     let mut chunks = body.into_bytes_stream();
@@ -182,7 +183,7 @@ async fn collect(
         }
     }
     if is_too_large {
-        return Err(too_large.clone());
+        return Err(too_large.into());
     }
     Ok(if all.is_empty() { first } else { all.freeze() })
 }
@@ -216,7 +217,7 @@ impl Encoding {
         self,
         bytes: &[u8],
         max_bytes: usize,
-        too_large: &Problem,
+        too_large: TooLarge,
         mut memory: BodyPermit,
     ) -> Result<(Bytes, BodyPermit), Problem> {
         let mut decoder: Box<dyn Read> = match self {
@@ -231,7 +232,7 @@ impl Encoding {
                 return Ok((content.into(), memory));
             }
             if content.len() + read > max_bytes {
-                return Err(too_large.clone());
+                return Err(too_large.into());
             }
             memory.grow(read)?;
             content.extend_from_slice(&piece[..read]);
@@ -285,26 +286,38 @@ pub(super) fn unsupported(found: &str, expected: &str) -> Problem {
 impl From<InvalidData> for Problem {
     fn from(error: InvalidData) -> Self {
         match error {
-            InvalidData::TooLarge(_) => event_too_large(DATA_MAX_BYTES),
+            InvalidData::TooLarge(_) => TooLarge::Event(DATA_MAX_BYTES).into(),
             InvalidData::TooDeep => Self::new(Code::DataTooDeep, error),
         }
     }
 }
 
-fn event_too_large(max_bytes: usize) -> Problem {
-    let detail = format!(
-        "the event is larger than --max-event-bytes ({}); store large content elsewhere and publish its address",
-        in_units(max_bytes)
-    );
-    Problem::new(Code::EventTooLarge, detail)
+/// What a body is too large to be, with the most bytes it may have. Its words are made when it is told: few bodies are too large.
+#[derive(Debug, Clone, Copy)]
+enum TooLarge {
+    Event(usize),
+    Batch(usize),
 }
 
-fn batch_too_large(max_bytes: usize) -> Problem {
-    let detail = format!(
-        "the batch is larger than --max-batch-bytes ({}); send several",
-        in_units(max_bytes)
-    );
-    Problem::new(Code::BatchTooLarge, detail)
+impl From<TooLarge> for Problem {
+    fn from(too_large: TooLarge) -> Self {
+        match too_large {
+            TooLarge::Event(max_bytes) => Self::new(
+                Code::EventTooLarge,
+                format_args!(
+                    "the event is larger than --max-event-bytes ({}); store large content elsewhere and publish its address",
+                    in_units(max_bytes)
+                ),
+            ),
+            TooLarge::Batch(max_bytes) => Self::new(
+                Code::BatchTooLarge,
+                format_args!(
+                    "the batch is larger than --max-batch-bytes ({}); send several",
+                    in_units(max_bytes)
+                ),
+            ),
+        }
+    }
 }
 
 /// A size as people write it: `1 MiB`, `1500 bytes`.
@@ -320,7 +333,7 @@ fn in_units(bytes: usize) -> String {
 /// Refuses an event with more data than the hub is set to take.
 pub(super) fn fit(bytes: usize, limits: &limits::Settings) -> Result<(), Problem> {
     match bytes > limits.max_event_bytes {
-        true => Err(event_too_large(limits.max_event_bytes)),
+        true => Err(TooLarge::Event(limits.max_event_bytes).into()),
         false => Ok(()),
     }
 }
