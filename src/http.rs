@@ -3,6 +3,7 @@
 //! Handlers turn a request into words of the hub, ask the hub, and turn what it says into an answer. No SQL, and no rule
 //! about events: those are in [`event`](crate::event).
 
+mod accept;
 mod answer;
 mod api;
 mod caller;
@@ -72,6 +73,9 @@ const LOG_ID_HEADER: HeaderName = HeaderName::from_static("segno-log-id");
 const EVENTS_PATH: &str = "/events";
 
 const STREAM_PATH: &str = "/sse";
+
+/// What the path of a topic begins with.
+const TOPIC_PREFIX: &str = "/topics/";
 
 const DOCS_PATH: &str = "/docs";
 
@@ -173,7 +177,13 @@ impl Endpoint for HubEndpoint {
         headers.insert(request_id::HEADER, request_id.into_header());
         headers.insert(LOG_ID_HEADER, self.log_id.clone());
         if let Some(cors_headers) = cors_headers {
-            headers.extend(cors_headers);
+            for (name, value) in &cors_headers {
+                match *name == header::VARY {
+                    // An answer may depend on `Accept` as well.
+                    true => headers.append(name, value.clone()),
+                    false => headers.insert(name, value.clone()).is_some(),
+                };
+            }
         }
         Ok(answer)
     }
@@ -234,7 +244,11 @@ impl HubEndpoint {
                     false => StatusCode::NOT_FOUND,
                 };
                 let allowed = self.operations.allowed(path);
-                Err(problem::translate(status, "", allowed))
+                let advice = match path == STREAM_PATH {
+                    true => "; publish with POST /events or POST /topics/{topic}",
+                    false => "",
+                };
+                Err(problem::translate(status, advice, allowed))
             }
         }
     }
@@ -331,9 +345,14 @@ fn is_plain_publish(request: &Request) -> bool {
     request.method() == Method::POST && uri.path() == EVENTS_PATH && uri.query().is_none()
 }
 
-/// Whether it is a `GET /sse`, whose answer is no response: poem passes only those.
+/// Whether it is a `GET /sse` or a `GET /topics/{topic}`, whose answer is no response: poem passes only those.
 fn is_follow(request: &Request) -> bool {
-    request.method() == Method::GET && request.uri().path() == STREAM_PATH
+    let path = request.uri().path();
+    let is_of_topic = || {
+        path.strip_prefix(TOPIC_PREFIX)
+            .is_some_and(|topic| !topic.is_empty())
+    };
+    request.method() == Method::GET && (path == STREAM_PATH || is_of_topic())
 }
 
 fn log_id_of(hub: &Hub) -> HeaderValue {
@@ -427,16 +446,15 @@ async fn answer<E: Endpoint>(
 
 /// A topic may have slashes in it, and a path parameter may not: `/topics/a/b` is read as `/topics/a%2Fb`.
 fn join_topic(request: &mut Request) {
-    const PREFIX: &str = "/topics/";
     let Some(topic) = request
         .uri()
         .path()
-        .strip_prefix(PREFIX)
+        .strip_prefix(TOPIC_PREFIX)
         .filter(|topic| topic.contains('/'))
     else {
         return;
     };
-    let path = format!("{PREFIX}{}", topic.replace('/', "%2F"));
+    let path = format!("{TOPIC_PREFIX}{}", topic.replace('/', "%2F"));
     let path_and_query = match request.uri().query() {
         Some(query) => format!("{path}?{query}"),
         None => path,

@@ -43,6 +43,12 @@ impl From<Response> for Answer {
 
 impl From<Following> for Answer {
     fn from(following: Following) -> Self {
+        if following.stream.ends_by_itself() {
+            // A socket is given to what may last for hours, and an audience is for those that all want the same.
+            let mut response = following.head();
+            response.set_body(following.into_body());
+            return Self::Response(response);
+        }
         Self::Stream(following.head(), Box::new(following))
     }
 }

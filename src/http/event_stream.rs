@@ -11,11 +11,11 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    frame::{self, Format},
+    frame::{self, Format, Notice},
     problem::Problem,
 };
 use crate::{
-    event::EventId,
+    event::{Event, EventId},
     filter::Filter,
     hub::{Batch, Delivery, Subscription},
 };
@@ -49,6 +49,8 @@ pub(crate) struct EventStream {
     stage: Stage,
     quiet: Pin<Box<Sleep>>,
     last_sent: Instant,
+    /// Events that are still to be sent, where that has an end.
+    left: Option<usize>,
     /// Events that were rendered and not yet [counted](Self::count_delivery).
     rendered_events: usize,
 }
@@ -71,8 +73,32 @@ impl EventStream {
             stage: Stage::Opening,
             quiet: Box::pin(tokio::time::sleep_until(now + heartbeat)),
             last_sent: now,
+            left: None,
             rendered_events: 0,
         }
+    }
+
+    /// The same, but that it ends when `count` events were sent.
+    pub(super) fn ending_after(self, count: Option<usize>) -> Self {
+        Self {
+            left: count,
+            ..self
+        }
+    }
+
+    /// Whether it ends without the hub's or its reader's end.
+    pub(super) fn ends_by_itself(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// Whether all events that were asked for were sent.
+    pub(super) fn has_given_all(&self) -> bool {
+        self.left == Some(0)
+    }
+
+    /// How it is written.
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     /// Another stream, for the subscriber at `address`, that goes on where this one is.
@@ -99,9 +125,26 @@ impl EventStream {
             .inc_by(times(std::mem::take(&mut self.rendered_events)));
     }
 
-    /// What shows that the stream is alive.
-    pub(crate) fn comment() -> Bytes {
-        Bytes::from_static(frame::COMMENT)
+    /// What shows that the stream is alive, and tells nothing new. A line of NDJSON has no comments.
+    pub(crate) fn sign_of_life(&self) -> Bytes {
+        match self.format {
+            Format::Data | Format::Event | Format::Text => Bytes::from_static(frame::COMMENT),
+            Format::Ndjson => self.notice(self.cursor_notice(self.told, None)),
+        }
+    }
+
+    fn notice(&self, notice: Notice<'_>) -> Bytes {
+        let mut out = Vec::with_capacity(128);
+        notice.write(self.format, &mut out);
+        out.into()
+    }
+
+    fn cursor_notice(&self, cursor: EventId, retry: Option<Duration>) -> Notice<'_> {
+        Notice::Cursor {
+            cursor,
+            log_id: self.subscription.log_id(),
+            retry,
+        }
     }
 
     /// What it is a stream of.
@@ -143,12 +186,14 @@ impl EventStream {
                 // In one write with the first block, whose id is a cursor that the client never asked for: a cut between the two
                 // would hide the gap.
                 let gap = self.subscription.take_unknown_start();
-                encode(|out| {
-                    frame::write_opening(spread(RETRY), self.told, self.subscription.log_id(), out);
-                    if let Some(gap) = gap {
-                        frame::write_gap(&gap, out);
-                    }
-                })
+                let mut out = Vec::with_capacity(256);
+                frame::write_opening(self.format, &mut out);
+                self.cursor_notice(self.told, Some(spread(RETRY)))
+                    .write(self.format, &mut out);
+                if let Some(gap) = gap {
+                    Notice::Gap(&gap).write(self.format, &mut out);
+                }
+                out.into()
             }
             Stage::Following => self.follow().await?,
             Stage::Ended => return None,
@@ -165,7 +210,7 @@ impl EventStream {
                     Ok(Some(Delivery::Events(batch))) => Some(self.render(&batch)),
                     Ok(Some(Delivery::Gap(gap))) => {
                         self.told = gap.cursor;
-                        Some(encode(|out| frame::write_gap(&gap, out)))
+                        Some(self.notice(Notice::Gap(&gap)))
                     }
                     Ok(None) => {
                         self.stage = Stage::Ended;
@@ -189,42 +234,52 @@ impl EventStream {
     fn beat(&mut self) -> Bytes {
         let cursor = self.settle();
         if cursor == self.told {
-            return Self::comment();
+            return self.sign_of_life();
         }
         self.told = cursor;
-        encode(|out| frame::write_cursor(cursor, self.subscription.log_id(), out))
+        self.notice(self.cursor_notice(cursor, None))
     }
 
     /// What lies behind an event that cannot be read is not sent: it would look as if there were nothing between.
     fn fail(&mut self, problem: &Problem) -> Bytes {
         self.stage = Stage::Ended;
         let cursor = self.subscription.cursor();
-        encode(|out| frame::write_error(&problem.to_json(), cursor, out))
+        self.notice(Notice::Error {
+            problem: &problem.to_json(),
+            cursor,
+        })
     }
 
     /// The last block, for one subscriber: when to come back, which is another time for each.
     pub(crate) fn farewell(&mut self) -> Bytes {
         let cursor = self.settle();
-        let log_id = self.subscription.log_id();
-        encode(|out| frame::write_farewell(spread(FAREWELL_RETRY), cursor, log_id, out))
+        self.notice(self.cursor_notice(cursor, Some(spread(FAREWELL_RETRY))))
     }
 
     /// The last block, for a subscriber who may not go on.
     pub(crate) fn expired(&self, reason: &str) -> Bytes {
-        encode(|out| frame::write_expired(reason, self.told, out))
+        self.notice(Notice::Expired {
+            reason,
+            cursor: self.told,
+        })
     }
 
     fn render(&mut self, batch: &Batch) -> Bytes {
+        let events = batch.events();
+        if let Some(left) = &mut self.left {
+            let wanted = events.len().min(*left);
+            *left -= wanted;
+            if *left == 0 {
+                self.stage = Stage::Ended;
+                self.rendered_events += wanted;
+                self.told = events[wanted - 1].id;
+                return render_events(&events[..wanted], self.format);
+            }
+        }
         self.told = batch.last_id();
-        self.rendered_events += batch.events().len();
+        self.rendered_events += events.len();
         render(batch, self.format)
     }
-}
-
-fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut out = Vec::with_capacity(64);
-    write(&mut out);
-    out.into()
 }
 
 /// The bytes of a batch, each made by the first that asks and shared by the rest.
@@ -232,6 +287,8 @@ fn encode(write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
 struct Rendered {
     data: OnceLock<Bytes>,
     event: OnceLock<Bytes>,
+    text: OnceLock<Bytes>,
+    ndjson: OnceLock<Bytes>,
 }
 
 /// The frames of a batch, encoded once for all who get it in this format.
@@ -240,18 +297,19 @@ fn render(batch: &Batch, format: Format) -> Bytes {
     let bytes = match format {
         Format::Data => &rendered.data,
         Format::Event => &rendered.event,
+        Format::Text => &rendered.text,
+        Format::Ndjson => &rendered.ndjson,
     };
-    let render = || {
-        let events = batch.events();
-        let bytes = events
-            .iter()
-            .map(|event| event.data.as_str().len() + 64)
-            .sum();
-        let mut out = Vec::with_capacity(bytes);
-        for event in events {
-            frame::write_event(event, format, &mut out);
-        }
-        out.into()
-    };
-    bytes.get_or_init(render).clone()
+    bytes
+        .get_or_init(|| render_events(batch.events(), format))
+        .clone()
+}
+
+fn render_events(events: &[Arc<Event>], format: Format) -> Bytes {
+    let bytes = events.iter().map(|event| event.data.as_str().len() + 64);
+    let mut out = Vec::with_capacity(bytes.sum());
+    for event in events {
+        frame::write_event(event, format, &mut out);
+    }
+    out.into()
 }

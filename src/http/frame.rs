@@ -7,23 +7,135 @@
 //! is cut after an id and before the data, they never ask for that event again. No block is without an id either: by the
 //! standard a stream begins with an empty id, and the first blank line makes it the client's cursor.
 
-use std::{io::Write, time::Duration};
+use std::{borrow::Cow, io::Write, time::Duration};
 
-use serde_json::json;
+use memchr::memchr2;
+use serde_json::{Value, json};
 
 use crate::{
     event::{Event, EventId},
     hub::Gap,
 };
 
-/// What an event's `data` field holds.
+/// How a stream is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(crate) enum Format {
-    /// Its data.
+    /// Server-sent events. `data` is the event's data.
     #[default]
     Data,
-    /// The whole event as JSON.
+    /// Server-sent events. `data` is the whole event as JSON.
     Event,
+    /// Server-sent events. `data` is the text where the event's data is a JSON string, else its data.
+    Text,
+    /// Newline-delimited JSON: the whole event on a line.
+    Ndjson,
+}
+
+impl Format {
+    /// Those there are, in the order they are documented in.
+    pub(crate) const ALL: [Self; 4] = [Self::Data, Self::Event, Self::Text, Self::Ndjson];
+
+    /// Its name in the query.
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Data => "data",
+            Self::Event => "event",
+            Self::Text => "text",
+            Self::Ndjson => "ndjson",
+        }
+    }
+
+    /// The content type of a stream. Clients built on Python's `requests` read Latin-1 from text without the charset.
+    pub(crate) const fn content_type(self) -> &'static str {
+        match self {
+            Self::Data | Self::Event | Self::Text => "text/event-stream; charset=utf-8",
+            Self::Ndjson => "application/x-ndjson",
+        }
+    }
+}
+
+/// What the hub says of a stream itself. Its type begins with `segno.` among server-sent events; on a line of its own the rest of
+/// that name is the value of `segno`, a field that no event has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Notice<'a> {
+    /// The client has everything up to `cursor`.
+    Cursor {
+        cursor: EventId,
+        log_id: &'a str,
+        /// Where the stream ends now or begins: how soon to come back after the end.
+        retry: Option<Duration>,
+    },
+    /// Events are missing. Its cursor moves behind the gap in the moment the gap is told.
+    Gap(&'a Gap),
+    /// The log cannot be read: a problem as JSON. `cursor` is where the client is, for the error moves nothing.
+    Error { problem: &'a str, cursor: EventId },
+    /// The right to read has ended. The cursor is told again, so that who comes back with another ticket goes on from there.
+    Expired { reason: &'a str, cursor: EventId },
+}
+
+impl Notice<'_> {
+    /// Its type without `segno.`, what is told, and the cursor.
+    fn parts(self) -> (&'static str, Value, EventId) {
+        match self {
+            Self::Cursor { cursor, log_id, .. } => {
+                ("cursor", json!({"cursor": cursor, "log": log_id}), cursor)
+            }
+            Self::Gap(gap) => {
+                let data = json!({
+                    "reason": gap.reason.as_str(),
+                    "requested": gap.requested,
+                    "first_id": gap.bounds.first_id,
+                    "last_id": gap.bounds.last_id,
+                });
+                ("gap", data, gap.cursor)
+            }
+            Self::Error { problem, cursor } => {
+                let data = serde_json::from_str(problem).expect("a problem is JSON");
+                ("error", data, cursor)
+            }
+            Self::Expired { reason, cursor } => ("expired", json!({"reason": reason}), cursor),
+        }
+    }
+
+    /// Writes it as a block, or as a line.
+    pub(crate) fn write(self, format: Format, out: &mut Vec<u8>) {
+        match format {
+            Format::Data | Format::Event | Format::Text => self.write_block(out),
+            Format::Ndjson => self.write_line(out),
+        }
+    }
+
+    fn write_block(self, out: &mut Vec<u8>) {
+        if let Self::Cursor {
+            retry: Some(retry), ..
+        } = self
+        {
+            write_retry(retry, out);
+        }
+        let (name, data, cursor) = self.parts();
+        write_own(name, &data.to_string(), out);
+        write_end(cursor, out);
+    }
+
+    /// `{"segno":"cursor","cursor":41,…}`: every line has the cursor to come back with.
+    fn write_line(self, out: &mut Vec<u8>) {
+        let (name, data, cursor) = self.parts();
+        let mut line = json!({"segno": name, "cursor": cursor});
+        match (name, data) {
+            ("error", problem) => line["problem"] = problem,
+            (_, Value::Object(fields)) => {
+                line.as_object_mut().expect("made as one").extend(fields);
+            }
+            (_, other) => unreachable!("{other} is no object"),
+        }
+        if let Self::Cursor {
+            retry: Some(retry), ..
+        } = self
+        {
+            line["retry_ms"] = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX).into();
+        }
+        writeln!(out, "{line}").expect("memory takes every byte");
+    }
 }
 
 /// An event: `event:` if it has one, `data:` for each line, `id:`.
@@ -32,61 +144,59 @@ pub(crate) enum Format {
 /// `event:`: a browser hands a named event only to listeners for that very name, and a page that wants all types cannot
 /// know their names in advance.
 pub(crate) fn write_event(event: &Event, format: Format, out: &mut Vec<u8>) {
+    let data = event.data.as_str();
     match format {
         Format::Data => {
-            if !event.event_type.is_default() {
-                out.extend_from_slice(b"event: ");
-                write_on_one_line(event.event_type.as_str(), out);
-                out.push(b'\n');
-            }
-            write_data(event.data.as_str().as_bytes(), out);
+            write_type(event, out);
+            write_data(data.as_bytes(), out);
+        }
+        Format::Text => {
+            write_type(event, out);
+            write_data(as_text(data).as_bytes(), out);
         }
         Format::Event => {
-            let mut json = Vec::with_capacity(event.data.as_str().len() + 128);
+            let mut json = Vec::with_capacity(data.len() + 128);
             event.write_json(&mut json);
             write_data(&json, out);
+        }
+        Format::Ndjson => {
+            event.write_json(out);
+            out.push(b'\n');
+            return;
         }
     }
     write_end(event.id, out);
 }
 
-/// The first block: how soon to come back, and from where.
+/// What stands before the first block.
 ///
-/// The comment in front ends what a cut left behind in clients that keep half a line or half a block. The cursor comes as an
+/// The comment ends what a cut left behind in clients that keep half a line or half a block. The cursor, which follows, comes as an
 /// event, because several clients ignore the id of a block without data; its type keeps it from pages that do not ask for it.
-pub(crate) fn write_opening(retry: Duration, cursor: EventId, log_id: &str, out: &mut Vec<u8>) {
-    out.extend_from_slice(COMMENT);
-    write_retry(retry, out);
-    write_cursor(cursor, log_id, out);
+pub(crate) fn write_opening(format: Format, out: &mut Vec<u8>) {
+    match format {
+        Format::Data | Format::Event | Format::Text => out.extend_from_slice(COMMENT),
+        Format::Ndjson => (),
+    }
+}
+
+fn write_type(event: &Event, out: &mut Vec<u8>) {
+    if !event.event_type.is_default() {
+        out.extend_from_slice(b"event: ");
+        write_on_one_line(event.event_type.as_str(), out);
+        out.push(b'\n');
+    }
+}
+
+/// The text of a JSON string; other JSON as it is, and so is a string that no text can hold (a lone surrogate).
+fn as_text(json: &str) -> Cow<'_, str> {
+    match json.starts_with('"') {
+        true => serde_json::from_str(json).map_or(json.into(), Cow::Owned),
+        false => json.into(),
+    }
 }
 
 /// A comment, to show that the stream is alive. No blank line: some clients hand out an empty event for it.
 pub(crate) const COMMENT: &[u8] = b":\n";
-
-/// `event: segno.cursor`: the client has everything up to `cursor`.
-pub(crate) fn write_cursor(cursor: EventId, log_id: &str, out: &mut Vec<u8>) {
-    let data = json!({"cursor": cursor, "log": log_id});
-    write_own("segno.cursor", &data.to_string(), out);
-    write_end(cursor, out);
-}
-
-/// `event: segno.gap`. Its id moves the cursor behind the gap in the moment the gap is told.
-pub(crate) fn write_gap(gap: &Gap, out: &mut Vec<u8>) {
-    let data = json!({
-        "reason": gap.reason.as_str(),
-        "requested": gap.requested,
-        "first_id": gap.bounds.first_id,
-        "last_id": gap.bounds.last_id,
-    });
-    write_own("segno.gap", &data.to_string(), out);
-    write_end(gap.cursor, out);
-}
-
-/// `event: segno.error` with a problem as data. `cursor` is where the client is: the error moves nothing.
-pub(crate) fn write_error(problem: &str, cursor: EventId, out: &mut Vec<u8>) {
-    write_own("segno.error", problem, out);
-    write_end(cursor, out);
-}
 
 /// All of a stream that is refused: `event: segno.refused` with a problem as data. `cursor` is the request's own, as the client
 /// sent it; a client without one is left without one.
@@ -98,7 +208,7 @@ pub(crate) fn write_refusal(
 ) {
     out.extend_from_slice(COMMENT);
     write_retry(retry, out);
-    write_own("segno.refused", problem, out);
+    write_own("refused", problem, out);
     // By the standard an id with a NUL is ignored, and so is one that the client cannot have.
     if let Some(cursor) = cursor.filter(|cursor| !cursor.contains('\0')) {
         out.extend_from_slice(b"id: ");
@@ -108,23 +218,9 @@ pub(crate) fn write_refusal(
     out.push(b'\n');
 }
 
-/// `event: segno.expired` with the reason as data: the right to read has ended. The cursor is told again, so that who comes back
-/// with another ticket goes on from there.
-pub(crate) fn write_expired(reason: &str, cursor: EventId, out: &mut Vec<u8>) {
-    let data = json!({"reason": reason});
-    write_own("segno.expired", &data.to_string(), out);
-    write_end(cursor, out);
-}
-
-/// The last block before the hub ends the stream.
-pub(crate) fn write_farewell(retry: Duration, cursor: EventId, log_id: &str, out: &mut Vec<u8>) {
-    write_retry(retry, out);
-    write_cursor(cursor, log_id, out);
-}
-
 /// Type and data of a block of the hub's own.
-fn write_own(event_type: &str, data: &str, out: &mut Vec<u8>) {
-    writeln!(out, "event: {event_type}").expect("memory takes every byte");
+fn write_own(name: &str, data: &str, out: &mut Vec<u8>) {
+    writeln!(out, "event: segno.{name}").expect("memory takes every byte");
     write_data(data.as_bytes(), out);
 }
 
@@ -150,7 +246,7 @@ fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
-        let Some(end) = text.iter().position(|byte| matches!(byte, b'\n' | b'\r')) else {
+        let Some(end) = memchr2(b'\n', b'\r', text) else {
             rest = None;
             return Some(text);
         };

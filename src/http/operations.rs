@@ -1,5 +1,6 @@
 //! Which paths, methods and parameters there are, read from the OpenAPI document.
 
+use percent_encoding::percent_decode_str;
 use poem::{Request, http::Method};
 
 use super::problem::{Code, Problem};
@@ -139,28 +140,9 @@ pub(super) fn find_unreadable_query(request: &Request) -> Option<Problem> {
         .uri()
         .query()?
         .split('&')
-        .find(|pair| str::from_utf8(&decoded(pair)).is_err())?;
+        .find(|pair| percent_decode_str(pair).decode_utf8().is_err())?;
     let detail = format!("parameter '{unreadable}' is not UTF-8 when it is decoded");
     Some(Problem::new(Code::InvalidParameter, detail))
-}
-
-/// The bytes that a percent-encoded text stands for. A `%` without two digits behind it stands for itself.
-fn decoded(text: &str) -> Vec<u8> {
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [byte, after @ ..] = rest {
-        let digits = after.get(..2).filter(|_| *byte == b'%');
-        let escaped = digits
-            .and_then(|digits| str::from_utf8(digits).ok())
-            .and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        decoded.push(escaped.unwrap_or(*byte));
-        rest = if escaped.is_some() {
-            &after[2..]
-        } else {
-            after
-        };
-    }
-    decoded
 }
 
 fn query_parameters(operation: &serde_json::Value) -> Vec<String> {

@@ -82,6 +82,7 @@ codes! {
     UnknownPath, NOT_FOUND, "unknown_path", "no such path";
     UnknownEvent, NOT_FOUND, "unknown_event", "no event has this id, or it was trimmed";
     UnknownTopic, NOT_FOUND, "unknown_topic", "no stored event has this topic";
+    NotAcceptable, NOT_ACCEPTABLE, "not_acceptable", "`Accept` names no form that there is; the detail lists them";
     MethodNotAllowed, METHOD_NOT_ALLOWED, "method_not_allowed", "the path has other methods; see `Allow`";
     RequestTimeout, REQUEST_TIMEOUT, "request_timeout", "the body did not arrive in time";
     KeyConflict, CONFLICT, "key_conflict", "the key was used on this topic for an event with other content";
@@ -184,9 +185,9 @@ impl Problem {
         }
     }
 
-    /// The path has other methods, `allow` of them.
-    pub(crate) fn method_not_allowed(allow: String) -> Self {
-        let detail = format!("this path has the methods {allow}");
+    /// The path has other methods, `allow` of them. `advice` says what may have been meant.
+    pub(crate) fn method_not_allowed(allow: String, advice: &str) -> Self {
+        let detail = format!("this path has the methods {allow}{advice}");
         Self {
             allow: Some(allow),
             ..Self::new(Code::MethodNotAllowed, detail)
@@ -408,7 +409,9 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
             Code::UnknownPath,
             "no such path; publish with POST /events or /topics/{topic}, follow with GET /sse; see /docs",
         ),
-        StatusCode::METHOD_NOT_ALLOWED => Problem::method_not_allowed(allow.unwrap_or_default()),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            Problem::method_not_allowed(allow.unwrap_or_default(), text)
+        }
         StatusCode::UNSUPPORTED_MEDIA_TYPE => Problem::new(Code::UnsupportedContentType, text),
         status if status.is_client_error() => Problem::new(Code::InvalidParameter, text),
         _ => Problem {

@@ -12,9 +12,11 @@ use poem::{
 };
 
 use super::{
+    accept,
     api::{cursor_of, set_stream_headers},
     event_stream::spread,
-    frame, is_follow,
+    frame::{self, Format},
+    is_follow,
     problem::{PROBLEM_JSON, Problem},
 };
 
@@ -28,17 +30,7 @@ pub(super) struct RefusedStream {
 impl RefusedStream {
     /// `None` if the client understands a problem, or asked for something else.
     pub(super) fn of(request: &Request) -> Option<Self> {
-        let ranges = request.headers().get_all(header::ACCEPT).iter();
-        let ranges: Vec<&str> = ranges
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map(|range| range.split(';').next().unwrap_or_default().trim())
-            .collect();
-        let accepts = |media_type| {
-            ranges
-                .iter()
-                .any(|range| range.eq_ignore_ascii_case(media_type))
-        };
+        let accepts = |media_type| accept::names(request.headers(), media_type);
         let is_stream =
             is_follow(request) && accepts("text/event-stream") && !accepts(PROBLEM_JSON);
         is_stream.then(|| Self {
@@ -63,7 +55,7 @@ impl RefusedStream {
             &mut block,
         );
         response.set_status(StatusCode::OK);
-        set_stream_headers(&mut response);
+        set_stream_headers(&mut response, Format::Data);
         response.set_body(block);
         response
     }

@@ -308,7 +308,7 @@ impl Audience {
     /// Writes to a member that has closed its side, as an audience of its own: if the client has gone, its system answers with a
     /// reset.
     fn probe(&mut self, place: usize, audiences: &Arc<Audiences>) {
-        let comment = self.framing.frame(EventStream::comment());
+        let comment = self.framing.frame(self.stream.sign_of_life());
         if self.members.len() == 1 {
             audiences.close(self);
             self.own_stream();

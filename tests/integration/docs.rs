@@ -132,6 +132,7 @@ fn normalized(text: &str) -> String {
             "0000-00-00T00:00:00.000",
             "0000-00-00 00:00:00.000",
             "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx",
+            "\"retry_ms\":0000",
         ] {
             line = without(&line, shape);
         }

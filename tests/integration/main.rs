@@ -29,6 +29,7 @@ mod faults;
 mod filters;
 mod flags;
 mod foreign;
+mod formats;
 mod history;
 mod http2;
 mod jwt_issuer;

@@ -1,4 +1,4 @@
-//! `GET /sse`: replay, then live, as a stream of server-sent events.
+//! `GET /sse` and `GET /topics/{topic}`: replay, then live, as a stream.
 
 use std::{future::poll_fn, task::Poll};
 
@@ -9,13 +9,13 @@ use poem::{
 };
 use poem_openapi::{
     ApiResponse, OpenApi,
-    param::{Header, Query},
+    param::{Header, Path, Query},
     registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
 };
 
 use super::{
     Api, Tag, filter,
-    parameter::{Checked, Cursor, Newest, Since, TopicPattern, TypePattern, optional},
+    parameter::{Checked, Count, Cursor, Newest, Since, TopicPattern, TypePattern, optional},
     start::{FollowQuery, Reconnect, Starts},
 };
 use crate::http::{
@@ -28,9 +28,6 @@ use crate::http::{
     refused_stream::RefusedStream,
 };
 use crate::{auth::Pass, hub::Start, limits::StreamPermit};
-
-/// Content type of a stream. Clients built on Python's `requests` read Latin-1 without the charset.
-const CONTENT_TYPE: &str = "text/event-stream; charset=utf-8";
 
 /// The operation that follows.
 #[derive(Clone)]
@@ -51,57 +48,115 @@ impl FollowApi {
     )]
     #[expect(
         clippy::too_many_arguments,
-        reason = "each is a parameter of the request"
+        reason = "each is a parameter of the request, which is read from it, here only documented"
     )]
     async fn follow(
         &self,
         /// Topics to follow; all if not given. `*` stands for any characters but `.` and `/`, `**` for any at all.
-        topic: Query<Vec<Checked<TopicPattern>>>,
+        #[oai(name = "topic")]
+        _topic: Query<Vec<Checked<TopicPattern>>>,
         /// Types to follow; all if not given. Patterns as for topics.
         #[oai(name = "type")]
-        event_type: Query<Vec<Checked<TypePattern>>>,
+        _event_type: Query<Vec<Checked<TypePattern>>>,
         /// The id of the last event you have. Browsers send it by themselves when they reconnect. Wins over the query. Never refused:
         /// where it is no id of this hub, the stream begins with a `segno.gap`.
         #[oai(name = "Last-Event-ID")]
-        last_event_id_header: Header<Option<Checked<Reconnect>>>,
+        _last_event_id_header: Header<Option<Checked<Reconnect>>>,
         /// The same for clients that cannot send headers.
-        last_event_id: Query<Option<Checked<Cursor>>>,
+        #[oai(name = "last_event_id")]
+        _last_event_id: Query<Option<Checked<Cursor>>>,
         /// What polyfills of `EventSource` add to the address when they reconnect. Counts as the header does.
         #[oai(name = "lastEventId", deprecated)]
-        last_event_id_camel: Query<Option<Checked<Reconnect>>>,
+        _last_event_id_camel: Query<Option<Checked<Reconnect>>>,
         /// As `lastEventId`.
         #[oai(name = "Last-Event-ID", deprecated)]
-        last_event_id_kebab: Query<Option<Checked<Reconnect>>>,
+        _last_event_id_kebab: Query<Option<Checked<Reconnect>>>,
         /// Events of this time or later: `15m` ago, an RFC 3339 time, or `start` for all that is kept.
-        since: Query<Option<Checked<Since>>>,
+        #[oai(name = "since")]
+        _since: Query<Option<Checked<Since>>>,
         /// The newest N that match.
-        last: Query<Option<Checked<Newest>>>,
-        /// What `data:` holds: the event's data, or the whole event, then without `event:` beside it.
-        format: Query<Option<Checked<Format>>>,
-        /// A ticket, for a page, which can set no header. Read with the request, and not by this.
+        #[oai(name = "last")]
+        _last: Query<Option<Checked<Newest>>>,
+        /// End after N events. A stream without it does not end by itself.
+        #[oai(name = "count")]
+        _count: Query<Option<Checked<Count>>>,
+        /// `data`: server-sent events with the event's data. `event`: with the whole event, and without `event:` beside it. `text`: with
+        /// the text itself where the data is a JSON string. `ndjson`: no server-sent events, but a line of JSON for each event, as with
+        /// `Accept: application/x-ndjson`.
+        #[oai(name = "format")]
+        _format: Query<Option<Checked<Format>>>,
+        /// A ticket, for a page, which can set no header.
         #[oai(name = "ticket")]
         _ticket: Query<Option<String>>,
         request: &Request,
     ) -> Result<Following, ProblemOf<Subscribing>> {
-        let query = FollowQuery {
-            topics: topic.0,
-            types: event_type.0,
-            reconnects: [
-                last_event_id_header.0,
-                last_event_id_camel.0,
-                last_event_id_kebab.0,
-            ],
-            last_event_id: last_event_id.0,
-            since: since.0,
-            last: last.0,
-            format: format.0,
-        };
-        Ok(self.begin(query, Caller::of(request)).await?)
+        Ok(self
+            .begin(FollowQuery::of(request)?, Caller::of(request))
+            .await?)
+    }
+
+    /// Follow a topic
+    ///
+    /// `GET /sse?topic=…` under the address that one publishes to, patterns too. Needs `Accept: text/event-stream`, or
+    /// `application/x-ndjson`, or a `format`.
+    #[oai(
+        path = "/topics/:topic",
+        method = "get",
+        tag = "Tag::Stream",
+        operation_id = "follow_topic"
+    )]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a parameter of the request, which is read from it, here only documented"
+    )]
+    async fn follow_topic(
+        &self,
+        /// The topic, or a pattern. It may have slashes.
+        #[oai(name = "topic")]
+        _topic: Path<Checked<TopicPattern>>,
+        /// Types to follow; all if not given. Patterns as for topics.
+        #[oai(name = "type")]
+        _event_type: Query<Vec<Checked<TypePattern>>>,
+        /// The id of the last event you have. Browsers send it by themselves when they reconnect. Wins over the query. Never refused:
+        /// where it is no id of this hub, the stream begins with a `segno.gap`.
+        #[oai(name = "Last-Event-ID")]
+        _last_event_id_header: Header<Option<Checked<Reconnect>>>,
+        /// The same for clients that cannot send headers.
+        #[oai(name = "last_event_id")]
+        _last_event_id: Query<Option<Checked<Cursor>>>,
+        /// What polyfills of `EventSource` add to the address when they reconnect. Counts as the header does.
+        #[oai(name = "lastEventId", deprecated)]
+        _last_event_id_camel: Query<Option<Checked<Reconnect>>>,
+        /// As `lastEventId`.
+        #[oai(name = "Last-Event-ID", deprecated)]
+        _last_event_id_kebab: Query<Option<Checked<Reconnect>>>,
+        /// Events of this time or later: `15m` ago, an RFC 3339 time, or `start` for all that is kept.
+        #[oai(name = "since")]
+        _since: Query<Option<Checked<Since>>>,
+        /// The newest N that match.
+        #[oai(name = "last")]
+        _last: Query<Option<Checked<Newest>>>,
+        /// End after N events. A stream without it does not end by itself.
+        #[oai(name = "count")]
+        _count: Query<Option<Checked<Count>>>,
+        /// `data`: server-sent events with the event's data. `event`: with the whole event, and without `event:` beside it. `text`: with
+        /// the text itself where the data is a JSON string. `ndjson`: no server-sent events, but a line of JSON for each event, as with
+        /// `Accept: application/x-ndjson`.
+        #[oai(name = "format")]
+        _format: Query<Option<Checked<Format>>>,
+        /// A ticket, for a page, which can set no header.
+        #[oai(name = "ticket")]
+        _ticket: Query<Option<String>>,
+        request: &Request,
+    ) -> Result<Following, ProblemOf<SubscribingTopic>> {
+        Ok(self
+            .begin(FollowQuery::of(request)?, Caller::of(request))
+            .await?)
     }
 }
 
 impl FollowApi {
-    /// `GET /sse` as the routes answer it, without the layers between, and with the stream still a stream.
+    /// What follows, as the routes answer it, without the layers between, and with the stream still a stream.
     pub(in crate::http) async fn answer_follow(&self, request: Request) -> Answer {
         let caller = Caller::of(&request).clone();
         let query = FollowQuery::of(&request);
@@ -122,7 +177,7 @@ impl FollowApi {
     /// Begins the stream that `query` asks for.
     async fn begin(&self, query: FollowQuery, caller: &Caller) -> Result<Following, Problem> {
         let filter = caller.reads(filter(query.topics, query.types)?)?;
-        let format = optional(query.format)?.unwrap_or_default();
+        let count = optional(query.count)?.map(|count| count.0);
         let reconnects = query.reconnects.into_iter().flatten();
         let starts = Starts {
             reconnects: reconnects.map(Checked::get).collect::<Result<_, _>>()?,
@@ -138,14 +193,15 @@ impl FollowApi {
         let address = caller.address;
         let subscription = self.0.hub.subscribe(filter, start, address).await?;
         Ok(Following {
-            stream: EventStream::new(subscription, format, self.0.settings.heartbeat),
+            stream: EventStream::new(subscription, query.format, self.0.settings.heartbeat)
+                .ending_after(count),
             permit,
             pass,
         })
     }
 }
 
-/// The answer of `GET /sse`.
+/// A stream that an answer consists of.
 #[derive(Debug)]
 pub struct Following {
     /// What is sent.
@@ -160,7 +216,9 @@ impl Following {
     /// The head of the answer.
     pub(crate) fn head(&self) -> Response {
         let mut head = Response::default();
-        set_stream_headers(&mut head);
+        set_stream_headers(&mut head, self.stream.format());
+        head.headers_mut()
+            .insert(header::VARY, HeaderValue::from_static("accept"));
         head
     }
 
@@ -174,7 +232,8 @@ impl Following {
                 reason = ended(pass) => return Some((stream.expired(&reason), None)),
             };
             let Some(bytes) = bytes else {
-                return Some((following.stream.farewell(), None));
+                let is_told = following.stream.has_given_all();
+                return (!is_told).then(|| (following.stream.farewell(), None));
             };
             following.stream.count_delivery(bytes.len(), 1);
             Some((bytes, Some(following)))
@@ -183,10 +242,10 @@ impl Following {
     }
 }
 
-/// What every stream says of itself: that it is text, and that nobody may hold it back.
-pub(in crate::http) fn set_stream_headers(head: &mut Response) {
+/// What every stream says of itself: what it is, and that nobody may hold it back.
+pub(in crate::http) fn set_stream_headers(head: &mut Response, format: Format) {
     for (name, value) in [
-        (header::CONTENT_TYPE, CONTENT_TYPE),
+        (header::CONTENT_TYPE, format.content_type()),
         (header::CACHE_CONTROL, "no-cache, no-transform"),
         (HeaderName::from_static("x-accel-buffering"), "no"),
     ] {
@@ -236,15 +295,30 @@ impl ApiResponse for Following {
             ),
             ..MetaSchema::new_with_format("string", "event-stream")
         };
+        let lines = MetaSchema {
+            description: Some(
+                "An event a line, each with all its fields. Lines with a field `segno` are the hub's own; skip those you don't know. \
+                 First, and after a silence, comes `{\"segno\":\"cursor\",\"cursor\":…,\"log\":\"…\"}`. `gap`, `error` and `expired` say \
+                 what the server-sent events of the same names do. Every line of the hub's has the `cursor` to come back with, in \
+                 `last_event_id`.",
+            ),
+            ..MetaSchema::new("string")
+        };
         MetaResponses {
             responses: vec![MetaResponse {
                 description: "The events, as they come. It does not end: follow it with `curl -N` or an `EventSource`.",
                 status: Some(200),
                 status_range: None,
-                content: vec![MetaMediaType {
-                    content_type: "text/event-stream",
-                    schema: MetaSchemaRef::Inline(Box::new(schema)),
-                }],
+                content: vec![
+                    MetaMediaType {
+                        content_type: "text/event-stream",
+                        schema: MetaSchemaRef::Inline(Box::new(schema)),
+                    },
+                    MetaMediaType {
+                        content_type: "application/x-ndjson",
+                        schema: MetaSchemaRef::Inline(Box::new(lines)),
+                    },
+                ],
                 headers: vec![],
             }],
         }
@@ -259,6 +333,31 @@ pub(super) struct Subscribing;
 
 impl Codes for Subscribing {
     const CODES: &'static [Code] = &[
+        Code::InvalidTopic,
+        Code::InvalidType,
+        Code::FilterTooLarge,
+        Code::InvalidCursor,
+        Code::InvalidTime,
+        Code::InvalidLimit,
+        Code::InvalidFormat,
+        Code::ConflictingStarts,
+        Code::TooManyStreamsOfAddress,
+        Code::FiltersOfAddressTooLarge,
+        Code::Internal,
+        Code::Draining,
+        Code::LogBusy,
+        Code::LogCorrupt,
+        Code::DiskFailed,
+    ];
+}
+
+/// The refusals of `GET /topics/{topic}`.
+#[derive(Debug)]
+pub(super) struct SubscribingTopic;
+
+impl Codes for SubscribingTopic {
+    const CODES: &'static [Code] = &[
+        Code::NotAcceptable,
         Code::InvalidTopic,
         Code::InvalidType,
         Code::FilterTooLarge,

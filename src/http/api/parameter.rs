@@ -232,6 +232,32 @@ impl Parameter for Newest {
     }
 }
 
+/// A number of events after which a stream ends.
+#[derive(Debug)]
+pub(super) struct Count(pub(super) usize);
+
+impl Parameter for Count {
+    fn schema() -> MetaSchema {
+        MetaSchema {
+            minimum: Some(1.0),
+            example: Some(5.into()),
+            ..MetaSchema::new_with_format("integer", "int32")
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, Problem> {
+        // Within 32 bits, as the document says.
+        let number = text.parse().ok().filter(|&number: &i32| number > 0);
+        let number = number.and_then(|number| usize::try_from(number).ok());
+        number.map(Self).ok_or_else(|| {
+            Problem::new(
+                Code::InvalidLimit,
+                format_args!("count '{text}' is not a whole number of events from 1 up, such as 5"),
+            )
+        })
+    }
+}
+
 /// An age or an RFC 3339 time, as the document promises to take them. Ages may be longer, such as `1h 30m`, and times of all days.
 const TIME_PATTERN: &str = concat!(
     "0|[1-9][0-9]{0,3}(s|m|h|d|w)|",

@@ -1,10 +1,14 @@
 //! What a request to follow asks for, and where it starts.
 
+use percent_encoding::percent_decode_str;
 use poem::Request;
 use poem_openapi::registry::MetaSchema;
 
-use super::parameter::{Checked, Cursor, Newest, Parameter, Since, TopicPattern, TypePattern};
+use super::parameter::{
+    Checked, Count, Cursor, Newest, Parameter, Since, TopicPattern, TypePattern, optional,
+};
 use crate::http::{
+    TOPIC_PREFIX, accept,
     frame::Format,
     problem::{Code, Problem},
 };
@@ -19,21 +23,22 @@ const RECONNECT_PARAMETERS: [&str; 2] = ["lastEventId", "Last-Event-ID"];
 impl Parameter for Format {
     fn schema() -> MetaSchema {
         MetaSchema {
-            enum_items: vec!["data".into(), "event".into()],
+            enum_items: Format::ALL.map(|format| format.as_str().into()).into(),
             default: Some("data".into()),
             ..MetaSchema::new("string")
         }
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
-        match text {
-            "data" => Ok(Self::Data),
-            "event" => Ok(Self::Event),
-            _ => Err(Problem::new(
+        let format = Format::ALL
+            .into_iter()
+            .find(|format| format.as_str() == text);
+        format.ok_or_else(|| {
+            Problem::new(
                 Code::InvalidFormat,
-                format_args!("format '{text}': it is data or event"),
-            )),
-        }
+                format_args!("format '{text}' is unknown; use data, event, text or ndjson"),
+            )
+        })
     }
 }
 
@@ -47,7 +52,8 @@ pub(super) struct FollowQuery {
     pub(super) last_event_id: Option<Checked<Cursor>>,
     pub(super) since: Option<Checked<Since>>,
     pub(super) last: Option<Checked<Newest>>,
-    pub(super) format: Option<Checked<Format>>,
+    pub(super) count: Option<Checked<Count>>,
+    pub(super) format: Format,
 }
 
 impl FollowQuery {
@@ -58,10 +64,18 @@ impl FollowQuery {
                 .params()
                 .map_err(|error| Problem::new(Code::InvalidParameter, error))?,
         );
+        let topic = request.uri().path().strip_prefix(TOPIC_PREFIX);
+        let format = optional(query.first("format"))?.or_else(|| Self::accepted_format(request));
+        let format = match (format, topic) {
+            (Some(format), _) => format,
+            (None, None) => Format::default(),
+            (None, Some(topic)) => return Err(not_acceptable(topic)),
+        };
+        let topic = topic.map(read_topic).transpose()?;
         let header = request.headers().get(LAST_EVENT_ID);
         let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()));
         Ok(Self {
-            topics: query.all("topic"),
+            topics: topic.map_or_else(|| query.all("topic"), |topic| vec![topic]),
             types: query.all("type"),
             reconnects: [
                 header.map(|cursor| Checked::read(&cursor)),
@@ -71,9 +85,40 @@ impl FollowQuery {
             last_event_id: query.first("last_event_id"),
             since: query.first("since"),
             last: query.first("last"),
-            format: query.first("format"),
+            count: query.first("count"),
+            format,
         })
     }
+}
+
+impl FollowQuery {
+    /// The format that `Accept` names.
+    fn accepted_format(request: &Request) -> Option<Format> {
+        let named = |media_type| accept::names(request.headers(), media_type);
+        if named("text/event-stream") {
+            return Some(Format::Data);
+        }
+        named("application/x-ndjson").then_some(Format::Ndjson)
+    }
+}
+
+/// The topic or pattern of a path, as it stands there.
+fn read_topic(encoded: &str) -> Result<Checked<TopicPattern>, Problem> {
+    let topic = percent_decode_str(encoded).decode_utf8().map_err(|_| {
+        let detail = format!("the topic '{encoded}' is not UTF-8 when it is decoded");
+        Problem::new(Code::InvalidParameter, detail)
+    })?;
+    Ok(Checked::read(&topic))
+}
+
+fn not_acceptable(topic: &str) -> Problem {
+    Problem::new(
+        Code::NotAcceptable,
+        format_args!(
+            "follow this topic with `Accept: text/event-stream` or `application/x-ndjson`; read what is stored with \
+             GET /events?topic={topic}"
+        ),
+    )
 }
 
 /// Names and values of a query.

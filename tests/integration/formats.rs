@@ -1,0 +1,292 @@
+//! More ways to read with the same cursor: lines of JSON, plain text, the address of a topic, and a stream that ends.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::test_hub::{TestHub, TestStream, answer, within};
+
+/// A stream of NDJSON, read line by line.
+struct Lines {
+    response: reqwest::Response,
+    received: Vec<u8>,
+}
+
+impl Lines {
+    async fn open(request: reqwest::RequestBuilder) -> Self {
+        let response = within("the head", request.send()).await.unwrap();
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "application/x-ndjson");
+        Self {
+            response,
+            received: Vec::new(),
+        }
+    }
+
+    async fn follow(hub: &TestHub, query: &str) -> Self {
+        let request = hub.get(&format!("/sse{query}"));
+        Self::open(request.header("accept", "application/x-ndjson")).await
+    }
+
+    /// The next line; `None` at the end.
+    async fn next(&mut self) -> Option<Value> {
+        loop {
+            if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                return Some(serde_json::from_slice(&line).unwrap());
+            }
+            let chunk = within("a line", self.response.chunk()).await.unwrap();
+            self.received.extend(chunk?);
+        }
+    }
+
+    /// The next event, without what the hub says between.
+    async fn next_event(&mut self) -> Value {
+        loop {
+            let line = self.next().await.expect("the stream goes on");
+            if line.get("segno").is_none() {
+                return line;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_line_of_ndjson_is_the_event_as_history_has_it() {
+    let hub = TestHub::start().await;
+    answer(hub.post_json(
+        "/events",
+        r#"{"topic":"t","type":"paid","data":{"n": 1.10, "text":"a\nb"},"key":"k"}"#,
+    ))
+    .await;
+    let mut lines = Lines::follow(&hub, "?since=start").await;
+    let opening = lines.next().await.unwrap();
+    assert_eq!(opening["segno"], "cursor");
+    assert_eq!(opening["cursor"], 0);
+    assert_eq!(
+        opening["log"],
+        lines.response.headers()["segno-log-id"].to_str().unwrap()
+    );
+    let first = lines.next().await.unwrap();
+    hub.publish("t", ["live"]).await;
+    let second = lines.next().await.unwrap();
+    let history = hub.get("/events").header("accept", "application/x-ndjson");
+    let history = answer(history).await.body;
+    let history: Vec<Value> = history
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!([first, second], history[..]);
+}
+
+#[tokio::test]
+async fn a_reader_of_lines_comes_back_with_the_cursor_and_misses_nothing() {
+    let hub = TestHub::start_with(|config| config.heartbeat = Duration::from_millis(100)).await;
+    hub.publish("t", ["a", "b"]).await;
+    let mut lines = Lines::follow(&hub, "?since=start&topic=t").await;
+    assert_eq!(lines.next_event().await["id"], 1);
+    assert_eq!(lines.next_event().await["id"], 2);
+    // What it does not want moves the cursor all the same.
+    hub.publish("other", ["x"]).await;
+    let mut cursor = 0;
+    while cursor < 3 {
+        let line = lines.next().await.unwrap();
+        assert_eq!(line["segno"], "cursor", "{line}");
+        cursor = line["cursor"].as_u64().unwrap();
+    }
+    drop(lines);
+    hub.publish("t", ["c"]).await;
+    let mut lines = Lines::follow(&hub, &format!("?topic=t&last_event_id={cursor}")).await;
+    assert_eq!(lines.next_event().await["id"], 4);
+    hub.publish("t", ["d"]).await;
+    assert_eq!(lines.next_event().await["id"], 5);
+}
+
+#[tokio::test]
+async fn gaps_and_the_end_of_the_hub_are_lines_with_a_cursor() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a"]).await;
+    let mut lines = Lines::follow(&hub, "?last_event_id=900").await;
+    let opening = lines.next().await.unwrap();
+    assert_eq!(opening["segno"], "cursor");
+    let gap = lines.next().await.unwrap();
+    assert_eq!(
+        gap,
+        json!({
+            "segno": "gap", "cursor": 0, "reason": "ahead", "requested": 900, "first_id": 1, "last_id": 1
+        })
+    );
+    assert_eq!(lines.next_event().await["id"], 1);
+    hub.begin_to_stop();
+    let farewell = lines.next().await.unwrap();
+    assert_eq!(
+        (&farewell["segno"], &farewell["cursor"]),
+        (&json!("cursor"), &json!(1))
+    );
+    assert!(
+        (1000..5000).contains(&farewell["retry_ms"].as_u64().unwrap()),
+        "{farewell}"
+    );
+    assert_eq!(lines.next().await, None);
+}
+
+/// Readers of the same lines share a stream, beside those of server-sent events.
+#[tokio::test]
+async fn many_readers_of_each_format_get_the_same_events_in_it() {
+    let hub = TestHub::start().await;
+    let mut readers = vec![];
+    let mut streams = vec![];
+    for _ in 0..5 {
+        readers.push(Lines::follow(&hub, "").await);
+        streams.push(hub.follow("?format=text").await);
+    }
+    for reader in &mut readers {
+        assert_eq!(reader.next().await.unwrap()["segno"], "cursor");
+    }
+    for round in 0..20 {
+        hub.publish("t", [round.to_string().as_str()]).await;
+    }
+    for reader in &mut readers {
+        for round in 0..20 {
+            let event = reader.next_event().await;
+            assert_eq!(
+                (&event["id"], &event["data"]),
+                (&json!(round + 1), &json!(round))
+            );
+        }
+    }
+    for stream in &mut streams {
+        for round in 0..20 {
+            assert_eq!(stream.next_data().await, [round.to_string()]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn text_is_what_a_json_string_says_and_other_json_is_as_it_was() {
+    let hub = TestHub::start().await;
+    let mut stream = hub.follow("?format=text").await;
+    for data in [
+        r#""two\nlines and \"quotes\"""#,
+        r#"{"a":"b"}"#,
+        r#""""#,
+        r#""lone \ud800""#,
+        r#""a\r\nid: 99\r\rdata: x""#,
+    ] {
+        answer(hub.post_json("/events", format!(r#"{{"topic":"t","data":{data}}}"#))).await;
+    }
+    assert_eq!(
+        stream.next_data().await,
+        [
+            "two\nlines and \"quotes\"",
+            r#"{"a":"b"}"#,
+            "",
+            r#""lone \ud800""#,
+            "a\nid: 99\n\ndata: x",
+        ]
+    );
+    assert_eq!(stream.cursor(), 5);
+}
+
+#[tokio::test]
+async fn a_topic_is_followed_at_the_address_that_one_publishes_to() {
+    let hub = TestHub::start().await;
+    hub.publish("a/b.c", ["kept"]).await;
+    hub.publish("other", ["kept"]).await;
+    for path in [
+        "/topics/a/b.c",
+        "/topics/a%2Fb%2Ec",
+        "/topics/a/*.c",
+        "/topics/**.c",
+    ] {
+        let request = hub.get(&format!("{path}?last=1"));
+        let mut stream = TestStream::open(request.header("accept", "text/event-stream")).await;
+        assert_eq!(stream.header("vary"), "accept");
+        assert_eq!(stream.next_data().await, ["\"kept\""], "{path}");
+        hub.publish("other", ["live"]).await;
+        let [live] = hub.publish("a/b.c", ["live"]).await;
+        assert_eq!(stream.next_data().await, ["\"live\""], "{path}");
+        hub.publish("a/b.c", ["kept"]).await;
+        let resumed = hub.get(path).header("accept", "text/event-stream");
+        let mut resumed = TestStream::open(resumed.header("last-event-id", live)).await;
+        assert_eq!(resumed.next_data().await, ["\"kept\""], "{path}");
+    }
+    let request = hub.get("/topics/other?since=start");
+    let mut lines = Lines::open(request.header("accept", "application/x-ndjson")).await;
+    assert_eq!(lines.next_event().await["topic"], "other");
+    let mut lines = Lines::open(hub.get("/topics/other?since=start&format=ndjson")).await;
+    assert_eq!(lines.next_event().await["topic"], "other");
+}
+
+#[tokio::test]
+async fn a_topic_that_is_asked_for_in_no_form_is_refused_with_those_there_are() {
+    let hub = TestHub::start().await;
+    for accept in ["*/*", "application/json", "text/event-stream;q=0"] {
+        let refused = answer(hub.get("/topics/orders/eu").header("accept", accept)).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code().as_str()),
+            (406, "not_acceptable")
+        );
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        for part in [
+            "text/event-stream",
+            "application/x-ndjson",
+            "GET /events?topic=orders",
+        ] {
+            assert!(detail.contains(part), "{detail}");
+        }
+    }
+    let unreadable = hub.get("/topics/%ff").header("accept", "text/event-stream");
+    let unreadable = answer(unreadable).await;
+    assert_eq!(
+        (unreadable.status.as_u16(), unreadable.code().as_str()),
+        (400, "invalid_parameter")
+    );
+    let spaced = hub
+        .get("/topics/a%20b")
+        .header("accept", "text/event-stream");
+    assert_eq!(answer(spaced).await.code(), "invalid_topic");
+    let posted = answer(hub.post("/sse").body("x")).await;
+    assert_eq!(posted.status, 405);
+    assert!(
+        posted.body.contains("publish with POST /events"),
+        "{}",
+        posted.body
+    );
+}
+
+#[tokio::test]
+async fn a_stream_with_a_count_ends_after_as_many_events() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a", "b", "c", "d"]).await;
+    // In the middle of a page.
+    let mut stream = hub.follow("?since=start&count=3").await;
+    stream.read_to_end().await.unwrap();
+    let ids = |stream: &mut TestStream| -> Vec<String> {
+        let messages = stream.take_received();
+        messages
+            .into_iter()
+            .map(|message| message.last_event_id)
+            .collect()
+    };
+    assert_eq!(ids(&mut stream), ["1", "2", "3"]);
+    assert_eq!(stream.cursor(), 3);
+    // Partly stored, partly live, in the middle of a batch.
+    let mut stream = hub.follow("?last=1&count=3").await;
+    hub.publish_many(5, |_| "t".into()).await;
+    stream.read_to_end().await.unwrap();
+    assert_eq!(ids(&mut stream), ["4", "5", "6"]);
+    // What is not there yet is waited for.
+    let mut lines = Lines::follow(&hub, "?count=1").await;
+    assert_eq!(lines.next().await.unwrap()["segno"], "cursor");
+    hub.publish("t", ["x"]).await;
+    assert_eq!(lines.next().await.unwrap()["id"], 10);
+    assert_eq!(lines.next().await, None);
+    for count in ["0", "-1", "many", "4294967296"] {
+        let refused = answer(hub.get(&format!("/sse?count={count}"))).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code().as_str()),
+            (400, "invalid_limit")
+        );
+    }
+}
