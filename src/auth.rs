@@ -17,8 +17,6 @@ mod ticket;
 mod token;
 
 use std::{
-    fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::Duration,
@@ -45,18 +43,10 @@ use self::{
 };
 use crate::{
     event::Timestamp,
+    files::{FileState, LOOK_INTERVAL, look_settled},
     filter::Pattern,
     rights::{Grants, Right},
 };
-
-/// How often the access file is looked at. Half of the two seconds within which a change is in force.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// How long a file that has changed must stay as it is before it is read: far longer than a script takes between the pieces of it.
-const SETTLE_INTERVAL: Duration = Duration::from_millis(50);
-
-/// A file that changes all the time is read after this many looks all the same, half a second.
-const SETTLE_MAX_LOOKS: usize = 10;
 
 /// Longest life of a ticket.
 pub const TICKET_MAX_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -103,26 +93,6 @@ struct Seen {
     /// The access file, and the files with keys of issuers.
     access: Vec<Option<FileState>>,
     ticket_keys: Option<FileState>,
-}
-
-/// What changes when a file does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct FileState {
-    modified: (i64, i64),
-    bytes: u64,
-    inode: (u64, u64),
-}
-
-impl FileState {
-    fn of(path: &Path) -> Option<Self> {
-        // Follows links: Kubernetes changes a file by changing where a link points.
-        let found = fs::metadata(path).ok()?;
-        Some(Self {
-            modified: (found.mtime(), found.mtime_nsec()),
-            bytes: found.len(),
-            inode: (found.dev(), found.ino()),
-        })
-    }
 }
 
 impl Access {
@@ -286,7 +256,12 @@ impl Access {
     async fn watch_files(&self) {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
-            let now = self.look_settled().await;
+            let known = self
+                .seen
+                .lock()
+                .expect("nobody panics while holding it")
+                .clone();
+            let now = look_settled(&known, || self.look()).await;
             let before = {
                 let mut seen = self.seen.lock().expect("nobody panics while holding it");
                 std::mem::replace(&mut *seen, now.clone())
@@ -298,24 +273,6 @@ impl Access {
                 self.reload_and_tell();
             }
         }
-    }
-
-    /// What the files look like once nobody writes them: one that is written over in place is short for a moment, and what is
-    /// not there yet must not end streams.
-    async fn look_settled(&self) -> Seen {
-        let mut now = self.look();
-        for _ in 0..SETTLE_MAX_LOOKS {
-            if now == *self.seen.lock().expect("nobody panics while holding it") {
-                break;
-            }
-            tokio::time::sleep(SETTLE_INTERVAL).await;
-            let later = self.look();
-            if later == now {
-                break;
-            }
-            now = later;
-        }
-        now
     }
 
     async fn watch_passes(&self) {

@@ -23,7 +23,7 @@ use crate::{
         RATE_MAX_EVENTS,
     },
     retention::{Keep, KeepTopics, parse_age},
-    server,
+    server::{self, CertificateFiles},
 };
 
 /// The flags of `segno serve`.
@@ -32,6 +32,10 @@ pub struct ServeFlags {
     /// Where the hub listens, and how long it waits.
     #[command(flatten, next_help_heading = "Listen")]
     pub listen: ListenFlags,
+
+    /// How connections are encrypted.
+    #[command(flatten, next_help_heading = "TLS")]
+    pub tls: TlsFlags,
 
     /// Who may do what.
     #[command(flatten, next_help_heading = "Access")]
@@ -120,6 +124,38 @@ pub struct ListenFlags {
     /// Longest wait for open requests and streams when the hub stops.
     #[arg(long, env = "SEGNO_DRAIN_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
+}
+
+/// How connections are encrypted.
+#[derive(Debug, Clone, Args)]
+pub struct TlsFlags {
+    /// File with the hub's certificate as PEM, and behind it those that lead to an authority. The hub then speaks TLS, and nothing
+    /// else, with HTTP/1.1 and HTTP/2. Read again when it changes; no stream is cut.
+    #[arg(
+        long,
+        env = "SEGNO_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
+    pub tls_cert: Option<PathBuf>,
+
+    /// File with the key of the certificate as PEM.
+    #[arg(
+        long,
+        env = "SEGNO_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
+    pub tls_key: Option<PathBuf>,
+}
+
+impl TlsFlags {
+    fn files(&self) -> Option<CertificateFiles> {
+        Some(CertificateFiles {
+            certificate: self.tls_cert.clone()?,
+            key: self.tls_key.clone()?,
+        })
+    }
 }
 
 /// Who may do what.
@@ -333,6 +369,7 @@ impl ServeFlags {
             cors_origins: listen.cors_origins.clone(),
             access: self.access.file.clone(),
             ticket_key: self.access.ticket_key_file.clone(),
+            tls: self.tls.files(),
             public_url: listen.public_url.clone(),
             drain_timeout: listen.drain_timeout,
             limits: limits::Settings {

@@ -380,6 +380,17 @@ pub(crate) fn refusal(hit: LimitHit, head: &[u8]) -> Response {
     }
 }
 
+/// What a client is told that speaks HTTP in the clear where TLS is spoken.
+pub(crate) fn tls_is_required() -> Response {
+    let detail = "the hub speaks TLS here; use https:// instead of http://";
+    Problem::new(Code::TlsRequired, detail).into_response()
+}
+
+/// Counts such a client.
+pub(crate) fn count_tls_is_required(refusals: &Counters) {
+    count_code(Code::TlsRequired, refusals);
+}
+
 /// Counts a connection that is not served, whether it is told or not.
 pub(crate) fn count(hit: LimitHit, refusals: &Counters) {
     count_code(Code::of(hit.limit), refusals);

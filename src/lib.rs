@@ -22,6 +22,8 @@
 //!    │
 //!  rights            knows: what a caller may do                   no I/O
 //!    │
+//!  files             knows: when a file has changed, and is whole  not what is in it
+//!    │
 //!  filter, event     know: what a valid topic, id or filter is     no I/O
 //!  metrics           knows: what is counted                        not where it is read
 //!  process           knows: what this process takes of the machine
@@ -90,6 +92,7 @@
 //! | a refusal gets its code and status | `http/problem.rs` |
 //! | a refusal becomes a stream, for browsers | `http/refused_stream.rs` |
 //! | a client that does not read is cut | `server/paced_socket.rs`, over HTTP/2 `server/http2.rs` |
+//! | the certificate is read, and read again | `server/tls.rs` |
 //! | what a connection of HTTP/2 may hold | `server/http2.rs` |
 //!
 //! # Stopping
@@ -113,6 +116,7 @@ pub mod client;
 pub mod config;
 pub mod db;
 pub mod event;
+mod files;
 pub mod filter;
 pub mod http;
 pub mod hub;

@@ -9,8 +9,10 @@ mod framing;
 mod http2;
 mod paced_socket;
 mod refusal;
+mod tls;
 
 use std::{
+    future::pending,
     io,
     net::SocketAddr,
     num::{NonZero, NonZeroU32},
@@ -33,10 +35,12 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use self::tls::{CertificateError, CertificateFiles};
 use self::{
     audience::Audiences,
     connection::{Client, Terms},
     refusal::{Refuser, refusals_beside},
+    tls::{Certificates, Tls},
 };
 use crate::{
     auth::{Access, AccessFileError},
@@ -104,6 +108,8 @@ pub struct Settings {
     pub access: Option<PathBuf>,
     /// The file with the keys of tickets; beside the events if not given. Made when the first ticket is.
     pub ticket_key: Option<PathBuf>,
+    /// The certificate; without one nothing is encrypted.
+    pub tls: Option<CertificateFiles>,
 }
 
 impl Default for Settings {
@@ -120,6 +126,7 @@ impl Default for Settings {
             keep: Keep::default(),
             access: None,
             ticket_key: None,
+            tls: None,
         }
     }
 }
@@ -158,6 +165,9 @@ pub enum StartError {
     /// The access file is not right.
     #[error(transparent)]
     Access(#[from] AccessFileError),
+    /// The certificate cannot be used.
+    #[error("cannot use the certificate")]
+    Certificate(#[from] CertificateError),
     /// Another process listens there.
     #[error("{0} is in use; is another segno running? choose another with --listen")]
     AddressInUse(SocketAddr),
@@ -181,10 +191,17 @@ impl Server {
         let address = settings.listen;
         let listener = listen(address).map_err(|error| cannot_listen(address, error))?;
         let access = Arc::new(open_access(&settings)?);
+        let tls = settings
+            .tls
+            .clone()
+            .map(Tls::start)
+            .transpose()?
+            .map(Arc::new);
         let manager = Manager::from_env().map_err(StartError::Manager)?;
         let metrics = Metrics::default();
         let limits = Arc::new(Limits::new(settings.limits.clone()));
-        let connections = Connections::new(Opening::default(), limits.clone(), metrics.clone());
+        let connections =
+            Connections::new(Opening::default(), limits.clone(), metrics.clone(), tls);
         let (hub, writer) = tokio::select! {
             opened = Hub::open(&settings.db, settings.hub, metrics) => opened?,
             () = accept(&listener, &connections) => unreachable!("accepts for ever"),
@@ -219,6 +236,23 @@ impl Server {
             .expect("a listening socket has an address")
     }
 
+    /// The files that can be read again while the hub runs.
+    pub fn reread_files(&self) -> RereadFiles {
+        RereadFiles {
+            access: self.access.clone(),
+            certificates: self
+                .connections
+                .tls
+                .as_ref()
+                .map(|tls| tls.certificates.clone()),
+        }
+    }
+
+    /// Where the hub is on this machine: `https` if it has a certificate.
+    pub fn scheme(&self) -> &'static str {
+        self.connections.tls.as_ref().map_or("http", |_| "https")
+    }
+
     /// Who may do what.
     pub fn access(&self) -> &Arc<Access> {
         &self.access
@@ -246,6 +280,7 @@ impl Server {
             () = accept(&self.listener, &self.connections) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.settings.keep) => unreachable!("keeps looking"),
             () = monitor::run(&self.hub, || self.manager.alive()) => unreachable!("keeps watching"),
+            () = keep_certificates(self.connections.tls.as_deref()) => unreachable!("keeps looking"),
             () = self.access.run() => unreachable!("keeps looking"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
             () = stop => tracing::info!("draining"),
@@ -270,6 +305,37 @@ impl Server {
             );
         }
         writer.close().await
+    }
+}
+
+/// Files that can be read again while the hub runs.
+#[derive(Debug, Clone)]
+pub struct RereadFiles {
+    access: Arc<Access>,
+    certificates: Option<Arc<Certificates>>,
+}
+
+impl RereadFiles {
+    /// Whether there are any.
+    pub fn are_there(&self) -> bool {
+        !self.access.is_open() || self.certificates.is_some()
+    }
+
+    /// Reads them again, and logs what came of it.
+    pub fn reread_and_tell(&self) {
+        if !self.access.is_open() {
+            self.access.reload_and_tell();
+        }
+        if let Some(certificates) = &self.certificates {
+            certificates.reload_and_tell();
+        }
+    }
+}
+
+async fn keep_certificates(tls: Option<&Tls>) {
+    match tls {
+        Some(tls) => tls.certificates.run().await,
+        None => pending().await,
     }
 }
 
@@ -299,7 +365,7 @@ pub fn serve_endpoint<E: Endpoint<Output: Into<Answer>> + 'static>(
         max_connections_per_address: NonZeroU32::MAX,
         ..limits::Settings::default()
     });
-    let connections = Connections::new(endpoint, Arc::new(limits), Metrics::default());
+    let connections = Connections::new(endpoint, Arc::new(limits), Metrics::default(), None);
     let serving = async move { accept(&listener, &connections).await };
     Ok((address, serving))
 }
@@ -342,7 +408,8 @@ fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
 struct Connections<E> {
     terms: Arc<Terms<E>>,
     limits: Arc<Limits>,
-    refuser: Refuser,
+    refuser: Arc<Refuser>,
+    tls: Option<Arc<Tls>>,
     tasks: TaskTracker,
     audiences: Arc<Audiences>,
 }
@@ -384,8 +451,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
-    fn new(endpoint: E, limits: Arc<Limits>, metrics: Metrics) -> Self {
-        let refuser = Refuser::new(limits.clone(), metrics.refusals.clone());
+    fn new(endpoint: E, limits: Arc<Limits>, metrics: Metrics, tls: Option<Arc<Tls>>) -> Self {
+        let refuser = Refuser::new(limits.clone(), metrics.refusals.clone(), tls.clone());
         let terms = Terms {
             endpoint,
             metrics,
@@ -395,7 +462,8 @@ impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
         let tasks = TaskTracker::new();
         Self {
             terms: Arc::new(terms),
-            refuser,
+            refuser: Arc::new(refuser),
+            tls,
             limits,
             audiences: Audiences::new(tasks.clone()),
             tasks,
@@ -409,9 +477,15 @@ impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
         let client = Client {
             local,
             remote: RemoteAddr(remote.into()),
-            scheme: Scheme::HTTP,
+            scheme: self.tls.as_ref().map_or(Scheme::HTTP, |_| Scheme::HTTPS),
             permit: Arc::new(permit),
         };
+        if let Some(tls) = self.tls.clone() {
+            let (terms, refuser) = (self.terms.clone(), self.refuser.clone());
+            let served = connection::serve_tls(socket, tls, client, terms, refuser);
+            self.tasks.spawn(served);
+            return;
+        }
         let served = connection::serve(socket, client, self.terms.clone());
         let audiences = self.audiences.clone();
         self.tasks.spawn(async move {

@@ -15,7 +15,7 @@ use crate::{
     auth::Access,
     config::refuse_unasked_openness,
     db::{self, Found},
-    server::{self, StartError},
+    server::{self, CertificateFiles, StartError},
 };
 
 /// The flag itself, which says nothing about the hub.
@@ -62,6 +62,7 @@ impl Report {
         let in_use = self.look_at_file(matches).await;
         self.look_at_address(matches, in_use);
         self.look_at_access(matches);
+        self.look_at_certificate(matches);
         self.look_at_limits(matches);
         self.look_at_variables();
         self.end()
@@ -163,6 +164,24 @@ impl Report {
                 .notes
                 .push(format!("everybody {who} may do everything")),
             Err(problem) => self.problems.push(problem),
+        }
+    }
+
+    fn look_at_certificate(&mut self, matches: &ArgMatches) {
+        let (certificate, key) = (
+            self.value::<PathBuf>(matches, "tls_cert"),
+            self.value::<PathBuf>(matches, "tls_key"),
+        );
+        let (Some(certificate), Some(key)) = (certificate, key) else {
+            return;
+        };
+        let note = format!(
+            "connections are encrypted, with the certificate in {}",
+            certificate.display()
+        );
+        match (CertificateFiles { certificate, key }).read() {
+            Ok(_) => self.notes.push(note),
+            Err(error) => self.problems.push(in_one_line(&error.into())),
         }
     }
 

@@ -3,7 +3,6 @@
 use std::{
     io::{self, IsTerminal},
     net::IpAddr,
-    sync::Arc,
 };
 
 use anyhow::{Context, bail};
@@ -17,9 +16,8 @@ use super::{
     print,
 };
 use crate::{
-    auth::Access,
     config::{LogFormat, ServeFlags, refuse_small_queue, refuse_unasked_openness},
-    server::{Server, Settings},
+    server::{RereadFiles, Server, Settings},
 };
 
 /// Serves until a signal. `matches` says which flags were given.
@@ -59,7 +57,7 @@ async fn serve(flags: &ServeFlags, matches: &ArgMatches) -> anyhow::Result<()> {
     greet(&server, &settings, flags.observe.log_format);
 
     let stop = CancellationToken::new();
-    signals.rereads = Some(server.access().clone());
+    signals.rereads = Some(server.reread_files());
     let mut first = "";
     let second = async {
         first = signals.next().await;
@@ -88,7 +86,7 @@ struct Signals {
     /// Asked at the start: of a terminal that has been closed the system says that it is none.
     has_terminal: bool,
     /// What is read again when nobody closed a terminal.
-    rereads: Option<Arc<Access>>,
+    rereads: Option<RereadFiles>,
 }
 
 /// A write beyond the file size limit of the process. Without a handler it kills; with one, the write fails and is reported.
@@ -134,7 +132,7 @@ impl Signals {
 
     fn reread(&self) {
         match &self.rereads {
-            Some(access) if !access.is_open() => access.reload_and_tell(),
+            Some(files) if files.are_there() => files.reread_and_tell(),
             _ => tracing::info!("SIGHUP: there is nothing to read again"),
         }
     }
@@ -160,7 +158,7 @@ fn greet(server: &Server, settings: &Settings, log_format: LogFormat) {
     } else {
         format_ip(address.ip())
     };
-    let base = format!("http://{host}:{}", address.port());
+    let base = format!("{}://{host}:{}", server.scheme(), address.port());
     let bounds = server.bounds();
     let version = env!("CARGO_PKG_VERSION");
     let access = who_may_do_what(server);

@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use poem::{
     Request,
-    http::{HeaderMap, HeaderName, Method, header},
+    http::{HeaderMap, HeaderName, Method, header, uri::Scheme},
 };
 
 use super::{
@@ -53,7 +53,7 @@ impl CrossSite {
         if reads {
             return Ok(());
         }
-        self.check_origin(headers, cors)?;
+        self.check_origin(request, cors)?;
         let has_origin = headers.contains_key(header::ORIGIN);
         if has_origin
             && !headers.contains_key(header::CONTENT_TYPE)
@@ -106,7 +106,8 @@ impl CrossSite {
     }
 
     /// Whether a request that changes something comes from the hub's own page, from one that is allowed, or from no page.
-    fn check_origin(&self, headers: &HeaderMap, cors: Option<&Cors>) -> Result<(), Problem> {
+    fn check_origin(&self, request: &Request, cors: Option<&Cors>) -> Result<(), Problem> {
+        let headers = request.headers();
         if cors.is_some_and(|cors| cors.lets_write(headers)) {
             return Ok(());
         }
@@ -117,7 +118,11 @@ impl CrossSite {
             None if another.is_some() => false,
             // From no browser; or from an old one, which cannot do without `Origin` where the site is another.
             None => origin.is_none_or(|origin| {
-                let authority = origin.to_str().ok().and_then(authority_of);
+                let origin = origin.to_str().unwrap_or_default();
+                // Whoever is on the way can put a page without TLS at the hub's own name.
+                let is_forgeable =
+                    *request.scheme() == Scheme::HTTPS && origin.starts_with("http://");
+                let authority = authority_of(origin).filter(|_| !is_forgeable);
                 authority.is_some_and(|authority| self.is_same(&authority, headers))
             }),
         };

@@ -70,6 +70,7 @@ codes! {
     InvalidFormat, BAD_REQUEST, "invalid_format", "the format is unknown";
     InvalidHeader, BAD_REQUEST, "invalid_header", "a header cannot be read, or is given more than once";
     InvalidHost, BAD_REQUEST, "invalid_host", "an HTTP/1.1 request has no `Host` header, or more than one";
+    TlsRequired, BAD_REQUEST, "tls_required", "the hub speaks TLS at this port; use `https://`";
     InvalidEncoding, BAD_REQUEST, "invalid_encoding", "the body is not what its `Content-Encoding` says";
     InvalidParameter, BAD_REQUEST, "invalid_parameter", "a parameter cannot be read";
     UnknownParameter, BAD_REQUEST, "unknown_parameter", "a query parameter is unknown; the detail lists those of the operation";
@@ -422,8 +423,9 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
 }
 
 /// Refusals that any request may get.
-const EVERYWHERE: [Code; 6] = [
+const EVERYWHERE: [Code; 7] = [
     Code::InvalidHost,
+    Code::TlsRequired,
     Code::WrongHost,
     Code::CrossSite,
     Code::TooManyConnectionsOfAddress,

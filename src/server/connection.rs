@@ -11,6 +11,7 @@ use std::{
     convert::Infallible,
     fmt::Display,
     future::{pending, poll_fn},
+    io,
     pin::Pin,
     sync::{
         Arc, Mutex,
@@ -20,6 +21,7 @@ use std::{
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioTimer;
 use poem::{
@@ -30,6 +32,7 @@ use poem::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -37,6 +40,8 @@ use super::{
     framing::Framing,
     http2,
     paced_socket::{PacedSocket, is_http2},
+    refusal::Refuser,
+    tls::{ALPN_HTTP2, Greeting, Tls},
 };
 use crate::{
     http::{Answer, Following, OneASecond},
@@ -127,6 +132,50 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
             None
         }
         Outcome::Ended => None,
+    }
+}
+
+/// Serves the requests of a connection that begins with a handshake, to its end. A client that speaks HTTP in the clear is told so.
+pub(super) async fn serve_tls<E: Endpoint<Output: Into<Answer>> + 'static>(
+    socket: TcpStream,
+    tls: Arc<Tls>,
+    client: Client,
+    terms: Arc<Terms<E>>,
+    refuser: Arc<Refuser>,
+) {
+    let limits = client.permit.limits();
+    let greeting = timeout(limits.settings.header_timeout, tls.greet(socket));
+    let greeted = tokio::select! {
+        greeted = greeting => greeted,
+        () = terms.ending.cancelled() => return,
+    };
+    let stream = match greeted {
+        Err(_) => return terms.note_late(),
+        Ok(Ok(Greeting::Tls(stream))) => *stream,
+        Ok(Ok(Greeting::Clear(socket))) => return refuser.tell_tls_is_required(socket).await,
+        Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+            return terms.note_refused(
+                "failed_handshake",
+                &client,
+                &error,
+                "a TLS handshake failed",
+            );
+        }
+        Ok(Err(_)) => return, // The client has gone.
+    };
+    if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) {
+        let write_timeout = limits.settings.write_timeout;
+        let socket = PacedSocket::new(stream, write_timeout, Arc::default());
+        return Box::pin(http2::serve(
+            socket.begin_again(Bytes::new()),
+            client,
+            terms,
+        ))
+        .await;
+    }
+    let served = serve_http1(stream, Handover::Never, &client, &terms);
+    if let Outcome::Http2(socket) = Box::pin(served).await {
+        Box::pin(http2::serve(socket, client, terms)).await;
     }
 }
 
@@ -232,8 +281,7 @@ impl<E> Terms<E> {
     /// Counts what hyper answered by itself, or cut. Other ends need no note: the client has gone.
     fn note_end(&self, error: &hyper::Error, client: &Client) {
         if error.is_timeout() {
-            self.metrics.late_heads.inc();
-            return;
+            return self.note_late();
         }
         let code = if error.is_parse_too_large() {
             "head_too_large" // 431, or 414 if the address was read to its end
@@ -243,6 +291,10 @@ impl<E> Terms<E> {
             return;
         };
         self.note_refused(code, client, error, "refused what is no request of HTTP/1");
+    }
+
+    fn note_late(&self) {
+        self.metrics.late_heads.inc();
     }
 
     /// Counts what was refused below the hub, and logs it, but not more than once a second.

@@ -1,4 +1,4 @@
-//! Connections over a limit: each gets an answer that says so, without hyper, and is closed.
+//! Connections over a limit, or without the TLS that is spoken here: each gets an answer that says so, without hyper, and is closed.
 //!
 //! The answer is for a client that meant well. So it is given when the request is there, since some clients take bytes that come
 //! before it for a fault, and what else the client sends is read for a while: to close a socket with unread bytes in it is to
@@ -12,15 +12,18 @@ use std::{
     time::Duration,
 };
 
-use poem::http::{HeaderMap, HeaderValue, header};
+use poem::{
+    Response,
+    http::{HeaderMap, HeaderValue, header},
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     sync::Semaphore,
     time::timeout,
 };
 
-use super::{connection::answer_head, framing::Framing};
+use super::{connection::answer_head, framing::Framing, tls::Tls};
 use crate::{
     http,
     limits::{Limit, LimitHit, Limits},
@@ -52,16 +55,19 @@ pub(super) struct Refuser {
     limits: Arc<Limits>,
     refusals: Counters,
     room: Arc<Semaphore>,
+    /// What a connection begins with that is encrypted.
+    tls: Option<Arc<Tls>>,
 }
 
 impl Refuser {
-    pub(super) fn new(limits: Arc<Limits>, refusals: Counters) -> Self {
+    pub(super) fn new(limits: Arc<Limits>, refusals: Counters, tls: Option<Arc<Tls>>) -> Self {
         let room = refusals_beside(limits.settings.max_connections.get());
         Self {
             headers: Arc::default(),
             limits,
             refusals,
             room: Arc::new(Semaphore::new(room.try_into().unwrap_or(usize::MAX))),
+            tls,
         }
     }
 
@@ -80,19 +86,50 @@ impl Refuser {
         http::count(hit, &self.refusals);
         let room = self.room.clone().try_acquire_owned().ok()?;
         let (limits, headers) = (self.limits.clone(), self.headers.clone());
+        let tls = self.tls.clone();
         Some(async move {
+            let refusal = |head: &[u8]| http::refusal(explain(hit, peer, head, &limits), head);
             // An error means that the client has gone, which needs no note.
-            _ = tell(socket, peer, hit, &limits, headers.get()).await;
+            _ = match tls {
+                None => tell(socket, refusal, headers.get()).await,
+                Some(tls) => match timeout(PATIENCE, tls.greet_refused(socket)).await {
+                    Ok(Ok(stream)) => tell(stream, refusal, headers.get()).await,
+                    Ok(Err(_)) | Err(_) => Ok(()),
+                },
+            };
             drop(room);
         })
     }
+
+    /// Answers a client that speaks HTTP in the clear where TLS is spoken, and closes.
+    pub(super) async fn tell_tls_is_required(&self, socket: TcpStream) {
+        http::count_tls_is_required(&self.refusals);
+        if let Ok(_room) = self.room.try_acquire() {
+            _ = tell(
+                socket,
+                |_: &[u8]| http::tls_is_required(),
+                self.headers.get(),
+            )
+            .await;
+        }
+    }
 }
 
-async fn tell(
-    mut socket: TcpStream,
-    peer: IpAddr,
-    mut hit: LimitHit,
-    limits: &Limits,
+/// The limit, with what the head of the request says of it.
+fn explain(hit: LimitHit, peer: IpAddr, head: &[u8], limits: &Limits) -> LimitHit {
+    if hit.limit != Limit::ConnectionsOfAddress || !http::is_forwarded(head) {
+        return hit;
+    }
+    limits.note_proxy(peer);
+    LimitHit {
+        is_forwarded: true,
+        ..hit
+    }
+}
+
+async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
+    mut socket: S,
+    refusal: impl FnOnce(&[u8]) -> Response,
     headers: Option<&HeaderMap>,
 ) -> io::Result<()> {
     let mut head = Vec::new();
@@ -100,12 +137,9 @@ async fn tell(
     if let Ok(read) = timeout(PATIENCE, read_head(&mut socket, &mut head)).await {
         read?;
     }
-    if hit.limit == Limit::ConnectionsOfAddress && http::is_forwarded(&head) {
-        limits.note_proxy(peer);
-        hit.is_forwarded = true;
-    }
     let telling = async {
-        socket.write_all(&answer(hit, &head, headers).await).await?;
+        let bytes = answer(refusal(&head), headers).await;
+        socket.write_all(&bytes).await?;
         socket.shutdown().await?;
         let mut rest = socket.take(DISCARD_MAX_BYTES);
         tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
@@ -115,7 +149,7 @@ async fn tell(
 }
 
 /// Reads until the end of the head is there, or as much as a head may have; fails where the client has gone.
-async fn read_head(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()> {
+async fn read_head(socket: &mut (impl AsyncRead + Unpin), head: &mut Vec<u8>) -> io::Result<()> {
     let end = b"\r\n\r\n";
     while head.len() < HEAD_MAX_BYTES && !head.windows(end.len()).any(|bytes| bytes == end) {
         if socket.read_buf(head).await? == 0 {
@@ -125,8 +159,7 @@ async fn read_head(socket: &mut TcpStream, head: &mut Vec<u8>) -> io::Result<()>
     Ok(())
 }
 
-async fn answer(hit: LimitHit, head: &[u8], headers: Option<&HeaderMap>) -> Vec<u8> {
-    let mut response = http::refusal(hit, head);
+async fn answer(mut response: Response, headers: Option<&HeaderMap>) -> Vec<u8> {
     response
         .headers_mut()
         .extend(headers.cloned().unwrap_or_default());

@@ -111,20 +111,27 @@ static ENDING: Mutex<()> = Mutex::new(());
 impl Browser {
     /// Starts one and opens `url`.
     pub(crate) async fn open(url: &str) -> Self {
-        Self::start(url, json!({"browser": "ALL"})).await
+        Self::start(url, json!({"browser": "ALL"}), false).await
+    }
+
+    /// The same for a hub whose certificate no authority has signed that the browser knows.
+    pub(crate) async fn open_insecure(url: &str) -> Self {
+        Self::start(url, json!({"browser": "ALL"}), true).await
     }
 
     /// The same, and notes down what the page sends; see [`requests`](Self::requests).
     pub(crate) async fn open_watched(url: &str) -> Self {
-        Self::start(url, json!({"browser": "ALL", "performance": "ALL"})).await
+        let logs = json!({"browser": "ALL", "performance": "ALL"});
+        Self::start(url, logs, false).await
     }
 
-    async fn start(url: &str, logs: Value) -> Self {
+    async fn start(url: &str, logs: Value, insecure: bool) -> Self {
         let driver = Driver::get().await;
         let folder = tempfile::tempdir().unwrap();
-        let Value::Object(capabilities) = capabilities(folder.path(), &logs) else {
+        let Value::Object(mut capabilities) = capabilities(folder.path(), &logs) else {
             unreachable!("an object")
         };
+        capabilities.insert("acceptInsecureCerts".into(), insecure.into());
         let page = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
             .capabilities(capabilities)
             .connect(&driver.url(""))

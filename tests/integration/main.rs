@@ -49,4 +49,5 @@ mod stream;
 mod test_hub;
 mod tickets;
 mod tidy;
+mod tls;
 mod watching;

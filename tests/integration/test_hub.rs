@@ -95,7 +95,7 @@ impl TestHub {
         let mut config = config(folder.path());
         change(&mut config);
         let server = Server::start(config).await.unwrap();
-        let url = format!("http://{}", server.address());
+        let url = format!("{}://{}", server.scheme(), server.address());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serving = tokio::spawn(async move {
@@ -130,7 +130,7 @@ impl TestHub {
     }
 
     pub(crate) fn address(&self) -> &str {
-        self.url.strip_prefix("http://").unwrap()
+        self.url.split_once("://").unwrap().1
     }
 
     pub(crate) fn db(&self) -> PathBuf {
@@ -214,15 +214,18 @@ impl Drop for TestHub {
     }
 }
 
-pub(crate) fn reqwest_client() -> reqwest::Client {
+/// Takes whatever certificate a hub has: who must not is tested in `tls`.
+fn client_builder() -> reqwest::ClientBuilder {
     _ = rustls::crypto::ring::default_provider().install_default();
-    reqwest::Client::new()
+    reqwest::Client::builder().tls_danger_accept_invalid_certs(true)
+}
+
+pub(crate) fn reqwest_client() -> reqwest::Client {
+    client_builder().build().unwrap()
 }
 
 fn without_keep_alive() -> reqwest::Client {
-    _ = rustls::crypto::ring::default_provider().install_default();
-    let client = reqwest::Client::builder().pool_max_idle_per_host(0);
-    client.build().unwrap()
+    client_builder().pool_max_idle_per_host(0).build().unwrap()
 }
 
 /// An answer that was read to its end.
@@ -445,6 +448,7 @@ pub(crate) struct Program {
     /// Where the start message came from. It stays open, so that nothing the program prints later fails.
     _stdout: Option<ChildStdout>,
     pub(crate) port: u16,
+    scheme: &'static str,
 }
 
 /// A port for a hub that must come back at the same address, or that clients look for before it is there.
@@ -470,11 +474,14 @@ impl Port {
     }
 }
 
-/// The port of the first address in `told`.
-fn port_told(told: &str) -> Option<u16> {
-    let (_, address) = told.split_once("http://")?;
+/// The scheme and the port of the first address in `told`.
+fn address_told(told: &str) -> Option<(&'static str, u16)> {
+    let (before, address) = told.split_once("://")?;
+    let scheme = ["https", "http"];
+    let scheme = scheme.into_iter().find(|scheme| before.ends_with(scheme))?;
     let authority = address.split(['/', '"', '\n']).next()?;
-    authority.rsplit_once(':')?.1.parse().ok()
+    let port = authority.rsplit_once(':')?.1.parse().ok()?;
+    Some((scheme, port))
 }
 
 pub(crate) fn segno() -> Command {
@@ -522,19 +529,21 @@ impl Program {
             child,
             _stdout: None,
             port: 0,
+            scheme: "http",
         };
         let reading = tokio::task::spawn_blocking(move || {
             let (mut stdout, mut told) = (BufReader::new(stdout), String::new());
             loop {
                 let bytes = stdout.read_line(&mut told).unwrap();
                 assert_ne!(bytes, 0, "the program ended; it had told {told:?}");
-                if let Some(port) = port_told(&told) {
-                    return (port, stdout.into_inner());
+                if let Some(address) = address_told(&told) {
+                    return (address, stdout.into_inner());
                 }
             }
         });
-        let (port, stdout) = within("the start message", reading).await.unwrap();
-        (program.port, program._stdout) = (port, Some(stdout));
+        let (address, stdout) = within("the start message", reading).await.unwrap();
+        (program.scheme, program.port) = address;
+        program._stdout = Some(stdout);
         program.wait_until_ready().await;
         program
     }
@@ -550,13 +559,14 @@ impl Program {
                 .unwrap(),
             _stdout: None,
             port: 0,
+            scheme: "http",
         };
-        program.port = within("the log line that tells the address", async {
+        (program.scheme, program.port) = within("the log line that tells the address", async {
             loop {
                 let lines = std::fs::read_to_string(log).unwrap();
                 let listening = lines.lines().find(|line| line.contains("\"listening\""));
-                if let Some(port) = listening.and_then(port_told) {
-                    return port;
+                if let Some(address) = listening.and_then(address_told) {
+                    return address;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
@@ -583,7 +593,7 @@ impl Program {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}", self.scheme, self.port)
     }
 
     pub(crate) fn id(&self) -> u32 {

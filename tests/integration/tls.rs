@@ -1,0 +1,414 @@
+//! TLS of the hub's own side: what it shows and to whom, and what is no handshake.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use segno::server::CertificateFiles;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{
+    browser::Browser,
+    test_hub::{Program, TestHub, TestStream, answer, reqwest_client, segno, within},
+};
+
+/// An authority of its own, as a company has.
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    pub(crate) fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
+    }
+
+    /// Its own certificate, which clients trust.
+    pub(crate) fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Writes a certificate for these names, and its key.
+    pub(crate) fn issue(&self, names: &[&str], folder: &Path) -> CertificateFiles {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(names).unwrap();
+        let certificate = certificate.signed_by(&key, &self.0).unwrap();
+        let files = CertificateFiles {
+            certificate: folder.join("cert.pem"),
+            key: folder.join("key.pem"),
+        };
+        // The key first: the two must not be read while they do not belong together.
+        fs::write(&files.key, key.serialize_pem()).unwrap();
+        fs::write(&files.certificate, certificate.pem()).unwrap();
+        fs::write(folder.join("ca.pem"), self.pem()).unwrap();
+        files
+    }
+
+    /// A client that trusts this authority alone, with HTTP/2 or without.
+    pub(crate) fn client(&self, http2: bool) -> reqwest::Client {
+        reqwest_client(); // Chooses the cryptography.
+        let trusted = reqwest::Certificate::from_pem(self.pem().as_bytes()).unwrap();
+        let client = reqwest::Client::builder()
+            .tls_certs_only([trusted])
+            // Each request shakes hands, and shows which certificate there is.
+            .pool_max_idle_per_host(0);
+        let client = if http2 { client } else { client.http1_only() };
+        client.build().unwrap()
+    }
+}
+
+/// The names that tests call the hub by.
+pub(crate) const NAMES: [&str; 2] = ["127.0.0.1", "localhost"];
+
+/// A hub with a certificate of `authority`.
+async fn hub_with(
+    authority: &Authority,
+    change: impl FnOnce(&mut segno::server::Settings),
+) -> TestHub {
+    let folder = tempfile::tempdir().unwrap();
+    let files = authority.issue(&NAMES, folder.path());
+    TestHub::start_in(folder, |settings| {
+        settings.tls = Some(files);
+        change(settings);
+    })
+    .await
+}
+
+fn folder(hub: &TestHub) -> std::path::PathBuf {
+    hub.db().parent().unwrap().to_owned()
+}
+
+async fn follow(client: &reqwest::Client, hub: &TestHub, query: &str) -> TestStream {
+    TestStream::open(client.get(hub.url(&format!("/sse{query}")))).await
+}
+
+async fn refusals(hub: &TestHub, code: &str) -> u64 {
+    let figures = answer(hub.get("/metrics")).await.body;
+    let line = format!("segno_refusals_total{{code=\"{code}\"}} ");
+    let count = figures
+        .lines()
+        .find_map(|figure| figure.strip_prefix(&line));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+#[tokio::test]
+async fn curl_speaks_tls_to_the_hub_in_both_versions_of_http() {
+    let hub = hub_with(&Authority::new("a"), |_| ()).await;
+    let port = hub.address().rsplit_once(':').unwrap().1.to_owned();
+    let ca = folder(&hub).join("ca.pem");
+    for (option, version) in [("--http2", "2"), ("--http1.1", "1.1")] {
+        let (ca, port) = (ca.clone(), port.clone());
+        let curl = move |path: &str, data: &[&str]| {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", option, "-w", "\n%{http_version}", "--cacert"]);
+            curl.arg(&ca).args(data);
+            let ended = curl.arg(format!("https://localhost:{port}{path}")).output();
+            let ended = ended.unwrap();
+            assert_eq!(String::from_utf8(ended.stderr).unwrap(), "");
+            String::from_utf8(ended.stdout).unwrap()
+        };
+        let (published, page) = tokio::task::spawn_blocking(move || {
+            let published = curl("/topics/greetings", &["-d", "hello"]);
+            (published, curl("/events", &[]))
+        })
+        .await
+        .unwrap();
+        assert!(published.contains("\"id\":"), "{published}");
+        let end = format!("}}\n\n{version}");
+        assert!(page.contains("\"hello\"") && page.ends_with(&end), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_for_new_connections_and_cuts_no_stream() {
+    let (old, new) = (Authority::new("old"), Authority::new("new"));
+    let hub = hub_with(&old, |_| ()).await;
+    let mut streams = vec![
+        follow(&old.client(true), &hub, "").await,
+        follow(&old.client(false), &hub, "").await,
+    ];
+    let live = hub.url("/health/live");
+    assert!(new.client(true).get(&live).send().await.is_err());
+    new.issue(&NAMES, &folder(&hub));
+    let trusting = new.client(true);
+    within("the new certificate", async {
+        while trusting.get(&live).send().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    assert!(old.client(true).get(&live).send().await.is_err());
+
+    // A key that belongs to another certificate changes nothing.
+    let files = CertificateFiles {
+        certificate: folder(&hub).join("cert.pem"),
+        key: folder(&hub).join("key.pem"),
+    };
+    fs::write(&files.key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let again = new.client(true).get(&live).send().await.unwrap();
+    assert_eq!(again.status(), 200);
+    hub.publish("t", ["x"]).await;
+    for stream in &mut streams {
+        assert_eq!(stream.next().await.last_event_id, "1");
+    }
+}
+
+#[tokio::test]
+async fn a_hang_up_reads_the_certificate_again_and_a_bad_one_is_logged() {
+    let authority = Authority::new("a");
+    let folder = tempfile::tempdir().unwrap();
+    let files = authority.issue(&NAMES, folder.path());
+    let log = folder.path().join("log");
+    let mut command = segno();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    command.arg("--db").arg(folder.path().join("segno.db"));
+    command.arg("--tls-cert").arg(&files.certificate);
+    command.arg("--tls-key").arg(&files.key);
+    let program = Program::spawn_logging_to(&log, command).await;
+    assert!(program.url().starts_with("https://"), "{}", program.url());
+    let told = async |what: &str| {
+        within(what, async {
+            while !fs::read_to_string(&log).unwrap().contains(what) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    };
+    program.signal("HUP");
+    told("the certificate was read again; new connections get it").await;
+    fs::write(&files.certificate, "no certificate").unwrap();
+    told("the certificate is refused; the one before it stays").await;
+    told("cert.pem has no certificate").await;
+    let client = authority.client(true);
+    let live = client.get(format!("{}/health/live", program.url()));
+    assert_eq!(answer(live).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_used_is_refused_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    Authority::new("a").issue(&NAMES, path);
+    fs::write(
+        path.join("other.pem"),
+        KeyPair::generate().unwrap().serialize_pem(),
+    )
+    .unwrap();
+    fs::write(path.join("text.pem"), "hello\n").unwrap();
+    fs::write(path.join("half.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n").unwrap();
+    let run = |arguments: &[&str], check: bool| {
+        let mut command = segno();
+        command
+            .args(["serve", "--listen", "127.0.0.1:0"])
+            .args(arguments);
+        command
+            .args(check.then_some("--check-config"))
+            .current_dir(path);
+        let ended = command.output().unwrap();
+        assert!(!ended.status.success());
+        String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap()
+    };
+    for (certificate, key, expected) in [
+        (
+            "none.pem",
+            "key.pem",
+            "cannot read none.pem: No such file or directory",
+        ),
+        ("text.pem", "key.pem", "text.pem has no certificate"),
+        ("half.pem", "key.pem", "half.pem is not PEM: "),
+        ("cert.pem", "cert.pem", "cert.pem has no private key"),
+        ("key.pem", "key.pem", "key.pem has no certificate"),
+        (
+            "cert.pem",
+            "other.pem",
+            "the certificate in cert.pem and the key in other.pem cannot be used together: ",
+        ),
+    ] {
+        let arguments = ["--tls-cert", certificate, "--tls-key", key];
+        let told = run(&arguments, false);
+        assert!(
+            told.starts_with("segno: ") && told.contains(expected),
+            "{told}"
+        );
+        let told = run(&arguments, true);
+        assert!(told.contains(&format!("problem: {expected}")), "{told}");
+    }
+    let told = run(&["--tls-cert", "cert.pem"], false);
+    assert!(told.contains("--tls-key"), "{told}");
+    let mut command = segno();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--check-config"]);
+    command.args(["--tls-cert", "cert.pem", "--tls-key", "key.pem"]);
+    let ended = command.current_dir(path).output().unwrap();
+    let told = String::from_utf8(ended.stdout).unwrap();
+    let note = "note: connections are encrypted, with the certificate in cert.pem\n";
+    assert!(told.contains(note), "{told}");
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_end_is_cut() {
+    let hub = hub_with(&Authority::new("a"), |settings| {
+        settings.limits.header_timeout = Duration::from_millis(300);
+        settings.limits.max_connections_per_address = 20.try_into().unwrap();
+    })
+    .await;
+    let mut slow = Vec::new();
+    // Nothing; the first byte of a record; and a record that says it has 512 bytes.
+    for begin in [&b""[..], &[22], &[22, 3, 1, 2, 0, 1, 0, 1, 252]] {
+        for _ in 0..5 {
+            let mut socket = TcpStream::connect(hub.address()).await.unwrap();
+            socket.write_all(begin).await.unwrap();
+            slow.push(socket);
+        }
+    }
+    join_all(slow.iter_mut().map(async |socket| {
+        let ended = within("an end", socket.read(&mut [0; 16])).await;
+        assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    }))
+    .await;
+    assert!(
+        answer(hub.get("/metrics"))
+            .await
+            .body
+            .contains("segno_late_heads_total 15\n")
+    );
+    // One that is no handshake after all is told so by an alert, and counted.
+    let mut socket = TcpStream::connect(hub.address()).await.unwrap();
+    socket
+        .write_all(&[22, 3, 1, 0, 4, 1, 0, 0, 0])
+        .await
+        .unwrap();
+    let mut told = Vec::new();
+    _ = within("an end", socket.read_to_end(&mut told)).await;
+    assert_eq!(told.first(), Some(&21), "{told:?}");
+    assert_eq!(refusals(&hub, "failed_handshake").await, 1);
+}
+
+#[tokio::test]
+async fn http_in_the_clear_is_told_to_use_tls() {
+    let hub = hub_with(&Authority::new("a"), |_| ()).await;
+    let clear = format!("http://{}", hub.address());
+    for path in ["/", "/sse"] {
+        let refusal = answer(reqwest_client().get(format!("{clear}{path}"))).await;
+        assert_eq!(
+            (refusal.status.as_u16(), refusal.code()),
+            (400, "tls_required".into())
+        );
+        assert!(
+            refusal.json()["detail"]
+                .as_str()
+                .unwrap()
+                .contains("use https://")
+        );
+        assert!(!refusal.header("segno-log-id").is_empty());
+    }
+    let post = reqwest_client()
+        .post(format!("{clear}/topics/t"))
+        .body("x".repeat(500_000));
+    assert_eq!(answer(post).await.code(), "tls_required");
+    assert_eq!(refusals(&hub, "tls_required").await, 3);
+}
+
+#[tokio::test]
+async fn a_connection_over_the_limit_is_told_so_through_tls() {
+    let authority = Authority::new("a");
+    let hub = hub_with(&authority, |settings| {
+        settings.limits.max_connections = 2.try_into().unwrap();
+    })
+    .await;
+    let streams = [
+        follow(&authority.client(true), &hub, "").await,
+        follow(&authority.client(false), &hub, "").await,
+    ];
+    for http2 in [true, false] {
+        let refusal = answer(authority.client(http2).get(hub.url("/events"))).await;
+        assert_eq!(refusal.code(), "too_many_connections");
+    }
+    drop(streams);
+}
+
+#[tokio::test]
+async fn a_drain_ends_streams_over_tls_as_a_whole() {
+    let authority = Authority::new("a");
+    let hub = hub_with(&authority, |_| ()).await;
+    let mut streams = [
+        follow(&authority.client(true), &hub, "").await,
+        follow(&authority.client(false), &hub, "").await,
+    ];
+    // A handshake that has only begun does not hold the drain up.
+    let begun = TcpStream::connect(hub.address()).await.unwrap();
+    hub.publish("t", ["x"]).await;
+    hub.begin_to_stop();
+    for stream in &mut streams {
+        stream.read_to_end().await.unwrap();
+        assert_eq!(stream.take_received().len(), 1);
+        assert!(stream.received.trim_end().ends_with("id: 1"), "a farewell");
+    }
+    hub.stop().await;
+    drop(begun);
+}
+
+#[tokio::test]
+async fn a_page_has_fifty_streams_over_one_connection() {
+    let hub = hub_with(&Authority::new("a"), |_| ()).await;
+    let address = hub.url("/health/live").replace("127.0.0.1", "localhost");
+    let browser = Browser::open_insecure(&address).await;
+    let protocol = "performance.getEntriesByType('navigation')[0].nextHopProtocol";
+    browser.expect(protocol, "h2").await;
+    let open = "(() => {
+        window.got = 0;
+        window.streams = Array.from({length: 50}, () => new EventSource('/sse?topic=t'));
+        streams.forEach(stream => stream.onmessage = () => window.got += 1);
+        return streams.length;
+    })()";
+    assert_eq!(browser.value(open).await, 50);
+    browser
+        .expect(
+            "streams.filter(stream => stream.readyState === 1).length",
+            50,
+        )
+        .await;
+    let stats = answer(hub.get("/stats")).await.json();
+    assert_eq!(stats["subscribers"], 50, "{stats}");
+    assert!(stats["connections"].as_u64().unwrap() < 6, "{stats}");
+    hub.publish("t", ["1", "2"]).await;
+    browser.expect("got", 100).await;
+}
+
+/// The program speaks TLS to a terminal, too: to whoever reads its start message.
+#[tokio::test]
+async fn the_start_message_tells_of_https() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Authority::new("a").issue(&NAMES, folder.path());
+    let mut command = segno();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--db"]);
+    command
+        .arg(folder.path().join("segno.db"))
+        .stderr(Stdio::null());
+    command.arg("--tls-cert").arg(&files.certificate);
+    command.arg("--tls-key").arg(&files.key);
+    let program = Program::spawn(command).await;
+    assert!(program.url().starts_with("https://"), "{}", program.url());
+    assert_eq!(program.as_hub().publish("t", ["x"]).await, [1]);
+}
+
+/// Whoever is on the way can put a page without TLS at the hub's own name. An old browser says no more of it than `Origin`.
+#[tokio::test]
+async fn a_page_without_tls_is_another_site() {
+    let hub = hub_with(&Authority::new("a"), |_| ()).await;
+    let post = |scheme: &str| {
+        let origin = format!("{scheme}://{}", hub.address());
+        hub.post("/topics/t").header("origin", origin).body("x")
+    };
+    assert_eq!(answer(post("http")).await.code(), "cross_site");
+    assert_eq!(answer(post("https")).await.status, 201);
+}
