@@ -6,6 +6,7 @@
 //! as under a stream, must be [renewed](Access::renew) when the rules [change](Access::changes) or its time is over.
 
 mod edit;
+mod entry;
 mod file;
 mod identity;
 mod jwt;
@@ -25,14 +26,14 @@ use std::{
 use tokio::sync::watch;
 
 pub use self::{
-    edit::{EditError, ListedToken, add_token, list_tokens, remove_token},
-    file::{AccessFileError, InvalidTokenName, Place, TokenName},
+    edit::{EditError, ListedToken, NewToken, add_token, list_tokens, remove_token},
+    file::{AccessFileError, Place},
     identity::{Identity, Presented, Reason, TicketError},
     jwt::{JwtRefused, Quoted},
     keys::KeyError,
     pass::Pass,
     ticket::{TICKET_MAX_BYTES, TicketKeyError},
-    token::{InvalidTokenHash, TOKEN_PREFIX, TokenHash, new_token},
+    token::{InvalidTokenHash, InvalidTokenName, TOKEN_PREFIX, TokenHash, TokenName, new_token},
 };
 use self::{
     file::AccessFile,

@@ -1,4 +1,5 @@
-//! The limits on connections, and on connections, streams and events of an address. Pure but for the clock.
+//! The limits on connections, on connections, streams and events of an address, and on streams and events of a caller. Pure but
+//! for the clock.
 //!
 //! A connection looks its address up once, and its requests share what it found: a limit then costs an atomic. Only behind a
 //! trusted proxy, where each request may be another client's, a stream looks up again, and a publish if there is a rate.
@@ -23,7 +24,7 @@ use std::{
 use ipnet::IpNet;
 
 use self::{
-    address::{Address, Addresses, Usage},
+    address::{Address, Usage, Usages},
     permit::Peer,
     rate::Rate,
 };
@@ -31,7 +32,10 @@ pub use self::{
     hit::{Limit, LimitHit},
     permit::{BodyPermit, ConnectionPermit, StreamPermit},
 };
-use crate::event::DATA_MAX_BYTES;
+use crate::{
+    event::DATA_MAX_BYTES,
+    rights::{self, Quota},
+};
 
 /// Bytes of the body of a batch. Source: the hub's HTTP contract.
 pub const BATCH_MAX_BYTES: usize = 16 * 1024 * 1024;
@@ -45,8 +49,8 @@ pub const BODY_MEMORY_MIN_BYTES: usize = 10 * BATCH_MAX_BYTES;
 /// Source: a [`LimitHit`] has 32 bits for it.
 pub const BODY_MEMORY_MAX_BYTES: usize = 4 * 1024 * 1024 * 1024 - 1;
 
-/// More events a second than this are no limit: a bucket counts in whole nanoseconds.
-pub const RATE_MAX_EVENTS: i64 = 1_000_000;
+/// Events a second that a flag may allow. Source: [`rights::RATE_MAX_EVENTS`].
+pub const RATE_MAX_EVENTS: i64 = rights::RATE_MAX_EVENTS as i64;
 
 /// When a client may try again that hit a limit of connections or streams: another must end first.
 const ONE_LESS_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -112,6 +116,15 @@ impl Default for Settings {
     }
 }
 
+/// A caller as it is counted, from whatever address it comes.
+#[derive(Debug, Clone, Copy)]
+pub struct Account<'a> {
+    /// What it is counted under.
+    pub name: &'a Arc<str>,
+    /// How much it may take.
+    pub quota: Quota,
+}
+
 /// What is taken now, and how much may be.
 #[derive(Debug)]
 pub struct Limits {
@@ -123,7 +136,8 @@ pub struct Limits {
     connections: AtomicU32,
     streams: AtomicU32,
     body_bytes: AtomicUsize,
-    addresses: Mutex<Addresses>,
+    addresses: Mutex<Usages<Address>>,
+    callers: Mutex<Usages<Arc<str>>>,
     /// Whether it was logged that a proxy should perhaps be trusted.
     proxy_was_logged: AtomicBool,
 }
@@ -132,12 +146,15 @@ impl Limits {
     /// Nothing is taken yet.
     pub fn new(settings: Settings) -> Self {
         Self {
-            rate: Rate::of(&settings),
+            rate: settings
+                .rate_per_address
+                .map(|rate| Rate::new(rate, settings.burst_per_address)),
             began: Instant::now(),
             connections: AtomicU32::new(0),
             streams: AtomicU32::new(0),
             body_bytes: AtomicUsize::new(0),
-            addresses: Mutex::new(Addresses::new(&settings)),
+            addresses: Mutex::new(Usages::new(&settings)),
+            callers: Mutex::new(Usages::new(&settings)),
             proxy_was_logged: AtomicBool::new(false),
             settings,
         }
@@ -219,6 +236,11 @@ impl Limits {
             .expect("nobody panics while holding it");
         addresses.usage(Address::of(address), self.began)
     }
+
+    fn usage_of_caller(&self, account: Account<'_>) -> Arc<Usage> {
+        let mut callers = self.callers.lock().expect("nobody panics while holding it");
+        callers.usage(account.name.clone(), self.began)
+    }
 }
 
 /// An address of `X-Forwarded-For`; some proxies write the port behind it, or brackets around it.
@@ -275,14 +297,80 @@ mod tests {
         let limits = limits(|_| ());
         let connection = Arc::new(limits.admit(ip("10.0.0.1")).unwrap());
         let half = FILTERS_MAX_BYTES_OF_ADDRESS / 2;
-        let first = connection.open_stream(half, None).unwrap();
-        let _second = connection.open_stream(half, None).unwrap();
-        let refused = connection.open_stream(100, None).unwrap_err();
+        let first = connection.open_stream(half, None, None).unwrap();
+        let _second = connection.open_stream(half, None, None).unwrap();
+        let refused = connection.open_stream(100, None, None).unwrap_err();
         assert_eq!(refused.limit, Limit::FilterBytesOfAddress);
         let other = Arc::new(limits.admit(ip("10.0.0.2")).unwrap());
-        assert!(other.open_stream(half, None).is_ok());
+        assert!(other.open_stream(half, None, None).is_ok());
         drop(first);
-        assert!(connection.open_stream(100, None).is_ok());
+        assert!(connection.open_stream(100, None, None).is_ok());
+    }
+
+    #[test]
+    fn a_caller_is_counted_wherever_it_comes_from_and_by_the_quota_of_the_moment() {
+        let limits = limits(|settings| settings.rate_per_address = Some(1000));
+        let at = |address| Arc::new(limits.admit(ip(address)).unwrap());
+        let (here, there) = (at("10.0.0.1"), at("10.0.0.2"));
+        let (name, other): (Arc<str>, Arc<str>) = ("token a".into(), "token b".into());
+        let some = |n: u32| n.try_into().ok();
+        let quota = |streams, rate, burst| Quota {
+            streams,
+            rate,
+            burst,
+        };
+        let account = |name, quota| Some(Account { name, quota });
+        let two = account(&name, quota(some(2), None, None));
+        let refused = |hit: Result<StreamPermit, LimitHit>| {
+            let hit = hit.unwrap_err();
+            (hit.limit, hit.max)
+        };
+        let first = here.open_stream(0, None, two).unwrap();
+        let _second = there.open_stream(0, None, two).unwrap();
+        assert_eq!(
+            refused(here.open_stream(0, None, two)),
+            (Limit::StreamsOfCaller, 2)
+        );
+        let _others = here.open_stream(0, None, account(&other, quota(some(2), None, None)));
+        // The file says three now; those that are open still count.
+        let three = account(&name, quota(some(3), None, None));
+        let _third = here.open_stream(0, None, three).unwrap();
+        assert_eq!(
+            refused(here.open_stream(0, None, three)),
+            (Limit::StreamsOfCaller, 3)
+        );
+        drop(first);
+        assert!(here.open_stream(0, None, three).is_ok());
+        // Those that were opened while there was no limit count, too.
+        let free = account(&other, Quota::default());
+        let _more = [(); 3].map(|()| there.open_stream(0, None, free).unwrap());
+        let one = account(&other, quota(some(1), None, None));
+        assert_eq!(
+            refused(there.open_stream(0, None, one)),
+            (Limit::StreamsOfCaller, 1)
+        );
+
+        let slow = account(&name, quota(None, some(1), some(10)));
+        here.publish(6, None, slow).unwrap();
+        let hit = there.publish(6, None, slow).unwrap_err();
+        assert_eq!((hit.limit, hit.max), (Limit::EventsOfCaller, 1));
+        there.publish(4, None, slow).unwrap();
+        assert!(there.publish(1, None, slow).is_err());
+        there.publish(1, None, free).unwrap();
+
+        // What the address refuses is not taken from the caller.
+        let narrow = limits_of_rate(1);
+        let here = narrow.admit(ip("10.0.0.1")).unwrap();
+        let ten = account(&name, quota(None, some(1), some(10)));
+        here.publish(10, None, free).unwrap();
+        let hit = here.publish(10, None, ten).unwrap_err();
+        assert_eq!(hit.limit, Limit::EventsOfAddress);
+        let there = narrow.admit(ip("10.0.0.2")).unwrap();
+        there.publish(10, None, ten).unwrap();
+    }
+
+    fn limits_of_rate(rate: u32) -> Arc<Limits> {
+        limits(|settings| settings.rate_per_address = Some(rate))
     }
 
     #[test]
@@ -349,7 +437,7 @@ mod tests {
         });
         let address = |n: u32| IpAddr::from(n.to_be_bytes());
         let stays = limits.admit(address(0)).unwrap();
-        stays.publish(10, None).unwrap();
+        stays.publish(10, None, None).unwrap();
         for n in 1..5000 {
             limits.admit(address(n)).unwrap();
         }
@@ -359,11 +447,11 @@ mod tests {
         // Now each leaves a bucket that is not full, which is worth to be remembered, but not without end.
         for n in 1..20_000 {
             let place = limits.admit(address(n)).unwrap();
-            place.publish(10, None).unwrap();
+            place.publish(10, None, None).unwrap();
         }
         assert!(addresses(&limits) <= 2 * 100 + 2 * SWEEP_MIN_ADDRESSES);
         let back = limits.admit(address(19_999)).unwrap();
-        assert!(back.publish(1, None).is_err(), "it is remembered");
+        assert!(back.publish(1, None, None).is_err(), "it is remembered");
         assert!(limits.admit(address(0)).is_err(), "it is remembered");
     }
 }

@@ -1,6 +1,6 @@
 //! What a caller may do. Pure: where callers come from is known to [`auth`](crate::auth) alone.
 
-use std::fmt;
+use std::{fmt, num::NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +64,20 @@ impl Grants {
             operate: true,
         }
     }
+}
+
+/// More events a second than this are no limit: a bucket counts in whole nanoseconds.
+pub const RATE_MAX_EVENTS: u32 = 1_000_000;
+
+/// How much a caller may take at a time, from whatever addresses it comes, beside the limits of these. `None` is no such limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quota {
+    /// Streams that it may have open.
+    pub streams: Option<NonZeroU32>,
+    /// Events a second that it may publish, at most [`RATE_MAX_EVENTS`].
+    pub rate: Option<NonZeroU32>,
+    /// Events that it may publish at once before its rate counts; the events of ten seconds if not given.
+    pub burst: Option<NonZeroU32>,
 }
 
 /// What one caller may do. Equal rights are equal. A clone is cheap.

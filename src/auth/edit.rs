@@ -1,7 +1,7 @@
 //! Changes to the access file that keep its comments and its order.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -10,10 +10,14 @@ use std::{
 use toml_edit::{Array, ArrayOfTables, DocumentMut, Item, Table, value};
 
 use super::{
-    file::{AccessFile, AccessFileError, TokenName},
-    token::TokenHash,
+    file::{AccessFile, AccessFileError},
+    token::{TokenHash, TokenName},
 };
-use crate::{event::Timestamp, filter::Pattern, rights::Grants};
+use crate::{
+    event::Timestamp,
+    filter::Pattern,
+    rights::{Grants, Quota},
+};
 
 /// What a new file begins with.
 const HEAD: &str = "\
@@ -57,6 +61,23 @@ pub struct ListedToken {
     pub name: String,
     /// What it may do, beside what everybody may.
     pub grants: Grants,
+    /// How much of it.
+    pub quota: Quota,
+    /// When it ends.
+    pub expires: Option<Timestamp>,
+}
+
+/// A token that is to be put into the access file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewToken {
+    /// Its name.
+    pub name: TokenName,
+    /// Its hash.
+    pub hash: TokenHash,
+    /// What it may do.
+    pub grants: Grants,
+    /// How much of it.
+    pub quota: Quota,
     /// When it ends.
     pub expires: Option<Timestamp>,
 }
@@ -67,21 +88,25 @@ pub fn list_tokens(path: &Path) -> Result<Vec<ListedToken>, AccessFileError> {
     let tokens = file.token.iter().map(|token| ListedToken {
         name: token.name.get_ref().as_str().to_owned(),
         grants: token.grants(),
+        quota: token.quota(),
         expires: token.expires,
     });
     Ok(tokens.collect())
 }
 
 /// Puts a token into the access file at `path`, which is made if it is not there.
-pub fn add_token(
-    path: &Path,
-    name: &TokenName,
-    hash: TokenHash,
-    grants: &Grants,
-    expires: Option<Timestamp>,
-) -> Result<(), EditError> {
+pub fn add_token(path: &Path, new: &NewToken) -> Result<(), EditError> {
+    let NewToken {
+        name,
+        hash,
+        grants,
+        quota,
+        expires,
+    } = new;
+    let path = &real(path)?;
+    let folder = lock_folder(path)?;
     let (file, mut document) = read(path)?;
-    let is_same = |token: &super::file::TokenEntry| token.name.get_ref() == name;
+    let is_same = |token: &super::entry::TokenEntry| token.name.get_ref() == name;
     if file.token.iter().any(is_same) {
         return Err(EditError::Exists(name.as_str().to_owned()));
     }
@@ -100,6 +125,15 @@ pub fn add_token(
     if grants.operate {
         table.insert("operate", value(true));
     }
+    for (limit, number) in [
+        ("streams", quota.streams),
+        ("rate", quota.rate),
+        ("burst", quota.burst),
+    ] {
+        if let Some(number) = number {
+            table.insert(limit, value(i64::from(number.get())));
+        }
+    }
     if let Some(expires) = expires {
         let moment: toml_edit::Datetime = expires
             .to_string()
@@ -114,11 +148,13 @@ pub fn add_token(
     document.set_trailing("");
     table.set_position(Some(isize::MAX));
     tokens(&mut document).push(table);
-    write(path, &document)
+    write(path, &document, &folder)
 }
 
 /// Takes the token of this name out of the access file at `path`.
 pub fn remove_token(path: &Path, name: &TokenName) -> Result<(), EditError> {
+    let path = &real(path)?;
+    let folder = lock_folder(path)?;
     let (file, mut document) = read(path)?;
     let at = file
         .token
@@ -135,7 +171,7 @@ pub fn remove_token(path: &Path, name: &TokenName) -> Result<(), EditError> {
         }
         _ => unreachable!("it was read from there"),
     }
-    write(path, &document)
+    write(path, &document, &folder)
 }
 
 fn list(patterns: &[Pattern]) -> Item {
@@ -171,18 +207,35 @@ fn read(path: &Path) -> Result<(AccessFile, DocumentMut), EditError> {
     Ok((file, text.parse().expect("it was parsed a moment ago")))
 }
 
+/// What a link points to, not the link.
+fn real(path: &Path) -> Result<PathBuf, EditError> {
+    match fs::canonicalize(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(path.to_owned()),
+        found => found.map_err(|source| io_error(path, source)),
+    }
+}
+
+/// Waits until nobody else changes the file, and keeps others waiting until what it gives is dropped. The folder is locked, since
+/// the file itself is replaced.
+fn lock_folder(path: &Path) -> Result<File, EditError> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let opened = File::open(folder).and_then(|folder| {
+        folder.lock()?;
+        Ok(folder)
+    });
+    opened.map_err(|source| io_error(path, source))
+}
+
 /// Replaces the file in one step, with the permissions that it had: a hub that reads it meanwhile sees the old one or the new
 /// one.
-fn write(path: &Path, document: &DocumentMut) -> Result<(), EditError> {
-    // What a link points to, not the link.
-    let path = match fs::canonicalize(path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => path.to_owned(),
-        found => found.map_err(|source| io_error(path, source))?,
-    };
-    let mut new = path.clone().into_os_string();
+fn write(path: &Path, document: &DocumentMut, folder: &File) -> Result<(), EditError> {
+    let mut new = path.as_os_str().to_owned();
     new.push(".new");
     let new = PathBuf::from(new);
-    let mode = fs::metadata(&path).map_or(MODE, |found| found.permissions().mode());
+    let mode = fs::metadata(path).map_or(MODE, |found| found.permissions().mode());
     OpenOptions::new()
         .write(true)
         .create(true)
@@ -194,8 +247,10 @@ fn write(path: &Path, document: &DocumentMut) -> Result<(), EditError> {
             file.write_all(document.to_string().as_bytes())?;
             file.sync_all()
         })
-        .and_then(|()| fs::rename(&new, &path))
-        .map_err(|source| io_error(&path, source))
+        .and_then(|()| fs::rename(&new, path))
+        // A token that was printed is good after a power cut, too.
+        .and_then(|()| folder.sync_all())
+        .map_err(|source| io_error(path, source))
 }
 
 fn io_error(path: &Path, source: io::Error) -> EditError {

@@ -5,24 +5,18 @@ use std::{
     fmt, fs, io,
     ops::Range,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
 };
 
-use jsonwebtoken::{Algorithm, AlgorithmFamily};
-use serde::{Deserialize, Deserializer, de};
+use serde::Deserialize;
 use serde_spanned::Spanned;
-use toml_edit::Datetime;
 
 use super::{
+    entry::{Anonymous, IssuerEntry, TokenEntry},
     jwt::Issuer,
-    keys::{KeyError, KeySource, Keys},
-    token::TokenHash,
+    keys::{KeySource, Keys},
 };
-use crate::{event::Timestamp, filter::Pattern, rights::Grants};
-
-/// Longest name of a token, in bytes.
-const NAME_MAX_BYTES: usize = 64;
+use crate::rights::Grants;
 
 /// What the access file says.
 #[derive(Debug, Deserialize)]
@@ -30,128 +24,11 @@ const NAME_MAX_BYTES: usize = 64;
 pub(super) struct AccessFile {
     /// What everybody may do.
     #[serde(default)]
-    pub(super) anonymous: Grants,
+    pub(super) anonymous: Anonymous,
     #[serde(default)]
     pub(super) token: Vec<TokenEntry>,
     #[serde(default)]
     issuer: Vec<IssuerEntry>,
-}
-
-/// One `[[token]]`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TokenEntry {
-    pub(super) name: Spanned<TokenName>,
-    pub(super) sha256: Spanned<TokenHash>,
-    #[serde(default)]
-    publish: Vec<Pattern>,
-    #[serde(default)]
-    follow: Vec<Pattern>,
-    #[serde(default)]
-    erase: Vec<Pattern>,
-    #[serde(default)]
-    operate: bool,
-    #[serde(default, deserialize_with = "read_moment")]
-    pub(super) expires: Option<Timestamp>,
-}
-
-impl TokenEntry {
-    pub(super) fn grants(&self) -> Grants {
-        Grants {
-            publish: self.publish.clone(),
-            follow: self.follow.clone(),
-            erase: self.erase.clone(),
-            operate: self.operate,
-        }
-    }
-}
-
-/// One `[[issuer]]`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct IssuerEntry {
-    issuer: Spanned<String>,
-    audience: String,
-    keys: Option<Spanned<String>>,
-    secret_file: Option<Spanned<PathBuf>>,
-    algorithms: Spanned<Vec<AlgorithmName>>,
-    #[serde(default = "default_claim")]
-    claim: String,
-    #[serde(default)]
-    publish: Vec<Pattern>,
-    #[serde(default)]
-    follow: Vec<Pattern>,
-    #[serde(default)]
-    erase: Vec<Pattern>,
-    #[serde(default)]
-    operate: bool,
-}
-
-fn default_claim() -> String {
-    "segno".into()
-}
-
-/// The name of a token, for people: it is in logs and never secret.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TokenName(String);
-
-/// Text that is not the name of a token.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "a token's name is 1 to {NAME_MAX_BYTES} letters, digits and any of `-_.@`, such as billing"
-)]
-pub struct InvalidTokenName;
-
-impl TokenName {
-    /// The name.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
-impl FromStr for TokenName {
-    type Err = InvalidTokenName;
-
-    fn from_str(text: &str) -> Result<Self, InvalidTokenName> {
-        let is_fit = |c: char| c.is_alphanumeric() || "-_.@".contains(c);
-        match (1..=NAME_MAX_BYTES).contains(&text.len()) && text.chars().all(is_fit) {
-            true => Ok(Self(text.into())),
-            false => Err(InvalidTokenName),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for TokenName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct AlgorithmName(Algorithm);
-
-impl<'de> Deserialize<'de> for AlgorithmName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let unknown = || {
-            de::Error::custom(format!(
-                "`{text}` is not an algorithm; those are HS256, HS384, HS512, RS256, RS384, RS512, PS256, PS384, PS512, ES256, \
-                 ES384 and EdDSA"
-            ))
-        };
-        text.parse().map(Self).map_err(|_| unknown())
-    }
-}
-
-fn read_moment<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    let moment = Datetime::deserialize(deserializer)?;
-    let no_moment = |_| {
-        de::Error::custom(format!(
-            "{moment} is not a moment; write it with date, time and offset, as 2027-01-01T00:00:00Z"
-        ))
-    };
-    moment.to_string().parse().map(Some).map_err(no_moment)
 }
 
 /// Why an access file is refused.
@@ -202,13 +79,13 @@ impl fmt::Display for Place {
 }
 
 /// What is wrong, and where.
-struct Fault {
+pub(super) struct Fault {
     span: Range<usize>,
     message: String,
 }
 
 impl Fault {
-    fn new<T>(at: &Spanned<T>, message: impl Into<String>) -> Self {
+    pub(super) fn new<T>(at: &Spanned<T>, message: impl Into<String>) -> Self {
         Self {
             span: at.span(),
             message: message.into(),
@@ -218,7 +95,8 @@ impl Fault {
 
 impl AccessFile {
     /// A file that says only what everybody may do.
-    pub(super) fn of_everybody(anonymous: Grants) -> Self {
+    pub(super) fn of_everybody(grants: Grants) -> Self {
+        let anonymous = Anonymous::of(grants);
         Self {
             anonymous,
             token: vec![],
@@ -263,10 +141,15 @@ impl AccessFile {
     }
 
     fn check(&self) -> Result<(), Fault> {
+        self.anonymous.check()?;
         let (mut names, mut hashes) = (HashSet::new(), HashSet::new());
         for token in &self.token {
+            token.check()?;
             if !names.insert(token.name.get_ref().as_str()) {
-                let message = format!("another token is named {} too", token.name.get_ref().0);
+                let message = format!(
+                    "another token is named {} too",
+                    token.name.get_ref().as_str()
+                );
                 return Err(Fault::new(&token.name, message));
             }
             if !hashes.insert(token.sha256.get_ref()) {
@@ -275,6 +158,7 @@ impl AccessFile {
         }
         let mut issuers = HashSet::new();
         for entry in &self.issuer {
+            entry.check()?;
             if !issuers.insert((entry.issuer.get_ref(), &entry.audience)) {
                 let message = "another [[issuer]] has this name and audience too";
                 return Err(Fault::new(&entry.issuer, message));
@@ -293,105 +177,10 @@ impl AccessFile {
     }
 }
 
-impl IssuerEntry {
-    fn read(
-        &self,
-        folder: &Path,
-        known: impl Fn(&KeySource) -> Option<Arc<Keys>>,
-    ) -> Result<Issuer, Fault> {
-        let source = self.source(folder)?;
-        let algorithms: Vec<_> = self
-            .algorithms
-            .get_ref()
-            .iter()
-            .map(|name| name.0)
-            .collect();
-        if algorithms.is_empty() {
-            return Err(Fault::new(&self.algorithms, "name an algorithm at least"));
-        }
-        let is_secret = matches!(source, KeySource::Secret(_));
-        for algorithm in &algorithms {
-            if is_secret != (algorithm.family() == AlgorithmFamily::Hmac) {
-                let message = match is_secret {
-                    true => format!(
-                        "{algorithm:?} needs `keys`; a secret is for HS256, HS384 and HS512"
-                    ),
-                    false => {
-                        format!("{algorithm:?} needs `secret_file`; public keys are no secrets")
-                    }
-                };
-                return Err(Fault::new(&self.algorithms, message));
-            }
-        }
-        let keys = match known(&source) {
-            Some(keys) => keys,
-            None => Arc::new(Keys::read(source).map_err(|error| self.fault(&error))?),
-        };
-        Ok(Issuer {
-            name: self.issuer.get_ref().clone(),
-            audience: self.audience.clone(),
-            algorithms,
-            claim: self.claim.clone(),
-            without_claim: Grants {
-                publish: self.publish.clone(),
-                follow: self.follow.clone(),
-                erase: self.erase.clone(),
-                operate: self.operate,
-            },
-            keys,
-        })
-    }
-
-    fn source(&self, folder: &Path) -> Result<KeySource, Fault> {
-        let keys = match (&self.keys, &self.secret_file) {
-            (Some(keys), None) => keys,
-            (None, Some(path)) => return Ok(KeySource::Secret(folder.join(path.get_ref()))),
-            (Some(_), Some(_)) => {
-                let message = "give either `keys` or `secret_file`: who may see a public key must not be able to sign with it";
-                return Err(Fault::new(&self.issuer, message));
-            }
-            (None, None) => {
-                let message = "an [[issuer]] needs `keys`, an address or a file, or `secret_file`";
-                return Err(Fault::new(&self.issuer, message));
-            }
-        };
-        let address = keys.get_ref();
-        match address.split_once("://") {
-            None => Ok(KeySource::File(folder.join(address))),
-            Some(("https", _)) => Ok(KeySource::Url(address.clone())),
-            // On the way from another program of this machine nobody can change them.
-            Some(("http", rest)) if is_loopback(rest) => Ok(KeySource::Url(address.clone())),
-            Some(_) => Err(Fault::new(
-                keys,
-                "keys come by https, or from a file: whoever could change them on the way could make tokens",
-            )),
-        }
-    }
-
-    fn fault(&self, error: &KeyError) -> Fault {
-        let mut message = error.to_string();
-        if let Some(source) = std::error::Error::source(error) {
-            message = format!("{message}: {source}");
-        }
-        match (&self.keys, &self.secret_file) {
-            (Some(keys), _) => Fault::new(keys, message),
-            (None, Some(path)) => Fault::new(path, message),
-            (None, None) => Fault::new(&self.issuer, message),
-        }
-    }
-}
-
-fn is_loopback(address: &str) -> bool {
-    let authority = address.split(['/', '?', '#']).next().unwrap_or_default();
-    let host = authority
-        .rsplit_once(':')
-        .map_or(authority, |(host, _)| host);
-    matches!(host, "127.0.0.1" | "localhost" | "[::1]")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{auth::token::TokenHash, rights::Quota};
 
     const HASH: &str = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
@@ -441,7 +230,7 @@ mod tests {
             "#
         ))
         .unwrap();
-        assert_eq!(file.anonymous.follow[0].to_string(), "public.**");
+        assert_eq!(file.anonymous.grants().follow[0].to_string(), "public.**");
         let token = &file.token[0];
         assert_eq!(token.name.get_ref().as_str(), "billing");
         assert_eq!(token.sha256.get_ref(), &TokenHash::of("abc"));
@@ -455,7 +244,8 @@ mod tests {
         assert_eq!(issuers[0].without_claim.follow[0].to_string(), "a");
         let (file, issuers) = read("").unwrap();
         assert!(file.token.is_empty() && issuers.is_empty());
-        assert_eq!(file.anonymous, Grants::default());
+        assert_eq!(file.anonymous.grants(), Grants::default());
+        assert_eq!(file.anonymous.quota(), Quota::default());
     }
 
     #[test]
@@ -473,6 +263,14 @@ mod tests {
                 "2:10: `b c` is no topic or pattern: it has white space",
             ),
             ("[anonymous\n", "1:11: "),
+            ("[anonymous]\nrate = 0", "2:8: a rate is 1 to 1000000"),
+            ("[anonymous]\nrate = 1000001", "2:8: a rate is 1 to 1000000"),
+            ("[anonymous]\nburst = 5", "2:9: `burst` needs a `rate`"),
+            ("[anonymous]\nstreams = 0", "2:11: invalid value"),
+            (
+                &format!("[[token]]\nname = \"a\"\nsha256 = \"{HASH}\"\nburst = 5"),
+                "4:9: `burst` needs a `rate`",
+            ),
             ("[[token]]\nname = \"a\"\n", "1:1: missing field `sha256`"),
             (
                 "[[token]]\nname = \"a b\"\nsha256 = \"x\"",

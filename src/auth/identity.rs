@@ -1,5 +1,7 @@
 //! Who a credential stands for, and why it does not.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -8,13 +10,19 @@ use super::{
     ticket::{Ticket, TicketKeyError},
     token::{TOKEN_PREFIX, TokenHash},
 };
-use crate::{event::Timestamp, filter::Pattern, rights::Rights};
+use crate::{
+    event::Timestamp,
+    filter::Pattern,
+    rights::{Quota, Rights},
+};
 
 /// Who calls, and what it may do now. Cheap to clone as an `Arc`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Identity {
     pub(super) name: String,
     pub(super) rights: Rights,
+    pub(super) quota: Quota,
+    pub(super) account: Option<Arc<str>>,
     pub(super) expires: Option<Timestamp>,
     pub(super) credential: Credential,
 }
@@ -29,6 +37,18 @@ impl Identity {
     /// What it may do.
     pub fn rights(&self) -> &Rights {
         &self.rights
+    }
+
+    /// How much it may take at a time.
+    pub fn quota(&self) -> Quota {
+        self.quota
+    }
+
+    /// What it takes is counted under this name, which stays when the access file changes. A ticket is counted as what it came
+    /// from, a JSON Web Token as its subject, and all who show no credential as one. `None` where nobody is counted, because
+    /// everybody may do everything.
+    pub fn account(&self) -> Option<&Arc<str>> {
+        self.account.as_ref()
     }
 
     /// When its credential ends, if it ends by itself.

@@ -11,7 +11,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::keys::Keys;
-use crate::{event::Timestamp, rights::Grants};
+use crate::{
+    event::Timestamp,
+    rights::{Grants, Quota},
+};
 
 /// Longest token that is looked at, in bytes. Source: a head of a request has at most 64 KiB, and servers commonly take 8 KiB a
 /// header.
@@ -33,6 +36,8 @@ pub(super) struct Issuer {
     pub(super) claim: String,
     /// What a token without that claim may do.
     pub(super) without_claim: Grants,
+    /// How much each of its subjects may take.
+    pub(super) quota: Quota,
     pub(super) keys: std::sync::Arc<Keys>,
 }
 

@@ -33,11 +33,14 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn new(file: &AccessFile, issuers: Vec<Issuer>) -> Self {
-        let everybody = file.anonymous.clone();
+        let everybody = file.anonymous.grants();
         let tokens = file.token.iter().map(|token| {
             let hash = *token.sha256.get_ref();
+            let name = token.name.get_ref().as_str();
             let caller = Identity {
-                name: token.name.get_ref().as_str().to_owned(),
+                name: name.to_owned(),
+                quota: token.quota(),
+                account: Some(format!("token {name}").into()),
                 rights: Rights::new(&token.grants(), &everybody),
                 expires: token.expires,
                 credential: Credential::Root(Root::Token(hash)),
@@ -48,6 +51,8 @@ impl Rules {
             tokens: tokens.collect(),
             nobody: Arc::new(Identity {
                 name: String::new(),
+                quota: file.anonymous.quota(),
+                account: Some("".into()),
                 rights: Rights::new(&Grants::default(), &everybody),
                 expires: None,
                 credential: Credential::Root(Root::Nobody),
@@ -61,7 +66,10 @@ impl Rules {
     /// Where there is no file: everybody may do everything.
     pub(super) fn open() -> Self {
         let file = AccessFile::of_everybody(Grants::everything());
-        Self::new(&file, vec![])
+        let mut rules = Self::new(&file, vec![]);
+        let nobody = Arc::get_mut(&mut rules.nobody).expect("nobody else has it yet");
+        nobody.account = None;
+        rules
     }
 
     /// Who a credential stands for now.
@@ -83,6 +91,8 @@ impl Rules {
                 let ends = parent.expires.into_iter().chain([ticket.expires()]);
                 Ok(Arc::new(Identity {
                     name: parent.name.clone(),
+                    quota: parent.quota,
+                    account: parent.account.clone(),
                     rights: own.and(&parent.rights),
                     expires: ends.min(),
                     credential: credential.clone(),
@@ -114,7 +124,10 @@ impl Rules {
             .find(|issuer| issuer.name == jwt.issuer && issuer.audience == jwt.audience)
             .ok_or(Reason::IssuerGone)?;
         let named = jwt.grants.as_ref().unwrap_or(&issuer.without_claim);
+        let subject = jwt.subject.as_deref().unwrap_or_default();
         Ok(Identity {
+            quota: issuer.quota,
+            account: Some(format!("issuer {} subject {subject}", jwt.issuer).into()),
             name: jwt.subject.clone().unwrap_or_else(|| jwt.issuer.clone()),
             rights: Rights::new(named, &self.everybody),
             expires: Some(jwt.expires()),

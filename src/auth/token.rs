@@ -14,6 +14,9 @@ pub const TOKEN_PREFIX: &str = "segno_";
 /// Random bytes of a token. Nobody can guess one, so its hash needs neither salt nor a slow function.
 const TOKEN_BYTES: usize = 32;
 
+/// Longest name of a token, in bytes.
+const NAME_MAX_BYTES: usize = 64;
+
 /// A new token. It is shown once and then forgotten.
 pub fn new_token() -> String {
     format!("{TOKEN_PREFIX}{}", hex(&random()))
@@ -50,6 +53,43 @@ pub(super) fn from_hex(text: &str) -> Option<[u8; 32]> {
 /// could break SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenHash([u8; 32]);
+
+/// The name of a token, for people: it is in logs and never secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenName(String);
+
+/// Text that is not the name of a token.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "a token's name is 1 to {NAME_MAX_BYTES} letters, digits and any of `-_.@`, such as billing"
+)]
+pub struct InvalidTokenName;
+
+impl TokenName {
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TokenName {
+    type Err = InvalidTokenName;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTokenName> {
+        let is_fit = |c: char| c.is_alphanumeric() || "-_.@".contains(c);
+        match (1..=NAME_MAX_BYTES).contains(&text.len()) && text.chars().all(is_fit) {
+            true => Ok(Self(text.into())),
+            false => Err(InvalidTokenName),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for TokenName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
 
 /// Text that is not a hash.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! `segno token`: tokens of the access file. No hub need run; one that runs sees the change.
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
@@ -8,10 +8,10 @@ use humantime::parse_duration;
 
 use super::print;
 use crate::{
-    auth::{self, Access, Presented, TOKEN_PREFIX, TokenHash, TokenName},
+    auth::{self, Access, NewToken, Presented, TOKEN_PREFIX, TokenHash, TokenName},
     event::Timestamp,
     filter::Pattern,
-    rights::Grants,
+    rights::{Grants, Quota, RATE_MAX_EVENTS},
 };
 
 /// What may be done with tokens.
@@ -62,6 +62,18 @@ pub(super) struct AddFlags {
     #[arg(long)]
     operate: bool,
 
+    /// Streams that it may have open. No limit of its own if not given.
+    #[arg(long, value_name = "N")]
+    streams: Option<NonZeroU32>,
+
+    /// Events a second that it may publish. No limit of its own if not given.
+    #[arg(long, value_name = "N", value_parser = parse_rate)]
+    rate: Option<NonZeroU32>,
+
+    /// Events that it may publish at once before its rate counts. The events of ten seconds if not given.
+    #[arg(long, value_name = "N", requires = "rate")]
+    burst: Option<NonZeroU32>,
+
     /// How long it is good, such as `90d`. Until it is removed if not given.
     #[arg(long, value_name = "AGE", value_parser = parse_duration)]
     expires: Option<Duration>,
@@ -98,6 +110,14 @@ fn parse_pattern(text: &str) -> Result<Pattern, String> {
     Pattern::new(text).map_err(|error| error.to_string())
 }
 
+fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
+    let rate = text
+        .parse()
+        .ok()
+        .filter(|rate: &NonZeroU32| rate.get() <= RATE_MAX_EVENTS);
+    rate.ok_or_else(|| format!("a rate is 1 to {RATE_MAX_EVENTS} events a second"))
+}
+
 pub(super) async fn run(command: Token) -> anyhow::Result<()> {
     match command {
         Token::Add(flags) => add(&flags),
@@ -115,9 +135,18 @@ fn add(flags: &AddFlags) -> anyhow::Result<()> {
         erase: flags.erase.clone(),
         operate: flags.operate,
     };
-    let expires = flags.expires.map(|age| Timestamp::now().after(age));
-    let hash = TokenHash::of(&token);
-    auth::add_token(&flags.file.access, &flags.name, hash, &grants, expires)?;
+    let new = NewToken {
+        name: flags.name.clone(),
+        hash: TokenHash::of(&token),
+        grants,
+        quota: Quota {
+            streams: flags.streams,
+            rate: flags.rate,
+            burst: flags.burst,
+        },
+        expires: flags.expires.map(|age| Timestamp::now().after(age)),
+    };
+    auth::add_token(&flags.file.access, &new)?;
     print(&format!("{token}\n"))
 }
 
@@ -129,7 +158,8 @@ fn list(flags: &AccessFlags) -> anyhow::Result<()> {
             Some(expires) if expires <= now => format!("  expired {expires}"),
             Some(expires) => format!("  expires {expires}"),
         };
-        format!("{}  {}{expires}\n", token.name, in_words(&token.grants))
+        let rights = in_words(&token.grants);
+        format!("{}  {rights}{}{expires}\n", token.name, limits(token.quota))
     });
     print(&lines.collect::<String>())
 }
@@ -153,6 +183,14 @@ fn in_words(grants: &Grants) -> String {
     }
 }
 
+/// Limits in one line, such as `; 5 streams at most`; nothing where there are none.
+fn limits(quota: Quota) -> String {
+    let of = |number: Option<NonZeroU32>, what: &str| {
+        number.map_or_else(String::new, |number| format!("; at most {number} {what}"))
+    };
+    of(quota.streams, "streams") + &of(quota.rate, "events a second")
+}
+
 fn remove(flags: &RemoveFlags) -> anyhow::Result<()> {
     auth::remove_token(&flags.file.access, &flags.name)?;
     Ok(())
@@ -169,9 +207,11 @@ async fn check(flags: CheckFlags) -> anyhow::Result<()> {
     let access = Access::read(&flags.file.access, no_key)?;
     match access.identify(Presented::Token(token)).await {
         Ok(caller) => print(&format!(
-            "name     {}\n{}\n{}",
+            "name     {}\n{}\n{}{}{}",
             caller.name().unwrap_or("nobody"),
             caller.rights(),
+            in_a_line("streams", caller.quota().streams),
+            in_a_line("rate", caller.quota().rate),
             match caller.expires() {
                 Some(expires) => format!("expires  {expires}\n"),
                 None => String::new(),
@@ -180,4 +220,8 @@ async fn check(flags: CheckFlags) -> anyhow::Result<()> {
         Err(reason) if token.starts_with(TOKEN_PREFIX) => bail!("the token is refused: {reason}"),
         Err(reason) => bail!("it is refused: {reason}"),
     }
+}
+
+fn in_a_line(limit: &str, number: Option<NonZeroU32>) -> String {
+    number.map_or_else(String::new, |number| format!("{limit:<8} {number}\n"))
 }

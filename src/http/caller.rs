@@ -12,7 +12,7 @@ use super::{
 use crate::{
     auth::{Access, Identity, Reason},
     filter::{Allowed, Filter},
-    limits::{BodyPermit, ConnectionPermit, LimitHit, Limits, StreamPermit},
+    limits::{Account, BodyPermit, ConnectionPermit, LimitHit, Limits, StreamPermit},
     rights::Right,
 };
 
@@ -126,7 +126,9 @@ impl Caller {
     /// Opens one more stream, if it may.
     pub(super) fn open_stream(&self, filter: &Filter) -> Result<StreamPermit, LimitHit> {
         let forwarded = self.forwarded.as_deref();
-        self.connection.open_stream(filter.size_bytes(), forwarded)
+        let account = self.account();
+        self.connection
+            .open_stream(filter.size_bytes(), forwarded, account)
     }
 
     /// Permits a body of `announced` bytes, if there is memory for it.
@@ -135,9 +137,18 @@ impl Caller {
             .hold_body(announced, self.forwarded.as_deref())
     }
 
-    /// Publishes `events` events, if its rate allows it.
+    /// Publishes `events` events, if its rate and that of its address allow it.
     pub(super) fn publish(&self, events: usize) -> Result<(), LimitHit> {
-        self.connection.publish(events, self.forwarded.as_deref())
+        let account = self.account();
+        self.connection
+            .publish(events, self.forwarded.as_deref(), account)
+    }
+
+    /// As it is counted, whatever its address; `None` where nobody is.
+    fn account(&self) -> Option<Account<'_>> {
+        let name = self.identity.account()?;
+        let quota = self.identity.quota();
+        Some(Account { name, quota })
     }
 }
 

@@ -95,6 +95,8 @@ codes! {
     FiltersOfAddressTooLarge, TOO_MANY_REQUESTS, "filters_of_address_too_large", "the streams of the address have too many topics and types in their filters; ask for fewer, or use patterns";
     TooManyStreamsOfAddress, TOO_MANY_REQUESTS, "too_many_streams_of_address", "the address reached its limit of open streams; try again after `Retry-After`";
     TooManyEventsOfAddress, TOO_MANY_REQUESTS, "too_many_events_of_address", "the address publishes above its rate; try again after `Retry-After`";
+    TooManyStreamsOfCaller, TOO_MANY_REQUESTS, "too_many_streams_of_caller", "the caller reached its limit of open streams, `streams` in the access file; try again after `Retry-After`";
+    TooManyEventsOfCaller, TOO_MANY_REQUESTS, "too_many_events_of_caller", "the caller publishes above its rate, `rate` in the access file; try again after `Retry-After`";
     TooManyBodyBytesOfAddress, TOO_MANY_REQUESTS, "too_many_body_bytes_of_address", "the address has a quarter of `--max-body-memory` in unfinished requests; try again after `Retry-After`";
     Internal, INTERNAL_SERVER_ERROR, "internal", "the hub failed; its log says why";
     TooManyConnections, SERVICE_UNAVAILABLE, "too_many_connections", "the hub reached its limit of connections; try again after `Retry-After`";
@@ -124,6 +126,8 @@ impl Code {
             Limit::StreamsOfAddress => Self::TooManyStreamsOfAddress,
             Limit::FilterBytesOfAddress => Self::FiltersOfAddressTooLarge,
             Limit::EventsOfAddress => Self::TooManyEventsOfAddress,
+            Limit::StreamsOfCaller => Self::TooManyStreamsOfCaller,
+            Limit::EventsOfCaller => Self::TooManyEventsOfCaller,
             Limit::BodyBytes => Self::TooManyBodyBytes,
             Limit::BodyBytesOfAddress => Self::TooManyBodyBytesOfAddress,
         }

@@ -51,6 +51,10 @@ struct Refused {
     streams_of_address: u64,
     /// Publish requests over `--max-rate-per-address`.
     events_of_address: u64,
+    /// Streams over `streams` of a caller in the access file.
+    streams_of_caller: u64,
+    /// Publish requests over `rate` of a caller in the access file.
+    events_of_caller: u64,
     /// Connections closed because no complete request head arrived in time, idle ones included.
     late_heads: u64,
 }
@@ -78,6 +82,8 @@ impl Stats {
                 connections_of_address: refused(Limit::ConnectionsOfAddress),
                 streams_of_address: refused(Limit::StreamsOfAddress),
                 events_of_address: refused(Limit::EventsOfAddress),
+                streams_of_caller: refused(Limit::StreamsOfCaller),
+                events_of_caller: refused(Limit::EventsOfCaller),
                 late_heads: metrics.late_heads.get(),
             },
         }

@@ -1,7 +1,8 @@
-//! What each address has taken.
+//! What each address, and each caller, has taken.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc,
@@ -12,7 +13,7 @@ use std::{
 
 use super::{Settings, nanoseconds};
 
-/// Addresses at which the table is searched for those without a connection.
+/// Entries at which a table is searched for those that have nothing open.
 pub(super) const SWEEP_MIN_ADDRESSES: usize = 1024;
 
 /// What is one client to the limits: an IPv4 address, or the /64 network of an IPv6 address, which is what one customer has.
@@ -28,7 +29,7 @@ impl Address {
     }
 }
 
-/// What an address has now.
+/// What an address, or a caller, has now.
 #[derive(Debug, Default)]
 pub(super) struct Usage {
     pub(super) connections: AtomicU32,
@@ -39,16 +40,17 @@ pub(super) struct Usage {
     pub(super) full_at_ns: AtomicU64,
 }
 
+/// What each has that is counted by a `K`: an address, or the name of a caller.
 #[derive(Debug)]
-pub(super) struct Addresses {
-    pub(super) usages: HashMap<Address, Arc<Usage>>,
-    /// Addresses at which those that are gone are let go.
+pub(super) struct Usages<K> {
+    pub(super) usages: HashMap<K, Arc<Usage>>,
+    /// How many there are when those that are gone are let go.
     pub(super) sweep_at: usize,
-    /// Never more addresses than this.
+    /// Never more than this.
     pub(super) max: usize,
 }
 
-impl Addresses {
+impl<K: Eq + Hash> Usages<K> {
     pub(super) fn new(settings: &Settings) -> Self {
         let connections = usize::try_from(settings.max_connections.get()).unwrap_or(usize::MAX);
         Self {
@@ -60,17 +62,17 @@ impl Addresses {
         }
     }
 
-    pub(super) fn usage(&mut self, address: Address, began: Instant) -> Arc<Usage> {
-        if let Some(usage) = self.usages.get(&address) {
+    pub(super) fn usage(&mut self, of: K, began: Instant) -> Arc<Usage> {
+        if let Some(usage) = self.usages.get(&of) {
             return usage.clone();
         }
         if self.usages.len() >= self.sweep_at {
             self.sweep(nanoseconds(began.elapsed()));
         }
-        self.usages.entry(address).or_default().clone()
+        self.usages.entry(of).or_default().clone()
     }
 
-    /// Lets go of addresses that have nothing open and a full bucket, and where that is not enough, of those that have nothing
+    /// Lets go of those that have nothing open and a full bucket, and where that is not enough, of those that have nothing
     /// open: at most as many as there are connections are left. Doubling where it is done next makes it cheap.
     fn sweep(&mut self, now_ns: u64) {
         // Only the table, which is locked, hands out more of what it alone holds.

@@ -15,6 +15,10 @@ pub enum Limit {
     FilterBytesOfAddress,
     /// Events a second of an address.
     EventsOfAddress,
+    /// Streams of a caller.
+    StreamsOfCaller,
+    /// Events a second of a caller.
+    EventsOfCaller,
     /// Bytes of bodies in all.
     BodyBytes,
     /// Bytes of bodies of an address.
@@ -46,7 +50,7 @@ impl LimitHit {
 }
 
 impl fmt::Display for LimitHit {
-    /// Names the flag, which an operator can change.
+    /// Names the flag or the entry, which an operator can change.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (who_has_what, flag) = match self.limit {
             Limit::Connections => ("the hub has as many connections as", "--max-connections"),
@@ -68,6 +72,14 @@ impl fmt::Display for LimitHit {
             Limit::EventsOfAddress => (
                 "your address published more events a second than",
                 "--max-rate-per-address",
+            ),
+            Limit::StreamsOfCaller => (
+                "you have as many streams open as",
+                "`streams` of your entry in the access file",
+            ),
+            Limit::EventsOfCaller => (
+                "you published more events a second than",
+                "`rate` of your entry in the access file",
             ),
             Limit::BodyBytes => (
                 "unfinished requests fill the memory that",

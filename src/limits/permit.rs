@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
@@ -9,8 +10,9 @@ use std::{
 };
 
 use super::{
-    BODY_RETRY_AFTER, FILTERS_MAX_BYTES_OF_ADDRESS, Limit, LimitHit, Limits, ONE_LESS_RETRY_AFTER,
-    address::Usage, give_back, give_one_back, nanoseconds, take, take_one,
+    Account, BODY_RETRY_AFTER, FILTERS_MAX_BYTES_OF_ADDRESS, Limit, LimitHit, Limits,
+    ONE_LESS_RETRY_AFTER, address::Usage, give_back, give_one_back, nanoseconds, rate::Rate, take,
+    take_one,
 };
 
 /// Permits one connection. The next may take its place when this is dropped.
@@ -32,12 +34,17 @@ impl ConnectionPermit {
         &self.limits
     }
 
-    /// Permits one more stream of the client. `forwarded` is what the request's `X-Forwarded-For` says, if it has one.
+    /// Permits one more stream of the client, and of the caller if that is counted. `forwarded` is what the request's
+    /// `X-Forwarded-For` says, if it has one.
     pub fn open_stream(
         self: &Arc<Self>,
         filter_bytes: usize,
         forwarded: Option<&str>,
+        account: Option<Account<'_>>,
     ) -> Result<StreamPermit, LimitHit> {
+        let of_caller = account
+            .map(|account| self.open_stream_of_caller(account))
+            .transpose()?;
         let usage = self.client(forwarded);
         let max = self.limits.settings.max_streams_per_address.get();
         if !take_one(&usage.streams, max) {
@@ -62,18 +69,51 @@ impl ConnectionPermit {
             connection: self.clone(),
             usage,
             filter_bytes,
+            _of_caller: of_caller,
         })
     }
 
-    /// Takes `events` events out of what the client may publish. Costs nothing where there is no rate.
-    pub fn publish(&self, events: usize, forwarded: Option<&str>) -> Result<(), LimitHit> {
+    /// Counted also where there is no limit: the access file may set one while the stream is open.
+    fn open_stream_of_caller(&self, account: Account<'_>) -> Result<StreamOfCaller, LimitHit> {
+        let usage = self.limits.usage_of_caller(account);
+        let max = account.quota.streams.map_or(u32::MAX, NonZeroU32::get);
+        match take_one(&usage.streams, max) {
+            true => Ok(StreamOfCaller(usage)),
+            false => Err(LimitHit::new(
+                Limit::StreamsOfCaller,
+                max,
+                ONE_LESS_RETRY_AFTER,
+            )),
+        }
+    }
+
+    /// Takes `events` events out of what the caller, if it is counted, and the client may publish. Costs nothing where there is no
+    /// rate.
+    pub fn publish(
+        &self,
+        events: usize,
+        forwarded: Option<&str>,
+        account: Option<Account<'_>>,
+    ) -> Result<(), LimitHit> {
+        let now_ns = || nanoseconds(self.limits.began.elapsed());
+        let of_caller = account.and_then(|account| {
+            let rate = Rate::new(account.quota.rate?.get(), account.quota.burst);
+            Some((rate, self.limits.usage_of_caller(account)))
+        });
+        if let Some((rate, usage)) = &of_caller {
+            let taken = rate.take(&usage.full_at_ns, now_ns(), events);
+            let max = rate.events_per_second;
+            taken.map_err(|wait| LimitHit::new(Limit::EventsOfCaller, max, wait))?;
+        }
         let Some(rate) = &self.limits.rate else {
             return Ok(());
         };
         let usage = self.client(forwarded);
-        let now_ns = nanoseconds(self.limits.began.elapsed());
-        let taken = rate.take(&usage.full_at_ns, now_ns, events);
+        let taken = rate.take(&usage.full_at_ns, now_ns(), events);
         taken.map_err(|wait| {
+            if let Some((rate, usage)) = &of_caller {
+                rate.give_back(&usage.full_at_ns, events);
+            }
             let hit = LimitHit::new(Limit::EventsOfAddress, rate.events_per_second, wait);
             self.explain(hit, forwarded)
         })
@@ -134,6 +174,17 @@ pub struct StreamPermit {
     connection: Arc<ConnectionPermit>,
     usage: Arc<Usage>,
     filter_bytes: usize,
+    _of_caller: Option<StreamOfCaller>,
+}
+
+/// One stream of a caller that is counted.
+#[derive(Debug)]
+struct StreamOfCaller(Arc<Usage>);
+
+impl Drop for StreamOfCaller {
+    fn drop(&mut self) {
+        give_one_back(&self.0.streams);
+    }
 }
 
 impl Drop for StreamPermit {

@@ -1,13 +1,12 @@
-//! Events a second of an address.
+//! Events a second of an address, or of a caller.
 
 use std::{
+    num::NonZeroU32,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-use super::Settings;
-
-/// How many seconds' events an address may publish at once, if nothing else is said.
+/// How many seconds' events may be published at once, if nothing else is said.
 const BURST_SECONDS: u64 = 10;
 
 /// A token bucket, told by the time at which it is full again. Source: the "generic cell rate algorithm" of ATM, which is a
@@ -20,18 +19,22 @@ pub(super) struct Rate {
 }
 
 impl Rate {
-    pub(super) fn of(settings: &Settings) -> Option<Self> {
-        let events_per_second = settings.rate_per_address?;
-        let burst = settings
-            .burst_per_address
-            .map_or(u64::from(events_per_second) * BURST_SECONDS, |burst| {
-                u64::from(burst.get())
-            });
-        Some(Self {
+    /// `burst_events` may be published at once, or if that is `None` the events of ten seconds.
+    pub(super) fn new(events_per_second: u32, burst_events: Option<NonZeroU32>) -> Self {
+        let burst = burst_events.map_or(u64::from(events_per_second) * BURST_SECONDS, |burst| {
+            u64::from(burst.get())
+        });
+        Self {
             events_per_second,
             burst_events: burst,
             event_ns: 1_000_000_000 / u64::from(events_per_second),
-        })
+        }
+    }
+
+    /// Gives back `events` that were taken a moment ago.
+    pub(super) fn give_back(&self, full_at_ns: &AtomicU64, events: usize) {
+        let events = u64::try_from(events).expect("a batch is small");
+        full_at_ns.fetch_sub(events * self.event_ns, Relaxed);
     }
 
     /// Takes `events` out of the bucket, or says how long that must wait. A batch larger than the bucket wants it full, and leaves

@@ -191,7 +191,7 @@ async fn a_caller_is_told_who_it_is_and_what_it_may_do() {
     let everything = json!({"publish": ["**"], "follow": ["**"], "erase": ["**"], "operate": true});
     let nothing = json!({"publish": [], "follow": [], "erase": [], "operate": false});
     let told = |name: Option<&str>, open: bool, rights: &Value, expires: Option<&str>| {
-        let mut told = json!({"name": name, "open": open, "expires_at": expires});
+        let mut told = json!({"name": name, "open": open, "streams": null, "rate": null, "expires_at": expires});
         let fields = told.as_object_mut().unwrap();
         fields.extend(rights.as_object().unwrap().clone());
         told

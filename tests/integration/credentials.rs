@@ -11,9 +11,11 @@ use std::{
 };
 
 use segno::{
-    auth::{self, Access, Identity, JwtRefused, Presented, Reason, TicketError, TokenHash},
+    auth::{
+        self, Access, Identity, JwtRefused, NewToken, Presented, Reason, TicketError, TokenHash,
+    },
     filter::Pattern,
-    rights::{Grants, Right},
+    rights::{Grants, Quota, Right},
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -116,6 +118,53 @@ async fn a_token_is_good_while_it_is_in_the_file() {
     assert_eq!(doors.access.renew(&caller), Err(Reason::UnknownToken));
 }
 
+fn new_token(name: &str, token: &str, grants: Grants) -> NewToken {
+    NewToken {
+        name: name.parse().unwrap(),
+        hash: TokenHash::of(token),
+        grants,
+        quota: Quota::default(),
+        expires: None,
+    }
+}
+
+/// Each reads the file, and writes it with what it adds: none must write over what another has added.
+#[test]
+fn tokens_that_are_added_at_once_are_all_there() {
+    let folder = tempfile::tempdir().unwrap();
+    // By a link, too.
+    let (path, link) = (
+        folder.path().join("access.toml"),
+        folder.path().join("link"),
+    );
+    std::os::unix::fs::symlink("access.toml", &link).unwrap();
+    fs::write(&path, "# mine\n").unwrap();
+    let go = std::sync::Barrier::new(8);
+    std::thread::scope(|scope| {
+        for thread in 0..8 {
+            let (path, link, go) = (&path, &link, &go);
+            scope.spawn(move || {
+                go.wait();
+                for number in 0..10 {
+                    let name = format!("t{thread}-{number}");
+                    let new = new_token(&name, &name, Grants::default());
+                    let at = if thread % 2 == 0 { path } else { link };
+                    auth::add_token(at, &new).unwrap();
+                }
+                let first = format!("t{thread}-0").parse().unwrap();
+                auth::remove_token(path, &first).unwrap();
+            });
+        }
+    });
+    let names: std::collections::BTreeSet<String> = auth::list_tokens(&path)
+        .unwrap()
+        .into_iter()
+        .map(|token| token.name)
+        .collect();
+    assert_eq!(names.len(), 8 * 9, "{names:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
 #[tokio::test]
 async fn tokens_are_added_and_removed_and_comments_stay() {
     use std::os::unix::fs::PermissionsExt;
@@ -123,8 +172,7 @@ async fn tokens_are_added_and_removed_and_comments_stay() {
     let path = folder.path().join("access.toml");
     let grants = |json: &str| serde_json::from_str::<Grants>(json).unwrap();
     let add = |name: &str, token: &str, json: &str| {
-        let (name, hash) = (name.parse().unwrap(), TokenHash::of(token));
-        auth::add_token(&path, &name, hash, &grants(json), None)
+        auth::add_token(&path, &new_token(name, token, grants(json)))
     };
     add("first", "segno_1", r#"{"publish":["a"],"operate":true}"#).unwrap();
     let made = fs::read_to_string(&path).unwrap();

@@ -38,6 +38,7 @@ mod openapi;
 mod proxies;
 mod publish;
 mod python;
+mod quotas;
 mod relay;
 mod restore;
 mod retention;

@@ -342,6 +342,7 @@ impl Codes for Subscribing {
         Code::InvalidFormat,
         Code::ConflictingStarts,
         Code::TooManyStreamsOfAddress,
+        Code::TooManyStreamsOfCaller,
         Code::FiltersOfAddressTooLarge,
         Code::Internal,
         Code::Draining,

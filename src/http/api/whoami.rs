@@ -1,5 +1,7 @@
 //! Who a caller is to the hub, and what it may do.
 
+use std::num::NonZeroU32;
+
 use poem::Request;
 use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
 use serde::Serialize;
@@ -55,6 +57,10 @@ pub(super) struct Whoami {
     erase: Vec<String>,
     /// Whether it may read the hub's figures: `/metrics`, `/stats` and `/health/ready`.
     operate: bool,
+    /// Streams that it may have open; null if it has no such limit of its own.
+    streams: Nullable<u32>,
+    /// Events a second that it may publish; null if it has no such limit of its own.
+    rate: Nullable<u32>,
     /// When its credential ends; null if it does not end by itself.
     expires_at: Nullable<Timestamp>,
 }
@@ -73,6 +79,8 @@ impl Whoami {
             follow: patterns(Right::Follow),
             erase: patterns(Right::Erase),
             operate: caller.rights().may_operate(),
+            streams: Nullable(caller.quota().streams.map(NonZeroU32::get)),
+            rate: Nullable(caller.quota().rate.map(NonZeroU32::get)),
             expires_at: Nullable(caller.expires()),
         }
     }
@@ -87,6 +95,8 @@ impl Example for Whoami {
             follow: vec!["orders.**".into(), "public.**".into()],
             erase: vec![],
             operate: false,
+            streams: Nullable(Some(5)),
+            rate: Nullable(None),
             expires_at: Nullable(Some(Timestamp::from_millis(1_798_761_600_000))),
         }
     }
