@@ -169,6 +169,18 @@ impl Access {
         }
     }
 
+    /// Whose `presented` is, which was refused for `reason`; `None` where that is not sure, because the hub has neither its hash nor
+    /// a signature that is good.
+    pub fn whose(&self, presented: Presented<'_>, reason: &Reason) -> Option<String> {
+        let rules = self.rules.borrow().clone();
+        match presented {
+            Presented::Nothing => None,
+            Presented::Token(text) if jwt::is_jwt(text) => jwt::subject_of_refused(text, reason),
+            Presented::Token(text) => rules.name_of(&Root::Token(TokenHash::of(text))),
+            Presented::Ticket(text) => rules.name_of(&self.ticket_keys.open(text).ok()?.from),
+        }
+    }
+
     /// What lets the stream of `identity` go on. `None` if it may go on for ever: where everybody may do everything only tickets
     /// end.
     pub fn pass(&self, identity: &Arc<Identity>) -> Result<Option<Pass>, Reason> {

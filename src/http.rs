@@ -32,7 +32,7 @@ use std::{
 
 use poem::{
     Endpoint, IntoResponse, Request, Response, Route,
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header},
 };
 use tracing::Instrument;
 
@@ -47,6 +47,7 @@ use self::{
     api::{Api, FollowApi, PublishApi},
     caller::Caller,
     cors::Cors,
+    credential::RefusedCredential,
     cross_site::CrossSite,
     failures::{Failures, RefusedCredentials},
     operations::{Need, Operations},
@@ -60,7 +61,7 @@ pub(crate) use self::{
     failures::OneASecond,
 };
 use crate::{
-    auth::{Access, Reason},
+    auth::Access,
     hub::{self, Hub, Origin},
     limits::{LimitHit, Limits},
     metrics::Counters,
@@ -169,7 +170,10 @@ impl Endpoint for HubEndpoint {
             true => Box::pin(self.answer_traced(&request_id, &method, &uri, request, found)).await,
             false => self.answer(request, found).await,
         };
-        count_refusal(answer.head(), &self.refusals);
+        if let Some(refusal) = answer.head().extensions().get::<ProblemCause>() {
+            count_code(refusal.code, &self.refusals);
+            self.refused_credentials.log(refusal);
+        }
         if is_failure(&answer) {
             self.failures.log(&request_id, &method, &uri, answer.head());
         }
@@ -190,10 +194,7 @@ impl Endpoint for HubEndpoint {
 }
 
 impl HubEndpoint {
-    async fn answer(&self, mut request: Request, found: Result<(), Reason>) -> Answer {
-        if let Some(problem) = find_host_problem(&request) {
-            return problem.into_response().into();
-        }
+    async fn answer(&self, mut request: Request, found: Result<(), RefusedCredential>) -> Answer {
         if let Err(problem) = self.cross_site.check(&request, self.cors.as_ref()) {
             return problem.into_response().into();
         }
@@ -258,14 +259,11 @@ impl HubEndpoint {
         &self,
         request: &Request,
         need: Need,
-        found: Result<(), Reason>,
+        found: Result<(), RefusedCredential>,
     ) -> Result<(), Problem> {
         let caller = Caller::of(request);
         match found {
-            Err(reason) if need != Need::Nothing => {
-                self.refused_credentials.tell(caller.address, &reason);
-                Err(credential::refused(&reason))
-            }
+            Err(refused) if need != Need::Nothing => Err(caller.invalid(refused)),
             _ => caller.enter(need),
         }
     }
@@ -278,7 +276,7 @@ impl HubEndpoint {
         method: &Method,
         uri: &Uri,
         mut request: Request,
-        found: Result<(), Reason>,
+        found: Result<(), RefusedCredential>,
     ) -> Answer {
         let begun = Instant::now();
         let (id, path) = (request_id.as_str(), uri.path());
@@ -324,19 +322,6 @@ fn protect_page(headers: &mut HeaderMap) {
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-}
-
-/// Source: RFC 9112, 3.2: a request of HTTP/1.1 has one `Host`, and who receives another refuses it, because proxies before and
-/// behind may disagree about where it goes.
-fn find_host_problem(request: &Request) -> Option<Problem> {
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    let detail = match (request.version(), hosts) {
-        (_, 1) => return None,
-        (version, 0) if version < Version::HTTP_11 => return None,
-        (_, 0) => "the request has no Host header; HTTP/1.1 requires one",
-        _ => "the request has more than one Host header; send one",
-    };
-    Some(Problem::new(Code::InvalidHost, detail))
 }
 
 /// Whether it is a `POST /events`. With a query it goes the way that refuses unknown parameters.
@@ -394,12 +379,6 @@ pub(crate) fn count_tls_is_required(refusals: &Counters) {
 /// Counts a connection that is not served, whether it is told or not.
 pub(crate) fn count(hit: LimitHit, refusals: &Counters) {
     count_code(Code::of(hit.limit), refusals);
-}
-
-fn count_refusal(response: &Response, refusals: &Counters) {
-    if let Some(refused) = response.extensions().get::<ProblemCause>() {
-        count_code(refused.code, refusals);
-    }
 }
 
 /// Whether the hub failed to do what it was asked, whatever status the client was given.

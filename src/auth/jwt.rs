@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, Validation, decode, errors::ErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::keys::Keys;
+use super::{Reason, keys::Keys};
 use crate::{
     event::Timestamp,
     rights::{Grants, Quota},
@@ -210,6 +210,19 @@ pub(super) fn verify<'a>(
         let issuer = keys_of.then(|| choose(token, issuers)).flatten();
         (refused, issuer)
     })
+}
+
+/// Whom a token is about that is refused for `reason`; `None` unless its signature was found good first.
+pub(super) fn subject_of_refused(token: &str, reason: &Reason) -> Option<String> {
+    let is_signed = matches!(
+        reason,
+        Reason::Expired(_)
+            | Reason::Jwt(
+                JwtRefused::Expired(_) | JwtRefused::NotYet(_) | JwtRefused::Rights { .. }
+            )
+    );
+    let said = Unverified::read(token).ok().filter(|_| is_signed)?;
+    Some(Quoted::new(said.claims.get("sub")?.as_str()?).0)
 }
 
 fn choose<'a>(token: &str, issuers: &'a [Issuer]) -> Option<&'a Issuer> {

@@ -105,6 +105,15 @@ impl Rules {
         }
     }
 
+    /// The name of the token, or the subject, that `root` is, whether it is good or not.
+    pub(super) fn name_of(&self, root: &Root) -> Option<String> {
+        match root {
+            Root::Nobody => None,
+            Root::Token(hash) => Some(self.tokens.get(hash)?.name.clone()),
+            Root::Jwt(jwt) => jwt.subject.clone(),
+        }
+    }
+
     fn judge_root(&self, root: &Root, now: Timestamp) -> Result<Arc<Identity>, Reason> {
         let caller = match root {
             Root::Nobody => self.nobody.clone(),

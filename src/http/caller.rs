@@ -1,16 +1,19 @@
 //! Who a request comes from. Found once, before the ways of a request part; asked by all that depends on it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use poem::{Request, http::HeaderMap};
 
 use super::{
-    credential::{self, Lacking},
+    credential::{self, Lacking, RefusedCredential},
     operations::Need,
     problem::Problem,
 };
 use crate::{
-    auth::{Access, Identity, Reason},
+    auth::{Access, Identity, Pass},
     filter::{Allowed, Filter},
     limits::{Account, BodyPermit, ConnectionPermit, LimitHit, Limits, StreamPermit},
     rights::Right,
@@ -31,11 +34,14 @@ pub(super) struct Caller {
 impl Caller {
     /// Reads it from a request that comes from the server, and notes it in the request. If the credential is not good, it is
     /// noted as one who shows none, for what is public.
-    pub(super) async fn find(request: &mut Request, access: &Access) -> Result<(), Reason> {
+    pub(super) async fn find(
+        request: &mut Request,
+        access: &Access,
+    ) -> Result<(), RefusedCredential> {
         let identified = credential::identify(request, access).await;
         let (identity, outcome) = match identified {
             Ok(identity) => (identity, Ok(())),
-            Err(reason) => (access.nobody(), Err(reason)),
+            Err(refused) => (access.nobody(), Err(refused)),
         };
         let connection = request
             .data::<Arc<ConnectionPermit>>()
@@ -74,7 +80,32 @@ impl Caller {
             Need::Right(right) if !has_none(right) => return Ok(()),
             Need::Right(right) => Lacking::Right(right, None),
         };
-        Err(credential::lacking(&self.identity, &lacking))
+        Err(self.noted(credential::lacking(&self.identity, &lacking)))
+    }
+
+    /// The same refusal, with whose request it was, for a log line.
+    pub(super) fn noted(&self, problem: Problem) -> Problem {
+        let name = self.identity.name().map(str::to_owned);
+        problem.of_caller(self.client_address(), name)
+    }
+
+    /// The refusal of a credential that is not good.
+    pub(super) fn invalid(&self, refused: RefusedCredential) -> Problem {
+        let problem = credential::refused(&refused.reason);
+        problem.of_caller(self.client_address(), refused.name)
+    }
+
+    /// What lets it go on reading; `None` if nothing can end that.
+    pub(super) fn pass(&self, access: &Access) -> Result<Option<Pass>, Problem> {
+        access.pass(&self.identity).map_err(|reason| {
+            let name = self.identity.name().map(str::to_owned);
+            self.invalid(RefusedCredential { reason, name })
+        })
+    }
+
+    /// Its own address, where a trusted proxy says so.
+    fn client_address(&self) -> IpAddr {
+        self.connection.client_address(self.forwarded.as_deref())
     }
 
     /// Refuses it if it may not do this to `topic`.
@@ -83,7 +114,7 @@ impl Caller {
             true => Ok(()),
             false => {
                 let lacking = Lacking::Right(right, Some(topic));
-                Err(credential::lacking(&self.identity, &lacking))
+                Err(self.noted(credential::lacking(&self.identity, &lacking)))
             }
         }
     }

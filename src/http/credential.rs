@@ -28,16 +28,30 @@ enum Shown<'a> {
     Ticket(String),
 }
 
+/// A credential that is not good.
+#[derive(Debug)]
+pub(super) struct RefusedCredential {
+    pub(super) reason: Reason,
+    /// Whose it is, where that is sure.
+    pub(super) name: Option<String>,
+}
+
 /// Who sent `request`, by what it shows.
-pub(super) async fn identify(request: &Request, access: &Access) -> Result<Arc<Identity>, Reason> {
-    let shown = Shown::of(request, access.is_open())?;
-    access
-        .identify(match &shown {
-            Shown::Nothing => Presented::Nothing,
-            Shown::Token(token) => Presented::Token(token),
-            Shown::Ticket(ticket) => Presented::Ticket(ticket),
-        })
-        .await
+pub(super) async fn identify(
+    request: &Request,
+    access: &Access,
+) -> Result<Arc<Identity>, RefusedCredential> {
+    let shown = Shown::of(request, access.is_open());
+    let shown = shown.map_err(|reason| RefusedCredential { reason, name: None })?;
+    let presented = match &shown {
+        Shown::Nothing => Presented::Nothing,
+        Shown::Token(token) => Presented::Token(token),
+        Shown::Ticket(ticket) => Presented::Ticket(ticket),
+    };
+    access.identify(presented).await.map_err(|reason| {
+        let name = access.whose(presented, &reason);
+        RefusedCredential { reason, name }
+    })
 }
 
 impl<'a> Shown<'a> {

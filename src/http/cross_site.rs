@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use poem::{
     Request,
-    http::{HeaderMap, HeaderName, Method, header, uri::Scheme},
+    http::{HeaderName, HeaderValue, Method, Version, header, uri::Scheme},
 };
 
 use super::{
@@ -22,6 +22,21 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Paths that take JSON, which a page of another site cannot send unasked, but by a body without a content type.
 const JSON_PATHS: [&str; 3] = ["/events", "/messages", "/send_rest"];
+
+/// The one `Host` of a request; before HTTP/1.1 there may be none.
+///
+/// Source: RFC 9112, 3.2: a request of HTTP/1.1 has one, and who receives another refuses it, because proxies before and behind
+/// may disagree about where it goes.
+fn host_of(request: &Request) -> Result<Option<&HeaderValue>, Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let detail = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => return Ok(Some(host)),
+        (None, _) if request.version() < Version::HTTP_11 => return Ok(None),
+        (None, _) => "the request has no Host header; HTTP/1.1 requires one",
+        (Some(_), Some(_)) => "the request has more than one Host header; send one",
+    };
+    Err(Problem::new(Code::InvalidHost, detail))
+}
 
 /// Host without its port.
 fn without_port(authority: &str) -> &str {
@@ -40,11 +55,13 @@ pub(super) struct CrossSite {
 }
 
 impl CrossSite {
-    /// Refuses what a page of another site may have made a browser send.
+    /// Refuses what a page of another site may have made a browser send, and a request that does not say clearly for whom it is.
     pub(super) fn check(&self, request: &Request, cors: Option<&Cors>) -> Result<(), Problem> {
         let headers = request.headers();
-        if self.asks_host {
-            self.check_host(headers)?;
+        let host = host_of(request)?;
+        // A request without one is from no browser.
+        if let Some(host) = host.filter(|_| self.asks_host) {
+            self.check_host(host)?;
         }
         let reads = matches!(
             *request.method(),
@@ -53,7 +70,7 @@ impl CrossSite {
         if reads {
             return Ok(());
         }
-        self.check_origin(request, cors)?;
+        self.check_origin(request, host, cors)?;
         let has_origin = headers.contains_key(header::ORIGIN);
         if has_origin
             && !headers.contains_key(header::CONTENT_TYPE)
@@ -68,13 +85,9 @@ impl CrossSite {
     }
 
     /// Whether the request names the hub by a name that nobody else can point to it.
-    fn check_host(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let mut hosts = headers.get_all(header::HOST).iter();
-        let Some(host) = hosts.next() else {
-            return Ok(()); // No browser sends that.
-        };
+    fn check_host(&self, host: &HeaderValue) -> Result<(), Problem> {
         let host = host.to_str().unwrap_or("?");
-        if hosts.next().is_none() && self.is_own(host) {
+        if self.is_own(host) {
             return Ok(());
         }
         Err(Problem::new(
@@ -106,7 +119,12 @@ impl CrossSite {
     }
 
     /// Whether a request that changes something comes from the hub's own page, from one that is allowed, or from no page.
-    fn check_origin(&self, request: &Request, cors: Option<&Cors>) -> Result<(), Problem> {
+    fn check_origin(
+        &self,
+        request: &Request,
+        host: Option<&HeaderValue>,
+        cors: Option<&Cors>,
+    ) -> Result<(), Problem> {
         let headers = request.headers();
         if cors.is_some_and(|cors| cors.lets_write(headers)) {
             return Ok(());
@@ -123,7 +141,7 @@ impl CrossSite {
                 let is_forgeable =
                     *request.scheme() == Scheme::HTTPS && origin.starts_with("http://");
                 let authority = authority_of(origin).filter(|_| !is_forgeable);
-                authority.is_some_and(|authority| self.is_same(&authority, headers))
+                authority.is_some_and(|authority| self.is_same(&authority, host))
             }),
         };
         match is_ours {
@@ -140,10 +158,8 @@ impl CrossSite {
         }
     }
 
-    fn is_same(&self, authority: &str, headers: &HeaderMap) -> bool {
-        let host = headers
-            .get(header::HOST)
-            .and_then(|host| host.to_str().ok());
+    fn is_same(&self, authority: &str, host: Option<&HeaderValue>) -> bool {
+        let host = host.and_then(|host| host.to_str().ok());
         let is_host = host.is_some_and(|host| {
             let host = host.to_ascii_lowercase();
             let usual = [":80", ":443"].map(|port| host.strip_suffix(port));
@@ -301,7 +317,7 @@ mod tests {
         let two = [("host", "localhost"), ("host", "evil.example")];
         assert_eq!(
             check(&on_loopback(), &[], "GET /", &two),
-            Some("wrong_host")
+            Some("invalid_host")
         );
         let with_access = CrossSite {
             public: None,

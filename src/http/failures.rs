@@ -4,7 +4,6 @@
 //! line and by code in the figures.
 
 use std::{
-    net::SocketAddr,
     sync::atomic::{
         AtomicU64,
         Ordering::{AcqRel, Relaxed},
@@ -17,8 +16,10 @@ use poem::{
     http::{Method, Uri},
 };
 
-use super::{problem::ProblemCause, request_id::RequestId};
-use crate::auth::Reason;
+use super::{
+    problem::{Code, ProblemCause},
+    request_id::RequestId,
+};
 
 /// Lets one log line a second pass, and counts those that it holds back.
 #[derive(Debug)]
@@ -56,10 +57,23 @@ impl OneASecond {
 pub(super) struct RefusedCredentials(OneASecond);
 
 impl RefusedCredentials {
-    /// Logs that a credential was refused, never what it was.
-    pub(super) fn tell(&self, address: SocketAddr, reason: &Reason) {
+    /// Logs a credential that was refused or was not enough, never what it was. Not one that was not shown.
+    pub(super) fn log(&self, refusal: &ProblemCause) {
+        let Some(caller) = &refusal.caller else {
+            return;
+        };
+        if refusal.code == Code::CredentialMissing {
+            return;
+        }
         if let Some(untold) = self.0.pass() {
-            tracing::warn!(%address, %reason, untold, "a credential is refused");
+            tracing::warn!(
+                address = %caller.address,
+                name = caller.name.as_deref(),
+                code = refusal.code.as_str(),
+                reason = caller.detail,
+                untold,
+                "a credential is refused"
+            );
         }
     }
 }

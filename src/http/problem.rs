@@ -1,6 +1,6 @@
 //! Refusals: one shape, and the only table of codes and statuses.
 
-use std::{fmt, marker::PhantomData, time::Duration};
+use std::{fmt, marker::PhantomData, net::IpAddr, sync::Arc, time::Duration};
 
 use poem::{
     IntoResponse, Response,
@@ -157,6 +157,17 @@ pub(super) struct ProblemCause {
     pub(super) code: Code,
     /// What the client is not told.
     pub(super) cause: Option<String>,
+    pub(super) caller: Option<Arc<RefusedCaller>>,
+}
+
+/// Whose credential is refused, or not enough.
+#[derive(Debug)]
+pub(super) struct RefusedCaller {
+    pub(super) address: IpAddr,
+    /// The name of the token or the subject, where that is sure.
+    pub(super) name: Option<String>,
+    /// What the caller is told.
+    pub(super) detail: String,
 }
 
 /// A refusal, on the wire as RFC 9457 `application/problem+json`.
@@ -168,13 +179,14 @@ pub(super) struct ProblemCause {
 pub(crate) struct Problem {
     code: Code,
     detail: String,
-    allow: Option<String>,
+    allow: Option<Box<str>>,
     /// The value of `WWW-Authenticate`.
     challenge: Option<Box<str>>,
     limit: Option<u32>,
     retry_after: Option<Duration>,
     /// For log lines alone.
     cause: Option<String>,
+    caller: Option<Arc<RefusedCaller>>,
 }
 
 impl Problem {
@@ -187,6 +199,21 @@ impl Problem {
             limit: None,
             retry_after: code.retry_after(),
             cause: None,
+            caller: None,
+        }
+    }
+
+    /// The same, with whose credential it is about, for the log.
+    pub(super) fn of_caller(self, address: IpAddr, name: Option<String>) -> Self {
+        let detail = self.detail.clone();
+        let caller = RefusedCaller {
+            address,
+            name,
+            detail,
+        };
+        Self {
+            caller: Some(Arc::new(caller)),
+            ..self
         }
     }
 
@@ -194,7 +221,7 @@ impl Problem {
     pub(crate) fn method_not_allowed(allow: String, advice: &str) -> Self {
         let detail = format!("this path has the methods {allow}{advice}");
         Self {
-            allow: Some(allow),
+            allow: Some(allow.into()),
             ..Self::new(Code::MethodNotAllowed, detail)
         }
     }
@@ -256,6 +283,7 @@ impl ResponseError for Problem {
         response.extensions_mut().insert(ProblemCause {
             code: self.code,
             cause: self.cause.clone(),
+            caller: self.caller.clone(),
         });
         if self.code == Code::UnsupportedContentEncoding {
             let supported = HeaderValue::from_static("gzip, deflate");

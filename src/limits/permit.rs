@@ -135,6 +135,14 @@ impl ConnectionPermit {
         }
     }
 
+    /// The address of the client: the other end of the connection, or whom a trusted proxy forwards for.
+    pub fn client_address(&self, forwarded: Option<&str>) -> IpAddr {
+        match &self.peer {
+            Peer::Client(address, _) => *address,
+            Peer::Proxy(proxy) => self.limits.client(*proxy, forwarded.unwrap_or_default()),
+        }
+    }
+
     fn client(&self, forwarded: Option<&str>) -> Arc<Usage> {
         match &self.peer {
             Peer::Client(_, usage) => usage.clone(),

@@ -39,6 +39,7 @@ mod proxies;
 mod publish;
 mod python;
 mod quotas;
+mod refusals;
 mod relay;
 mod restore;
 mod retention;

@@ -367,6 +367,11 @@ impl Traced {
     }
 
     /// The lines whose message is `message`.
+    /// All that was logged, as text.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.traces).unwrap()
+    }
+
     pub(crate) fn lines(&self, message: &str) -> Vec<serde_json::Value> {
         let text = fs::read_to_string(&self.traces).unwrap();
         let lines = text

@@ -21,7 +21,6 @@ use super::{
 use crate::http::{
     answer::Answer,
     caller::Caller,
-    credential,
     event_stream::EventStream,
     frame::Format,
     problem::{Code, Codes, Problem, ProblemOf},
@@ -186,9 +185,7 @@ impl FollowApi {
             last: optional(query.last)?.map(|newest| Start::Last(newest.0)),
         };
         let start = starts.choose()?;
-        let access = &self.0.settings.access;
-        let pass = access.pass(caller.identity());
-        let pass = pass.map_err(|reason| credential::refused(&reason))?;
+        let pass = caller.pass(&self.0.settings.access)?;
         let permit = caller.open_stream(&filter)?;
         let address = caller.address;
         let subscription = self.0.hub.subscribe(filter, start, address).await?;

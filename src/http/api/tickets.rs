@@ -59,7 +59,7 @@ impl TicketApi {
         let access = &self.0.settings.access;
         let made = access
             .new_ticket(caller.identity(), body.follow, body.expires_in)
-            .map_err(Problem::from)?;
+            .map_err(|error| caller.noted(error.into()))?;
         Ok(TicketMade::Made(Json::of(&Ticket {
             ticket: made.ticket,
             expires_at: made.expires,
