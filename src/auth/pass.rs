@@ -1,4 +1,4 @@
-//! Passes: what a stream holds for as long as it may go on. Each is told when the right under it ends.
+//! Passes: what a stream, or an export, holds for as long as it may go on. Each is told when the right under it ends.
 
 use std::{
     collections::HashMap,
@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{Identity, Reason};
 use crate::{event::Timestamp, rights::Right};
 
-/// Lets one stream go on until the credential under it ends, or no longer gives the same right to follow.
+/// Lets one stream, or one export, go on until the credential under it ends, or no longer gives the same right to follow.
 #[derive(Debug)]
 pub struct Pass(Mutex<oneshot::Receiver<String>>);
 
@@ -25,6 +25,12 @@ impl Pass {
             // Nobody judges any more: the hub is stopping.
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// The reason, if it has ended. For who looks now and then, and does not wait for it.
+    pub fn ended(&self) -> Option<String> {
+        let mut ended = self.0.lock().expect("nobody panics while holding it");
+        ended.try_recv().ok()
     }
 }
 

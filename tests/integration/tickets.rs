@@ -207,6 +207,46 @@ async fn a_stream_within_a_kept_connection_ends_with_its_ticket() {
     assert!(received.ends_with("0\r\n\r\n"), "{received}");
 }
 
+/// A range may take as long as a stream: it is cut, and not ended as if it were whole.
+#[tokio::test]
+async fn an_export_is_cut_when_its_right_ends() {
+    let hub = hub_with(&(page("\"orders.**\"") + &writer())).await;
+    let event = json!({"topic": "orders.eu", "data": "x".repeat(1000)});
+    let lines = format!("{event}\n").repeat(10_000);
+    for _ in 0..3 {
+        let request = hub
+            .post("/events")
+            .header("content-type", "application/x-ndjson");
+        let stored = answer(request.bearer_auth(WRITER).body(lines.clone())).await;
+        assert_eq!(stored.status, StatusCode::CREATED, "{stored:?}");
+    }
+    let export = |token: &str| hub.get("/events?format=ndjson").bearer_auth(token).send();
+    let mut cut = export(PAGE).await.unwrap();
+    let mut whole = export(WRITER).await.unwrap();
+    assert!(cut.chunk().await.unwrap().is_some());
+    fs::write(access_file(&hub), writer()).unwrap();
+    within("the change", async {
+        let ask = || answer(hub.get("/whoami").bearer_auth(PAGE));
+        while ask().await.status == StatusCode::OK {}
+    })
+    .await;
+    let ended = within("the end", async {
+        loop {
+            match cut.chunk().await {
+                Ok(Some(_)) => (),
+                other => break other,
+            }
+        }
+    })
+    .await;
+    assert!(ended.is_err(), "it ended as if it were whole");
+    let mut lines = 0;
+    while let Some(chunk) = whole.chunk().await.unwrap() {
+        lines += chunk.iter().filter(|byte| **byte == b'\n').count();
+    }
+    assert_eq!(lines, 30_000);
+}
+
 #[tokio::test]
 async fn what_everybody_may_follow_ends_with_the_rule_that_allowed_it() {
     let anonymous = |follow: &str| format!("[anonymous]\nfollow = [{follow}]\n") + &writer();

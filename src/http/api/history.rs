@@ -108,7 +108,9 @@ impl HistoryApi {
             None => HistoryFormat::accepted_by(request)?,
         };
         if format == HistoryFormat::Ndjson {
-            let lines = HistoryLines::new(self.0.hub.clone(), query);
+            // A range may take as long as a stream.
+            let pass = Caller::of(request).pass(&self.0.settings.access)?;
+            let lines = HistoryLines::new(self.0.hub.clone(), query, pass);
             return Ok(History::Found(Events::Lines(lines), None));
         }
         Ok(read_page(

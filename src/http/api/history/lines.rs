@@ -9,6 +9,7 @@ use poem_openapi::{
 
 use super::HistoryQuery;
 use crate::{
+    auth::Pass,
     db::{self, Order, Page},
     event::EventId,
     hub::Hub,
@@ -22,14 +23,17 @@ const NDJSON_PAGE_EVENTS: usize = 512;
 pub(in crate::http::api) struct HistoryLines {
     hub: Hub,
     query: HistoryQuery,
+    /// That its reader may go on; `None` if nothing can end that.
+    pass: Option<Pass>,
     begun: bool,
 }
 
 impl HistoryLines {
-    pub(super) fn new(hub: Hub, query: HistoryQuery) -> Self {
+    pub(super) fn new(hub: Hub, query: HistoryQuery, pass: Option<Pass>) -> Self {
         Self {
             hub,
             query,
+            pass,
             begun: false,
         }
     }
@@ -40,6 +44,7 @@ impl HistoryLines {
             let Some(Self {
                 hub,
                 mut query,
+                pass,
                 begun,
             }) = lines
             else {
@@ -59,6 +64,14 @@ impl HistoryLines {
             if begun && query.order == Order::Ascending && is_trimmed(&hub, query.range.after) {
                 return Err(std::io::Error::other("the events that follow were trimmed"));
             }
+            // Looked at after the page was read, which may have waited.
+            if let Some(reason) = pass.as_ref().and_then(Pass::ended) {
+                tracing::info!(
+                    reason,
+                    "a history was cut because the right to read it ended"
+                );
+                return Err(std::io::Error::other(reason));
+            }
             let mut chunk = Vec::new();
             for event in &events {
                 event.write_json(&mut chunk);
@@ -71,6 +84,7 @@ impl HistoryLines {
                 Self {
                     hub,
                     query,
+                    pass,
                     begun: true,
                 }
             });
