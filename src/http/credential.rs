@@ -9,7 +9,10 @@ use poem::{
     http::{HeaderMap, Method, header},
 };
 
-use super::problem::{Code, Problem};
+use super::{
+    EVENTS_PATH, STREAM_PATH, TOPIC_PREFIX,
+    problem::{Code, Problem},
+};
 use crate::{
     auth::{Access, Identity, Presented, Reason},
     rights::Right,
@@ -18,8 +21,14 @@ use crate::{
 /// Name of the query parameter with a ticket.
 pub(super) const TICKET: &str = "ticket";
 
-/// Paths that are read with a ticket, by pages that can set no header.
-const TICKET_PATHS: [&str; 2] = ["/sse", "/events"];
+/// Whether what is at this path can be read with a ticket, by pages that can set no header.
+fn takes_ticket(path: &str) -> bool {
+    let is_topic = || {
+        path.strip_prefix(TOPIC_PREFIX)
+            .is_some_and(|topic| !topic.is_empty())
+    };
+    [STREAM_PATH, EVENTS_PATH].contains(&path) || is_topic()
+}
 
 /// A credential as a request shows it.
 enum Shown<'a> {
@@ -95,7 +104,7 @@ fn ticket_of(request: &Request) -> Result<Option<String>, Reason> {
     }
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     match ticket {
-        Some((_, ticket)) if is_read && TICKET_PATHS.contains(&uri.path()) => Ok(Some(ticket)),
+        Some((_, ticket)) if is_read && takes_ticket(uri.path()) => Ok(Some(ticket)),
         // Elsewhere it is a parameter that nobody knows.
         _ => Ok(None),
     }
@@ -215,7 +224,10 @@ mod tests {
         assert_eq!(shown(&[], "/events"), Ok(None));
         assert_eq!(shown(&[], "/sse?topic=a&ticket=a.b"), ticket("a.b"));
         assert_eq!(shown(&[], "/events?%74icket=a.b"), ticket("a.b"));
+        assert_eq!(shown(&[], "/topics/a/b?ticket=a.b"), ticket("a.b"));
         assert_eq!(shown(&[], "/topics?ticket=a.b"), Ok(None));
+        assert_eq!(shown(&[], "/topics/?ticket=a.b"), Ok(None));
+        assert_eq!(shown(&[], "/events/1?ticket=a.b"), Ok(None));
         let bearer = ("authorization", "Bearer a");
         assert_eq!(shown(&[bearer, bearer], "/"), Err(Reason::Several));
         assert_eq!(shown(&[bearer], "/sse?ticket=a.b"), Err(Reason::Several));

@@ -94,6 +94,16 @@ async fn a_ticket_reads_what_it_names_and_nothing_else() {
     let page = hub.get_json(next).await;
     assert_eq!(page["events"][0]["data"], "mine too", "{page}");
 
+    let topic = |topic: &str| {
+        let request = hub.get(&format!(
+            "/topics/{topic}?ticket={ticket}&since=start&count=2"
+        ));
+        request.header("accept", "application/x-ndjson")
+    };
+    let lines = answer(topic("orders.eu")).await;
+    assert!(lines.body.contains("mine too"), "{lines:?}");
+    assert_eq!(answer(topic("orders.us")).await.code(), "not_allowed");
+
     // By name what it does not have, and everything that is not reading.
     for path in ["/sse", "/events"] {
         let refused = answer(hub.get(&format!("{path}?ticket={ticket}&topic=orders.us"))).await;

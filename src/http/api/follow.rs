@@ -365,6 +365,7 @@ impl Codes for SubscribingTopic {
         Code::InvalidFormat,
         Code::ConflictingStarts,
         Code::TooManyStreamsOfAddress,
+        Code::TooManyStreamsOfCaller,
         Code::FiltersOfAddressTooLarge,
         Code::Internal,
         Code::Draining,

@@ -38,8 +38,8 @@ pub(in crate::http) struct TicketApi(pub(in crate::http) Api);
 impl TicketApi {
     /// Make a ticket
     ///
-    /// For pages: a browser's `EventSource` can set no header, and a token does not belong into a URL. `/sse?ticket=…` and
-    /// `/events?ticket=…` have the rights that the ticket names and no more, until it expires or what it was made with does. A
+    /// For pages: a browser's `EventSource` can set no header, and a token does not belong into a URL. `/sse?ticket=…`,
+    /// `/topics/{topic}?ticket=…` and `/events?ticket=…` have the rights that the ticket names and no more, until it expires or what it was made with does. A
     /// pattern gives what of it you may follow.
     #[oai(
         path = "/tickets",

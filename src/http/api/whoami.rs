@@ -69,7 +69,7 @@ impl Whoami {
     fn of(caller: &Identity, open: bool) -> Self {
         let patterns = |right| {
             let patterns = caller.rights().allowed(right).as_patterns();
-            // Only a ticket has rights that are no one list, and it is taken by `/sse` and `/events` alone.
+            // Only a ticket has rights that are no one list, and it is taken where events are read alone.
             patterns.expect("what a token may do is one list")
         };
         Self {
