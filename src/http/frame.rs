@@ -80,15 +80,7 @@ impl Notice<'_> {
             Self::Cursor { cursor, log_id, .. } => {
                 ("cursor", json!({"cursor": cursor, "log": log_id}), cursor)
             }
-            Self::Gap(gap) => {
-                let data = json!({
-                    "reason": gap.reason.as_str(),
-                    "requested": gap.requested,
-                    "first_id": gap.bounds.first_id,
-                    "last_id": gap.bounds.last_id,
-                });
-                ("gap", data, gap.cursor)
-            }
+            Self::Gap(gap) => ("gap", gap_json(gap), gap.cursor),
             Self::Error { problem, cursor } => {
                 let data = serde_json::from_str(problem).expect("a problem is JSON");
                 ("error", data, cursor)
@@ -166,6 +158,16 @@ pub(crate) fn write_event(event: &Event, format: Format, out: &mut Vec<u8>) {
         }
     }
     write_end(event.id, out);
+}
+
+/// A gap, wherever it is told.
+pub(crate) fn gap_json(gap: &Gap) -> Value {
+    json!({
+        "reason": gap.reason.as_str(),
+        "requested": gap.requested,
+        "first_id": gap.bounds.first_id,
+        "last_id": gap.bounds.last_id,
+    })
 }
 
 /// What stands before the first block.

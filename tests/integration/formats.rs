@@ -290,3 +290,125 @@ async fn a_stream_with_a_count_ends_after_as_many_events() {
         );
     }
 }
+
+async fn poll(hub: &TestHub, query: &str) -> Value {
+    let polled = answer(hub.get(&format!("/events{query}"))).await;
+    assert_eq!(polled.status, 200, "{}", polled.body);
+    polled.json()
+}
+
+fn ids(page: &Value) -> Vec<u64> {
+    let events = page["events"].as_array().unwrap();
+    events
+        .iter()
+        .map(|event| event["id"].as_u64().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_long_poll_answers_at_once_or_when_something_comes_or_empty() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a", "b"]).await;
+    let page = poll(&hub, "?topic=t&after=0&wait=60s").await;
+    assert_eq!((ids(&page), &page["cursor"]), (vec![1, 2], &json!(2)));
+
+    let (page, ()) = tokio::join!(poll(&hub, "?topic=t&after=2&wait=60s"), async {
+        hub.publish("other", ["x"]).await;
+        hub.publish("t", ["c"]).await;
+    });
+    assert_eq!((ids(&page), &page["cursor"]), (vec![4], &json!(4)));
+
+    // Nothing that matches; the cursor moves over what does not.
+    hub.publish("other", ["y"]).await;
+    let page = poll(&hub, "?topic=t&after=4&wait=50ms").await;
+    assert_eq!((ids(&page), &page["cursor"]), (vec![], &json!(5)));
+    assert_eq!(page.get("gap"), None);
+}
+
+#[tokio::test]
+async fn whoever_polls_with_the_cursor_gets_every_event_once_in_order() {
+    let hub = TestHub::start().await;
+    let publishing = async {
+        for round in 0..60 {
+            let topic = ["t", "other", "t/more"][round % 3];
+            hub.publish(topic, ["x"]).await;
+        }
+        hub.publish("t", ["end"]).await;
+    };
+    let polling = async {
+        let (mut cursor, mut seen) = (0, vec![]);
+        loop {
+            let page = poll(&hub, &format!("?topic=t&limit=2&after={cursor}&wait=10s")).await;
+            cursor = page["cursor"].as_u64().unwrap();
+            for event in page["events"].as_array().unwrap() {
+                seen.push(event["id"].as_u64().unwrap());
+                if event["data"] == "end" {
+                    return seen;
+                }
+            }
+        }
+    };
+    let (seen, ()) = tokio::join!(polling, publishing);
+    let expected: Vec<u64> = (0..60)
+        .filter(|n| n % 3 == 0)
+        .map(|n| n + 1)
+        .chain([61])
+        .collect();
+    assert_eq!(seen, expected);
+}
+
+#[tokio::test]
+async fn a_long_poll_tells_a_gap_once_and_goes_on_behind_it() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a"]).await;
+    let page = poll(&hub, "?after=900&wait=60s").await;
+    assert_eq!(
+        page["gap"],
+        json!({"reason": "ahead", "requested": 900, "first_id": 1, "last_id": 1})
+    );
+    assert_eq!((ids(&page), &page["cursor"]), (vec![1], &json!(1)));
+}
+
+#[tokio::test]
+async fn a_long_poll_counts_as_a_stream_and_ends_with_the_hub() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.max_streams_per_address = std::num::NonZeroU32::MIN;
+    })
+    .await;
+    let address = hub.address().to_owned();
+    let waiting = tokio::spawn(answer(hub.get("/events?wait=60s")));
+    within("the poll to count", async {
+        while answer(hub.get("/events?wait=0s")).await.status != 429 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    hub.begin_to_stop();
+    let ended = within("the poll to end", waiting).await.unwrap();
+    assert_eq!(
+        (ended.status.as_u16(), ended.json()["events"].clone()),
+        (200, json!([])),
+        "{address}"
+    );
+}
+
+#[tokio::test]
+async fn a_wait_for_what_cannot_come_is_refused() {
+    let hub = TestHub::start().await;
+    for query in ["order=desc", "before=9", "until=0s", "format=ndjson"] {
+        let refused = answer(hub.get(&format!("/events?wait=1s&{query}"))).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code().as_str()),
+            (400, "invalid_parameter"),
+            "{query}"
+        );
+    }
+    for wait in ["61s", "2m", "-1s", "soon", ""] {
+        let refused = answer(hub.get(&format!("/events?wait={wait}"))).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code().as_str()),
+            (400, "invalid_time"),
+            "{wait}"
+        );
+    }
+}

@@ -42,7 +42,7 @@ async fn an_empty_hub_has_an_empty_history() {
     let hub = TestHub::start().await;
     assert_eq!(
         hub.get_json("/events").await,
-        json!({"events": [], "first_id": 1, "last_id": 0, "next": null})
+        json!({"events": [], "first_id": 1, "last_id": 0, "next": null, "cursor": 0})
     );
     assert_eq!(
         hub.get_json("/topics").await,

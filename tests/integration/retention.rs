@@ -133,7 +133,7 @@ async fn ids_go_on_when_everything_was_trimmed() {
     wait_for_kept(&hub, "orders", 0).await;
     assert_eq!(
         hub.get_json("/events").await,
-        json!({"events": [], "first_id": 4, "last_id": 3, "next": null})
+        json!({"events": [], "first_id": 4, "last_id": 3, "next": null, "cursor": 3})
     );
     assert_eq!(hub.publish("orders", ["d"]).await, [4]);
     wait_for_first_id(&hub, 5).await;

@@ -339,7 +339,7 @@ async fn ids_are_never_used_again() {
     let hub = TestHub::start_in(folder, |_| ()).await;
     assert_eq!(
         hub.get_json("/events").await,
-        json!({"events": [], "first_id": 3, "last_id": 2, "next": null})
+        json!({"events": [], "first_id": 3, "last_id": 2, "next": null, "cursor": 2})
     );
     let mut stream = hub.resume("", 2).await;
     assert_eq!(hub.publish("t", ["c"]).await, [3]);

@@ -2,6 +2,7 @@
 
 mod lines;
 mod page;
+mod wait;
 
 use poem::{Request, http::header};
 use poem_openapi::{
@@ -12,7 +13,11 @@ use poem_openapi::{
 use serde::Serialize;
 use serde_json::json;
 
-use self::{lines::HistoryLines, page::read_page};
+use self::{
+    lines::HistoryLines,
+    page::read_page,
+    wait::{Wait, wait_for_events},
+};
 use super::{
     Api, Tag, filter, headers,
     parameter::{
@@ -72,6 +77,9 @@ impl HistoryApi {
         order: Query<Option<Checked<Order>>>,
         /// Most events in the answer; 100 if not given, or all with NDJSON.
         limit: Query<Option<Checked<PageSize>>>,
+        /// Where nothing matches yet, wait this long for it, at most `60s`: ask again `after` the `cursor` of the answer. Not with
+        /// `before`, `until`, `order=desc` and NDJSON.
+        wait: Query<Option<Checked<Wait>>>,
         /// `ndjson` does the same as the header `Accept: application/x-ndjson`, for links, which cannot have headers.
         format: Query<Option<Checked<HistoryFormat>>>,
         /// A ticket, for a page or a link, which can set no header.
@@ -79,6 +87,7 @@ impl HistoryApi {
         _ticket: Query<Option<String>>,
         request: &Request,
     ) -> Result<History, ProblemOf<ReadHistory>> {
+        let has_end = before.0.is_some() || until.0.is_some();
         let mut range = Range {
             after: optional(after.0)?
                 .and_then(|cursor| cursor.0)
@@ -97,7 +106,7 @@ impl HistoryApi {
                 .before
                 .min(self.0.hub.log().first_id_since(time).await?);
         }
-        let query = HistoryQuery {
+        let mut query = HistoryQuery {
             filter: Caller::of(request).reads(filter(topic.0, event_type.0)?)?,
             range,
             order: optional(order.0)?.unwrap_or_default(),
@@ -106,6 +115,23 @@ impl HistoryApi {
         let format = match optional(format.0)? {
             Some(format) => format,
             None => HistoryFormat::accepted_by(request)?,
+        };
+        let gap = match optional(wait.0)? {
+            None => None,
+            Some(_)
+                if has_end
+                    || query.order == Order::Descending
+                    || format == HistoryFormat::Ndjson =>
+            {
+                let detail = "wait is for what is published next; leave out before, until, order=desc and NDJSON";
+                return Err(Problem::new(Code::InvalidParameter, detail).into());
+            }
+            Some(Wait(longest)) => {
+                let caller = Caller::of(request);
+                let gap = wait_for_events(&self.0, &query, caller, longest).await?;
+                query.range.after = gap.map_or(query.range.after, |gap| gap.cursor);
+                gap
+            }
         };
         if format == HistoryFormat::Ndjson {
             // A range may take as long as a stream.
@@ -116,6 +142,7 @@ impl HistoryApi {
         Ok(read_page(
             &self.0.hub,
             query,
+            gap,
             request.uri(),
             self.0.settings.public_url.as_ref(),
         )
@@ -309,6 +336,26 @@ pub(super) struct PageJson {
     last_id: EventId,
     /// Where to go on; null at the end of the range.
     next: Nullable<String>,
+    /// All that matches up to this id is in the answer, or lies before it: ask again `after` it. Not with `order=desc`.
+    #[oai(skip_serializing_if_is_none)]
+    cursor: Option<EventId>,
+    /// With `wait`: that events after the cursor are gone, as `segno.gap` says it in a stream.
+    #[oai(skip_serializing_if_is_none)]
+    gap: Option<GapJson>,
+}
+
+/// Events that were asked for and are gone.
+#[derive(Debug, Object)]
+#[oai(rename = "Gap", deny_unknown_fields)]
+pub(super) struct GapJson {
+    /// `trimmed`, `ahead` or `lost`.
+    reason: String,
+    /// The cursor that was asked for.
+    requested: Nullable<EventId>,
+    /// The oldest event kept.
+    first_id: EventId,
+    /// The newest event committed.
+    last_id: EventId,
 }
 
 /// A range of events, in the format that was asked for.

@@ -1,6 +1,6 @@
 //! A page of history as one JSON object, with a link to the next.
 
-use std::{collections::VecDeque, io};
+use std::{collections::VecDeque, io, io::Write};
 
 use futures_util::{Stream, StreamExt, stream};
 use poem::{Body, http::Uri};
@@ -11,11 +11,12 @@ use crate::{
     db::{EventSize, Order},
     event::EventId,
     http::{
+        frame,
         problem::Problem,
         public_url::{PublicUrl, public},
         schema::Json,
     },
-    hub::Hub,
+    hub::{Gap, Hub},
 };
 
 /// Events in an answer when no limit was asked for.
@@ -41,10 +42,13 @@ const PIECE_MAX_BYTES: usize = 64 * 1024;
 pub(super) async fn read_page(
     hub: &Hub,
     mut query: HistoryQuery,
+    gap: Option<Gap>,
     uri: &Uri,
     public_url: Option<&PublicUrl>,
 ) -> Result<History, Problem> {
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT_EVENTS);
+    // Before the first page is read: what is committed later may be in it or not.
+    let mut cursor = query.range.after.max(hub.bounds().last_id);
     let mut body = b"{\"events\":[".to_vec();
     let mut events = 0;
     let mut next;
@@ -60,6 +64,7 @@ pub(super) async fn read_page(
             }
             event.write_json(&mut body);
             events += 1;
+            cursor = cursor.max(event.id);
         }
         next = page.read_on;
         pages += 1;
@@ -91,6 +96,10 @@ pub(super) async fn read_page(
             .iter()
             .map(|size| size.data_bytes)
             .sum::<usize>();
+        cursor = found
+            .events
+            .last()
+            .map_or(cursor, |last| cursor.max(last.id));
         rest.extend(found.events);
         next = found.read_on;
         pages += 1;
@@ -98,11 +107,17 @@ pub(super) async fn read_page(
             query.read_on(id);
         }
     }
+    let cursor = match query.order {
+        Order::Ascending => Some(next.unwrap_or(cursor).min(query.range.before.previous())),
+        Order::Descending => None,
+    };
     let next = next.map(|id| next_link(public_url, uri, query.order, id));
     let link = next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
     let end = End {
         last_id: hub.bounds().last_id,
         next,
+        cursor,
+        gap,
     };
     let page = if rest.is_empty() {
         end.write(hub, &mut body);
@@ -124,18 +139,27 @@ pub(super) async fn read_page(
 struct End {
     last_id: EventId,
     next: Option<String>,
+    cursor: Option<EventId>,
+    gap: Option<Gap>,
 }
 
 impl End {
     /// To be called after the last event was read: the first id tells then of events that were trimmed before they could be read.
     fn write(&self, hub: &Hub, body: &mut Vec<u8>) {
         let tail = format!(
-            "],\"first_id\":{},\"last_id\":{},\"next\":{}}}\n",
+            "],\"first_id\":{},\"last_id\":{},\"next\":{}",
             hub.bounds().first_id,
             self.last_id,
-            json!(self.next)
+            json!(self.next),
         );
         body.extend_from_slice(tail.as_bytes());
+        if let Some(cursor) = self.cursor {
+            write!(body, ",\"cursor\":{cursor}").expect("memory takes every byte");
+        }
+        if let Some(gap) = &self.gap {
+            write!(body, ",\"gap\":{}", frame::gap_json(gap)).expect("memory takes every byte");
+        }
+        body.extend_from_slice(b"}\n");
     }
 }
 
