@@ -16,7 +16,9 @@ use segno::{
 };
 use tempfile::TempDir;
 
-use super::test_hub::{DEADLINE, Program, TestHub, answer, preload, reqwest_client, segno, within};
+use super::test_hub::{
+    DEADLINE, Program, TestHub, answer, peak_bytes, preload, reqwest_client, segno, within,
+};
 
 /// A program on a disk that can be told to fail, and that forgets what was not synced. See `disk.c`.
 struct FaultyDisk {
@@ -667,11 +669,6 @@ async fn slow_a_wal_of_256_mb_is_emptied_soon_after_the_start() {
         }
     })
     .await;
-    let memory = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
-    let peak = memory
-        .lines()
-        .find(|line| line.starts_with("VmHWM:"))
-        .unwrap();
-    let peak_kb: u64 = peak.split_whitespace().nth(1).unwrap().parse().unwrap();
-    assert!(peak_kb < 200_000, "{peak}");
+    let peak = peak_bytes(program.id());
+    assert!(peak < 200_000_000, "{peak} bytes");
 }

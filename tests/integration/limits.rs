@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use super::test_hub::{
-    Answer, HeldFile, Program, TestHub, TestStream, answer, reqwest_client, resident_bytes, segno,
-    within,
+    Answer, HeldFile, Program, TestHub, TestStream, answer, queued_bytes, reqwest_client,
+    resident_bytes, segno, within,
 };
 
 fn few(number: u32) -> std::num::NonZeroU32 {
@@ -519,7 +519,7 @@ async fn a_page_that_nobody_reads_holds_a_piece_of_itself() {
     hub.publish("t", ["others are served"]).await;
     let grown = resident_bytes(program.id()).saturating_sub(before);
     assert!(grown < 100 << 20, "200 pages took {grown} bytes");
-    let unsent = unsent_bytes(program.port);
+    let unsent = queued_bytes(program.port);
     assert!(
         unsent < 60 << 20,
         "the system holds {unsent} bytes for 200 clients"
@@ -537,18 +537,6 @@ async fn a_page_that_nobody_reads_holds_a_piece_of_itself() {
         received.len(),
         whole.len()
     );
-}
-
-/// Bytes that the system holds for the connections of the hub at `port`: the send queues of `/proc/net/tcp`.
-fn unsent_bytes(port: u16) -> u64 {
-    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
-    let local = format!("0100007F:{port:04X}");
-    let queue = |line: &str| {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        let queue = fields[4].split(':').next().unwrap();
-        (fields[1] == local).then(|| u64::from_str_radix(queue, 16).unwrap())
-    };
-    connections.lines().skip(1).filter_map(queue).sum()
 }
 
 /// A body in chunks, put together.

@@ -36,17 +36,35 @@ pub(crate) async fn within<T>(what: impl fmt::Display, future: impl Future<Outpu
 
 /// Bytes of memory that a process has.
 pub(crate) fn resident_bytes(process: u32) -> u64 {
+    status_bytes(process, "VmRSS:")
+}
+
+/// The most memory that a process had so far, in bytes.
+pub(crate) fn peak_bytes(process: u32) -> u64 {
+    status_bytes(process, "VmHWM:")
+}
+
+fn status_bytes(process: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<u64>()
-        .unwrap()
-        * 1024
+    let line = status.lines().find(|line| line.starts_with(field));
+    let kilobytes = line.unwrap().split_whitespace().nth(1).unwrap();
+    kilobytes.parse::<u64>().unwrap() * 1024
+}
+
+/// Bytes that the system holds for the connections of the hub at `port`, sent by either side and not yet taken by the other.
+pub(crate) fn queued_bytes(port: u16) -> u64 {
+    let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = format!(":{port:04X}");
+    let queued = |line: &str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        let queues = fields[4].split(':');
+        (fields[1].ends_with(&port) || fields[2].ends_with(&port)).then(|| {
+            queues
+                .map(|bytes| u64::from_str_radix(bytes, 16).unwrap())
+                .sum::<u64>()
+        })
+    };
+    connections.lines().skip(1).filter_map(queued).sum()
 }
 
 /// Prints the seed of a random test, or takes it from the environment to run the same again.
