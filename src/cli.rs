@@ -201,6 +201,14 @@ fn rounded(duration: Duration) -> Duration {
 }
 
 /// Writes to standard output. That nobody reads it any more is no failure.
+/// A number of events in words: `1 event`, `2 events`.
+fn counted(events: u64) -> String {
+    match events {
+        1 => "1 event".into(),
+        _ => format!("{events} events"),
+    }
+}
+
 fn print(text: &str) -> anyhow::Result<()> {
     use std::io::{ErrorKind, Write};
     let mut stdout = std::io::stdout().lock();

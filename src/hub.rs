@@ -85,6 +85,9 @@ impl Default for Settings {
     }
 }
 
+/// How often a long trim tells how far it is, in a log line.
+const TELL_PROGRESS_EVERY: Duration = Duration::from_secs(5);
+
 /// The handle of the hub. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Hub {
@@ -268,9 +271,14 @@ impl Hub {
             });
             marked.await?;
         }
-        let mut trimmed = 0;
+        let (mut trimmed, mut told) = (0, Instant::now());
         while let Some(events) = self.trim_step(trim).await? {
             trimmed += events;
+            if told.elapsed() >= TELL_PROGRESS_EVERY {
+                told = Instant::now();
+                let topic = trim.topic.as_ref().map(Topic::as_str);
+                tracing::info!(topic, trimmed_events = trimmed, "still deleting events");
+            }
         }
         Ok(trimmed)
     }
@@ -306,7 +314,14 @@ impl Hub {
                 topic: Some(topic.clone()),
                 through,
             };
+            let begun = Instant::now();
             let events = hub.trim(&trim).await?;
+            tracing::info!(
+                topic = topic.as_str(),
+                trimmed_events = events,
+                duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "erased a topic"
+            );
             let notice = hub.parts.work.change(|reply| Change::TellErased {
                 topic,
                 through,

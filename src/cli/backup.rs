@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{LogFile, print};
+use super::{LogFile, counted, print};
 use crate::db;
 
 /// The flags of `segno backup`.
@@ -21,9 +21,9 @@ pub(super) struct BackupFlags {
 pub(super) async fn run(flags: BackupFlags) -> anyhow::Result<()> {
     let findings = db::backup(&flags.log.db, &flags.file).await?;
     print(&format!(
-        "{}: {} events, up to {}, of the log {}\n",
+        "{}: {}, up to {}, of the log {}\n",
         flags.file.display(),
-        findings.events,
+        counted(findings.events),
         findings.last_id,
         findings.log_id
     ))

@@ -3,7 +3,7 @@
 use anyhow::bail;
 use clap::Args;
 
-use super::{LogFile, print};
+use super::{LogFile, counted, print};
 use crate::db;
 
 /// The flags of `segno check`.
@@ -23,9 +23,9 @@ pub(super) async fn run(flags: CheckFlags) -> anyhow::Result<()> {
         .map(|fault| format!("{fault}\n"))
         .collect();
     print(&format!(
-        "{}: {} events, up to {}, of the log {}\n{faults}",
+        "{}: {}, up to {}, of the log {}\n{faults}",
         db.display(),
-        findings.events,
+        counted(findings.events),
         findings.last_id,
         findings.log_id
     ))?;

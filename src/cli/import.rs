@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::{LogFile, print, progress::Progress};
+use super::{LogFile, counted, print, progress::Progress};
 use crate::{
     db::{self, Appender, EventLog, Order, Range},
     event::Event,
@@ -66,8 +66,9 @@ pub(super) async fn run(flags: ImportFlags) -> anyhow::Result<()> {
     import.log.close().await;
     import.appender.close().await?;
     print(&format!(
-        "{} events imported, {} were there before; the last id is {last_id}\n",
-        import.imported, import.skipped
+        "{} imported, {} there before; the last id is {last_id}\n",
+        counted(import.imported),
+        import.skipped
     ))?;
     read
 }

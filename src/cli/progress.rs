@@ -45,9 +45,10 @@ fn bar(done: u64, total: u64, events: u64) -> String {
     let percent = (done * 100).checked_div(total).unwrap_or(100).min(100);
     let width = usize::try_from(percent).expect("at most 100") * BAR_WIDTH / 100;
     format!(
-        "[{}{}] {percent:3} %  {events} events",
+        "[{}{}] {percent:3} %  {}",
         "=".repeat(width),
-        " ".repeat(BAR_WIDTH - width)
+        " ".repeat(BAR_WIDTH - width),
+        super::counted(events)
     )
 }
 

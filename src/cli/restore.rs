@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{LogFile, print};
+use super::{LogFile, counted, print};
 use crate::db;
 
 /// The flags of `segno restore`.
@@ -26,9 +26,9 @@ pub(super) async fn run(flags: RestoreFlags) -> anyhow::Result<()> {
     let db = &flags.log.db;
     let (findings, kept) = db::restore(&flags.file, db, flags.replace).await?;
     print(&format!(
-        "{}: {} events, up to {}, of the log {}\n",
+        "{}: {}, up to {}, of the log {}\n",
         db.display(),
-        findings.events,
+        counted(findings.events),
         findings.last_id,
         findings.log_id
     ))?;

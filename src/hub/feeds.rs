@@ -421,7 +421,7 @@ mod tests {
         );
     }
 
-    /// Each used to look through all that followed the same topics: 2.8 thousand million steps.
+    /// Each used to look through all that followed the same topics, so that leaving took time with the square of their number.
     #[test]
     #[expect(clippy::print_stdout, reason = "the figures")]
     fn two_thousand_feeds_of_the_same_topics_leave_at_once() {

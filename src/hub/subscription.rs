@@ -159,24 +159,29 @@ impl Subscription {
             held: None,
         };
         // A drain does not wait for a long search: the subscriber comes back and begins it again.
-        let cursor = tokio::select! {
-            cursor = subscription.find(start) => cursor?,
-            () = subscription.sources.announcements.feeds.closed() => {
-                return Err(SubscribeError::Draining);
-            }
-        };
-        subscription.move_to(cursor);
+        let sources = subscription.sources.clone();
+        tokio::select! {
+            found = subscription.go_to(start) => found?,
+            () = sources.announcements.feeds.closed() => return Err(SubscribeError::Draining),
+        }
+        subscription.behind = subscription.start_is_unknown
+            || subscription.cursor != subscription.sources.position().committed();
+        Ok(subscription)
+    }
+
+    /// Goes to where it begins.
+    async fn go_to(&mut self, start: Start) -> Result<(), db::Error> {
+        let cursor = self.find(start).await?;
+        self.move_to(cursor);
         if matches!(
             start,
             Start::First | Start::Since(_) | Start::Last(_) | Start::Unknown
         ) {
             // It asked for what is kept, and misses nothing that was gone before.
-            subscription.find_trimmed().await?;
-            subscription.find_lost();
+            self.find_trimmed().await?;
+            self.find_lost();
         }
-        subscription.behind = subscription.start_is_unknown
-            || subscription.cursor != subscription.sources.position().committed();
-        Ok(subscription)
+        Ok(())
     }
 
     async fn find(&self, start: Start) -> Result<EventId, db::Error> {

@@ -245,7 +245,7 @@ async fn an_export_is_imported_as_it_was_and_goes_on_where_it_was_broken_off() {
     let told = succeed(&["import", lines_path], &new).await;
     assert_eq!(
         told,
-        "1003 events imported, 2000 were there before; the last id is 3003\n"
+        "1003 events imported, 2000 there before; the last id is 3003\n"
     );
     succeed(&["check"], &new).await;
     let moved = TestHub::start_in(folder, |_| ()).await;

@@ -5,6 +5,7 @@ use std::{fs, time::Duration};
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
+use super::sight::Traced;
 use super::test_hub::{TestHub, answer, segno, within};
 
 fn delete(hub: &TestHub, path: &str) -> RequestBuilder {
@@ -172,4 +173,19 @@ async fn tail_does_not_take_the_news_for_an_event() {
     assert_eq!(String::from_utf8(tailed.stdout).unwrap(), "\"b\"\n\"c\"\n");
     let told = String::from_utf8(tailed.stderr).unwrap();
     assert_eq!(told.matches("erased: {\"id\":1}").count(), 2, "{told}");
+}
+
+#[tokio::test]
+async fn the_log_tells_that_a_topic_was_erased() {
+    let folder = tempfile::tempdir().unwrap();
+    let traced = Traced::start(folder.path(), &[], "info").await;
+    traced.hub.publish_many(1000, |_| "t".into()).await;
+    assert_eq!(answer(delete(&traced.hub, "/topics/t")).await.status, 200);
+    let [line] = &traced.lines("erased a topic")[..] else {
+        panic!("one line");
+    };
+    assert_eq!(
+        (&line["topic"], &line["trimmed_events"]),
+        (&json!("t"), &json!(1000))
+    );
 }

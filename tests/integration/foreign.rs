@@ -376,7 +376,7 @@ async fn a_log_has_the_very_name_that_was_given() {
         let db = folder.path().join(name);
         assert!(db.metadata().unwrap().len() > 0, "{name}");
         assert!(
-            succeed(&["check"], &db).await.contains("1 events, up to 1"),
+            succeed(&["check"], &db).await.contains("1 event, up to 1"),
             "{name}"
         );
         let copy = folder.path().join(format!("{name}.backup"));

@@ -85,6 +85,7 @@ async fn ranges_orders_and_filters_choose_the_events() {
         ("?topic=a&type=y", &[4]),
         ("?since=1h&until=1s", &[]),
         ("?since=1h", &[1, 2, 3, 4, 5]),
+        ("?since=start&after=3", &[4, 5]),
         ("?until=2000-01-01T00:00:00Z", &[]),
         ("?until=2100-01-01T00:00:00%2B01:00", &[1, 2, 3, 4, 5]),
         ("?after=5", &[]),

@@ -69,7 +69,7 @@ impl HistoryApi {
         after: Query<Option<Checked<Cursor>>>,
         /// Only events below this id.
         before: Query<Option<Checked<Cursor>>>,
-        /// Only events of this time or later: `15m` ago or an RFC 3339 time.
+        /// Only events of this time or later: `15m` ago or an RFC 3339 time; `start` for all that are kept.
         since: Query<Option<Checked<Since>>>,
         /// Only events before this time.
         until: Query<Option<Checked<Moment>>>,
