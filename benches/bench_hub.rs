@@ -81,6 +81,13 @@ pub(crate) fn post(topic: &str) -> Vec<u8> {
     )
 }
 
+/// The same request with a token.
+pub(crate) fn with_token(request: Vec<u8>, token: &str) -> Vec<u8> {
+    let request = String::from_utf8(request).unwrap();
+    let (line, rest) = request.split_once("\r\n").unwrap();
+    format!("{line}\r\nauthorization: Bearer {token}\r\n{rest}").into_bytes()
+}
+
 /// A `POST /events` with a batch of NDJSON.
 pub(crate) fn post_batch(events: usize, topic: impl Fn(usize) -> String) -> Vec<u8> {
     let data = data();

@@ -18,6 +18,7 @@ use bench_hub::{
     post, post_batch,
     process::Process,
     report::{Report, Target, Unit, median},
+    with_token,
 };
 use sqlx::{
     Connection, SqliteConnection,
@@ -33,6 +34,7 @@ const MANY_SUBSCRIBERS: usize = 10_000;
 fn main() {
     bench_hub::main(&[
         ("posts_64_connections", posts_64_connections),
+        ("posts_with_a_token", posts_with_a_token),
         ("posts_1_connection", posts_1_connection),
         ("batches", batches),
         ("topics_10000", topics_10000),
@@ -41,9 +43,13 @@ fn main() {
 }
 
 fn publishers(process: &Process, count: usize) -> Load {
+    publishers_of(process, count, &post("bench"))
+}
+
+fn publishers_of(process: &Process, count: usize, request: &[u8]) -> Load {
     let mut load = Load::new();
     for _ in 0..count {
-        load.add_publisher(process.address, vec![post("bench")]);
+        load.add_publisher(process.address, vec![request.to_vec()]);
     }
     load.run_for(TURN / 4);
     load
@@ -81,6 +87,36 @@ fn posts_64_connections(report: &mut Report) {
         Unit::PerCpuSecond,
         &cpu_rates,
         Target::None,
+    );
+}
+
+/// Durable POSTs with a token to a hub with an access file, against the same without either.
+fn posts_with_a_token(report: &mut Report) {
+    const TOKEN: &str = "segno_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let (with, without) = (folder(), folder());
+    let guarded = Process::hub_with_access(with.path(), TOKEN);
+    let open = Process::hub(without.path());
+    let mut to_guarded = publishers_of(&guarded, 64, &with_token(post("bench"), TOKEN));
+    let mut to_open = publishers(&open, 64);
+    let mut rates = Vec::new();
+    let mut cpu_rates = Vec::new();
+    for _ in 0..TURNS {
+        let (rate, cpu_rate) = rates_of(&guarded, &mut to_guarded);
+        let (open_rate, open_cpu_rate) = rates_of(&open, &mut to_open);
+        rates.push((rate, open_rate));
+        cpu_rates.push((cpu_rate, open_cpu_rate));
+    }
+    report.compare(
+        "posts_with_a_token",
+        Unit::PerSecond,
+        &rates,
+        Target::RatioAtLeast(0.95),
+    );
+    report.compare(
+        "posts_with_a_token: of its processor time",
+        Unit::PerCpuSecond,
+        &cpu_rates,
+        Target::RatioAtLeast(0.95),
     );
 }
 

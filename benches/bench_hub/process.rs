@@ -1,5 +1,6 @@
 //! A process under test: the hub as it is shipped, or a floor.
 
+use segno::auth::TokenHash;
 use std::{
     fs,
     io::{BufRead, BufReader},
@@ -27,6 +28,10 @@ impl Process {
 
     /// Starts the hub on the file in `folder`, at an address of one's own.
     pub(crate) fn hub_at(address: &str, folder: &Path) -> Self {
+        Self::start(Self::serve(address, folder))
+    }
+
+    fn serve(address: &str, folder: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_segno"));
         command
             .args(["serve", "--listen", address, "--db"])
@@ -34,6 +39,20 @@ impl Process {
             // All come from one address here.
             .args(["--max-connections-per-address", "1000000"])
             .args(["--max-streams-per-address", "1000000"]);
+        command
+    }
+
+    /// Starts the hub on the file in `folder`, with an access file that lets `token` publish, among a hundred others.
+    pub(crate) fn hub_with_access(folder: &Path, token: &str) -> Self {
+        let access = folder.join("access.toml");
+        let others = (0..100).map(|number| format!("segno_{number}"));
+        let entries = others.chain([token.to_owned()]).map(|token| {
+            let hash = TokenHash::of(&token);
+            format!("[[token]]\nname = \"{token}\"\nsha256 = \"{hash}\"\npublish = [\"**\"]\n")
+        });
+        std::fs::write(&access, entries.collect::<String>()).unwrap();
+        let mut command = Self::serve("127.0.0.1:0", folder);
+        command.arg("--access").arg(access);
         Self::start(command)
     }
 
