@@ -11,6 +11,7 @@ mod console;
 mod cors;
 mod credential;
 mod cross_site;
+mod docs;
 mod event_stream;
 mod failures;
 mod frame;
@@ -111,7 +112,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let service = api::service(api::Operations::of(&api), api.settings.public_url.as_ref());
     let document = api::document(&service);
     let operations = Operations::of(&document);
-    let docs = service.swagger_ui();
+    let docs = docs::page(service.swagger_ui_html(), api.settings.public_url.as_ref());
     HubEndpoint {
         publish: PublishApi(api.clone()),
         follow: FollowApi(api),
@@ -125,7 +126,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
         cors,
         routes: console::add_to(Route::new())
             .at(DOCUMENT_PATH, poem::get(json_page(document)))
-            .nest(DOCS_PATH, docs)
+            .nest(DOCS_PATH, Route::new().at("/", poem::get(docs)))
             .nest("/", service),
     }
 }

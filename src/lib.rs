@@ -10,7 +10,7 @@
 //!    │                   (settings go down as plain structs)
 //!  server            knows: sockets, signals, the order of stopping
 //!    ├── retention   knows: the clock, what is old                 talks to the hub
-//!    ├── limits      knows: what each address has taken            asked by server and http; no I/O
+//!    ├── limits      knows: what each address and caller has taken asked by server and http; no I/O
 //!    ├── auth        knows: tokens, tickets, the access file       asked by http: who is calling; no HTTP of the hub, no SQL
 //!    ├── monitor     knows: the clock, what is slow                talks to the hub
 //!    ├── service_manager   knows: what systemd wants to hear       nothing of the hub
@@ -62,7 +62,9 @@
 //! `http::caller` finds it, once, before the ways of a request part: [`Access`](auth::Access) turns the credential that a request
 //! shows into an [`Identity`](auth::Identity) with its [`Rights`](rights::Rights). `http::operations` says what each operation
 //! needs at least, by its group in the OpenAPI document; the operation asks for the topics it is about. What a reader is allowed
-//! is part of its filter, so replay, live and history cannot differ.
+//! is part of its filter, so replay, live and history cannot differ. What lasts, a stream or an export, holds a
+//! [`Pass`](auth::Pass), which ends with the right. How much a caller may take is in its identity, and counted by [`limits`] under a
+//! name that outlives a change of the access file.
 //!
 //! # Invariants
 //!

@@ -149,7 +149,7 @@ fn part(content_type: &'static str, content: &'static str) -> impl Endpoint<Outp
 }
 
 /// The same for the same content, whichever build it is in.
-fn tag_of(content: &str) -> String {
+pub(super) fn tag_of(content: &str) -> String {
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);
     format!("\"{:016x}\"", hasher.finish())

@@ -44,6 +44,12 @@ impl FromStr for PublicUrl {
 }
 
 impl PublicUrl {
+    /// Scheme, host and port.
+    pub(super) fn origin(&self) -> String {
+        let (scheme, _) = self.text.split_once("://").expect("it was read as one");
+        format!("{scheme}://{}", self.authority)
+    }
+
     /// Host and port, as browsers name them.
     pub(super) fn authority(&self) -> &str {
         &self.authority

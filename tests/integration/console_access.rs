@@ -343,6 +343,53 @@ async fn links_and_commands_work_with_a_token() {
         .await;
 }
 
+/// *Authorize* of Swagger UI takes the token for what is then tried out, under a policy that runs nothing but the page.
+#[tokio::test]
+async fn the_docs_authorize_and_then_send() {
+    let hub = hub_with(&admin()).await;
+    let page = answer(hub.get("/docs")).await;
+    let policy = page.header("content-security-policy");
+    assert!(
+        policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"),
+        "{policy}"
+    );
+    let again = hub
+        .get("/docs")
+        .header("if-none-match", page.header("etag"));
+    assert_eq!(answer(again).await.status, StatusCode::NOT_MODIFIED);
+    let browser = Browser::open(&hub.url("/docs")).await;
+    let publish = "#operations-Publish-publish";
+    let send = async |expected: &str| {
+        browser.click(&format!("{publish} .execute")).await;
+        let status = format!("{publish} .live-responses-table tbody .response-col_status");
+        browser.expect_text(&status, expected).await;
+    };
+    browser
+        .click(&format!("{publish} .opblock-summary-control"))
+        .await;
+    browser.click(&format!("{publish} .try-out__btn")).await;
+    send("401").await;
+    browser.click(".btn.authorize").await;
+    browser.fill(".auth-container input", ADMIN).await;
+    browser.click(".auth-btn-wrapper .authorize").await;
+    browser.click(".auth-btn-wrapper .btn-done").await;
+    send("201").await;
+    let stored = answer(hub.get("/events/1").bearer_auth(ADMIN)).await;
+    assert_eq!(stored.json()["topic"], "greetings");
+    // Each operation says what it needs.
+    let needs = format!("document.querySelector('{publish} .renderedMarkdown').innerText");
+    let needs = browser.value(&needs).await;
+    assert!(
+        needs.as_str().unwrap().contains("the right publish"),
+        "{needs}"
+    );
+    let complaints = browser.complaints().await;
+    assert!(
+        complaints.iter().all(|complaint| complaint.contains("401")),
+        "{complaints:?}"
+    );
+}
+
 #[tokio::test]
 async fn the_form_can_be_read_on_a_phone_and_in_the_dark() {
     let hub = hub_with(&admin()).await;
