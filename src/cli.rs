@@ -31,7 +31,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub use self::{log_lines::Logged, reference::flags_table};
 use crate::{
-    client::{Client, Token},
+    client::{Authorities, Client, Token},
     config::ServeFlags,
 };
 
@@ -116,6 +116,10 @@ struct HubAddress {
     /// File with the token to show.
     #[arg(long, env = "SEGNO_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// File with the certificate of the authority that signed the hub's, as PEM, where the system does not know it.
+    #[arg(long, env = "SEGNO_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 impl HubAddress {
@@ -129,9 +133,23 @@ impl HubAddress {
         token.map(Some)
     }
 
+    /// Whom to trust beside the authorities that the system trusts.
+    fn authorities(&self) -> anyhow::Result<Authorities> {
+        let Some(path) = &self.ca else {
+            return Ok(Authorities::default());
+        };
+        Authorities::read(path)
+            .with_context(|| format!("cannot use the authorities in {}", path.display()))
+    }
+
     /// A client of the hub.
     fn client(&self) -> anyhow::Result<Client> {
-        Ok(Client::new(&self.url, self.token()?.as_ref())?)
+        let token = self.token()?;
+        Ok(Client::new(
+            &self.url,
+            token.as_ref(),
+            &self.authorities()?,
+        )?)
     }
 }
 

@@ -3,6 +3,7 @@
 //! Knows HTTP and nothing of the hub's inside. The command line, the tests and the benches use it.
 
 mod sse_parser;
+mod tls;
 mod wire;
 
 use std::{str::FromStr, time::Duration};
@@ -14,9 +15,11 @@ use reqwest::{
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
+use self::tls::explain;
 pub use self::{
     sse_parser::{Message, SseParser},
-    wire::{Wire, WireStream},
+    tls::{Authorities, AuthoritiesError},
+    wire::{Wire, WireSettings, WireStream},
 };
 
 /// Wait before the first try again; doubles up to [`RETRY_MAX`], each with a spread, so that clients do not come together.
@@ -50,9 +53,23 @@ pub enum Error {
     /// The hub could not be reached, or the connection was cut.
     #[error("no answer from the hub")]
     Unreachable(#[source] reqwest::Error),
+    /// Its name has no address.
+    #[error("cannot find the address of the hub's name")]
+    Name(#[source] std::io::Error),
     /// The hub did not take a connection.
     #[error("cannot connect to the hub")]
     Connect(#[source] std::io::Error),
+    /// Nobody who is trusted has signed the hub's certificate.
+    #[error(
+        "the hub's certificate was signed by nobody who is trusted here; name the authority that signed it with --ca FILE"
+    )]
+    UnknownAuthority,
+    /// The hub's certificate is for another name, has expired, or is wrong in another way.
+    #[error("the hub's certificate is refused")]
+    Certificate(#[source] rustls::Error),
+    /// The hub answers, but not in TLS.
+    #[error("the hub does not speak TLS there; use http:// instead of https://")]
+    NoTls,
     /// The connection was cut in the middle.
     #[error("the connection to the hub was cut")]
     Cut(#[source] hyper::Error),
@@ -85,12 +102,17 @@ impl Error {
     fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable(_)
+            | Self::Name(_)
             | Self::Connect(_)
             | Self::Cut(_)
             | Self::Silent(_)
             | Self::Ended
             | Self::Later { .. } => true,
-            Self::InvalidUrl(_) | Self::Refused { .. } => false,
+            Self::InvalidUrl(_)
+            | Self::UnknownAuthority
+            | Self::Certificate(_)
+            | Self::NoTls
+            | Self::Refused { .. } => false,
         }
     }
 }
@@ -133,8 +155,9 @@ struct Ids {
 }
 
 impl Client {
-    /// A client of the hub at `url`, which shows `token` if there is one. Connects when it is first used.
-    pub fn new(url: &str, token: Option<&Token>) -> Result<Self, Error> {
+    /// A client of the hub at `url`, which shows `token` if there is one, and trusts `authorities` beside those of the system. Connects
+    /// when it is first used.
+    pub fn new(url: &str, token: Option<&Token>, authorities: &Authorities) -> Result<Self, Error> {
         let invalid = || Error::InvalidUrl(url.to_owned());
         let base = Url::parse(url).map_err(|_| invalid())?;
         if !matches!(base.scheme(), "http" | "https") {
@@ -151,9 +174,13 @@ impl Client {
                 .connect_timeout(ANSWER_TIMEOUT)
                 .default_headers(headers.clone())
         };
-        let http = match http().build() {
-            // A machine without any certificate of an authority, such as a small container, needs none for this.
-            Err(_) if base.scheme() == "http" => http().tls_certs_only([]).build(),
+        let trusted = authorities.certificates().map_err(Error::Unreachable)?;
+        let http = match http().tls_certs_merge(trusted.clone()).build() {
+            // A machine without any certificate of an authority, such as a small container, needs none for the clear, and for TLS
+            // only the one that was named.
+            Err(_) if base.scheme() == "http" || !trusted.is_empty() => {
+                http().tls_certs_only(trusted).build()
+            }
             built => built,
         };
         Ok(Self {
@@ -188,8 +215,8 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/x-ndjson")
             .timeout(ANSWER_TIMEOUT)
             .body(ndjson.to_owned());
-        let answer = accepted(request.send().await.map_err(Error::Unreachable)?).await?;
-        let body = answer.bytes().await.map_err(Error::Unreachable)?;
+        let answer = accepted(request.send().await.map_err(explain)?).await?;
+        let body = answer.bytes().await.map_err(explain)?;
         let ids: Ids = serde_json::from_slice(&body).map_err(|error| Error::Refused {
             code: "unknown_answer".into(),
             detail: format!("the answer is not that of a hub: {error}"),
@@ -216,7 +243,7 @@ impl Client {
     async fn ready_now(&self) -> Result<(), Error> {
         let asked = async {
             let request = self.http.get(self.at("/health/ready"));
-            let answer = request.send().await.map_err(Error::Unreachable)?;
+            let answer = request.send().await.map_err(explain)?;
             accepted(answer).await.map(drop)
         };
         timeout(READY_TIMEOUT, asked)
@@ -444,7 +471,7 @@ impl Follow {
         let answer = timeout(ANSWER_TIMEOUT, request.send())
             .await
             .map_err(|_| Error::Silent(ANSWER_TIMEOUT))?
-            .map_err(Error::Unreachable)?;
+            .map_err(explain)?;
         let answer = accepted(answer).await?;
         Ok(Connection {
             answer,

@@ -3,6 +3,7 @@
 //! For load: a [`Client`](super::Client) pools, redirects and retries, and so costs more than what it would measure.
 
 use std::{
+    fmt,
     future::poll_fn,
     pin::{Pin, pin},
     task::Poll,
@@ -13,55 +14,89 @@ use http_body_util::{BodyExt, Full};
 use hyper::{
     Request, Response, Uri,
     body::Incoming,
-    client::conn::http1::{self, Connection, SendRequest},
+    client::conn::{http1, http2},
     header,
 };
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+};
 
-use super::{Error, Token, refusal};
+use super::{Authorities, Error, Token, refusal};
 
-/// A connection that sends one request after the other. Plain HTTP only.
-#[derive(Debug)]
+/// A connection that sends one request after the other.
 pub struct Wire {
-    sender: SendRequest<Full<Bytes>>,
+    sender: Sender,
     driver: Driver,
+    scheme: &'static str,
     authority: String,
     token: Option<Token>,
 }
 
+/// What a connection is opened with, beside the address.
+#[derive(Debug, Clone, Default)]
+pub struct WireSettings {
+    /// What it shows.
+    pub token: Option<Token>,
+    /// Whom it trusts beside the system.
+    pub authorities: Authorities,
+    /// Whether it speaks HTTP/2; by prior knowledge where the address has no TLS.
+    pub http2: bool,
+}
+
 /// The stream that a connection has become.
-#[derive(Debug)]
 pub struct WireStream {
     body: Incoming,
     driver: Driver,
 }
 
+#[derive(Debug)]
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
 /// What moves the bytes of the connection, while somebody waits for them; `None` when it has ended.
-type Driver = Option<Pin<Box<Connection<TokioIo<TcpStream>, Full<Bytes>>>>>;
+type Driver = Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>;
 
 impl Wire {
-    /// Connects to the hub at `url`, and shows `token` if there is one.
-    pub async fn open(url: &str, token: Option<Token>) -> Result<Self, Error> {
+    /// Connects to the hub at `url`.
+    pub async fn open(url: &str, settings: WireSettings) -> Result<Self, Error> {
         let invalid = || Error::InvalidUrl(url.to_owned());
         let uri: Uri = url.parse().map_err(|_| invalid())?;
-        if uri.scheme_str() != Some("http") {
-            return Err(invalid());
-        }
+        let (scheme, usual_port) = match uri.scheme_str() {
+            Some("http") => ("http", 80),
+            Some("https") => ("https", 443),
+            _ => return Err(invalid()),
+        };
         let host = uri.host().ok_or_else(invalid)?.trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(80);
-        let socket = TcpStream::connect((host, port))
+        let port = uri.port_u16().unwrap_or(usual_port);
+        let addresses: Vec<_> = lookup_host((host, port))
+            .await
+            .map_err(Error::Name)?
+            .collect();
+        let socket = TcpStream::connect(&addresses[..])
             .await
             .map_err(Error::Connect)?;
         socket.set_nodelay(true).map_err(Error::Connect)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(socket))
-            .await
-            .map_err(Error::Cut)?;
+        let http2 = settings.http2;
+        let (sender, driver) = match scheme {
+            "http" => begin(socket, http2).await?,
+            _ => {
+                begin(
+                    settings.authorities.greet(socket, &uri, http2).await?,
+                    http2,
+                )
+                .await?
+            }
+        };
         Ok(Self {
             sender,
-            driver: Some(Box::pin(connection)),
+            driver,
+            scheme,
             authority: uri.authority().ok_or_else(invalid)?.to_string(),
-            token,
+            token: settings.token,
         })
     }
 
@@ -73,7 +108,6 @@ impl Wire {
         body: Bytes,
     ) -> Result<Bytes, Error> {
         let request = Request::post(path)
-            .header(header::HOST, &self.authority)
             .header(header::CONTENT_TYPE, content_type)
             .body(Full::new(body))
             .expect("a path and a type are valid");
@@ -93,7 +127,6 @@ impl Wire {
     /// Gets `path_and_query` as a stream of events.
     pub async fn follow(mut self, path_and_query: &str) -> Result<WireStream, Error> {
         let request = Request::get(path_and_query)
-            .header(header::HOST, &self.authority)
             .header(header::ACCEPT, super::ACCEPT_STREAM)
             .body(Full::default())
             .expect("a path is valid");
@@ -115,21 +148,60 @@ impl Wire {
         &mut self,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, Error> {
-        let Self {
-            sender,
-            driver,
-            token,
-            ..
-        } = self;
-        if let Some(Token(value)) = token {
+        if let Some(Token(value)) = &self.token {
             let headers = request.headers_mut();
             headers.insert(header::AUTHORIZATION, value.clone());
         }
-        let answer = async {
-            sender.ready().await?;
-            sender.send_request(request).await
-        };
-        driven(driver, answer).await.map_err(Error::Cut)
+        match &mut self.sender {
+            Sender::Http1(sender) => {
+                let host = self.authority.parse().expect("an authority is ASCII");
+                request.headers_mut().insert(header::HOST, host);
+                let answer = async {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                };
+                driven(&mut self.driver, answer).await
+            }
+            Sender::Http2(sender) => {
+                let uri = format!("{}://{}{}", self.scheme, self.authority, request.uri());
+                *request.uri_mut() = uri.parse().expect("its parts are valid");
+                let answer = async {
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                };
+                driven(&mut self.driver, answer).await
+            }
+        }
+        .map_err(Error::Cut)
+    }
+}
+
+async fn begin<S>(socket: S, http2: bool) -> Result<(Sender, Driver), Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let socket = TokioIo::new(socket);
+    let (sender, driver): (_, Pin<Box<dyn Future<Output = _> + Send>>) = if http2 {
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), socket)
+            .await
+            .map_err(Error::Cut)?;
+        (Sender::Http2(sender), Box::pin(connection))
+    } else {
+        let (sender, connection) = http1::handshake(socket).await.map_err(Error::Cut)?;
+        (Sender::Http1(sender), Box::pin(connection))
+    };
+    Ok((sender, Some(driver)))
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for WireStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WireStream").finish_non_exhaustive()
     }
 }
 

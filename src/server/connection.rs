@@ -203,8 +203,7 @@ where
         let request = client.request(request);
         async move {
             let first = matches!(set(&handover, Handover::Never), Handover::FirstRequest);
-            let response = match terms.answer(request).await {
-                Answer::Response(response) => response,
+            let (response, open_ended) = match terms.answer(request).await {
                 Answer::Stream(head, following) if first => {
                     let framing = Framing::of(version);
                     let head = answer_head(&head, framing);
@@ -212,9 +211,9 @@ where
                     set(&handover, Handover::Stream(Box::new(stream)));
                     return pending().await; // Dropped with hyper's side of the connection.
                 }
-                stream @ Answer::Stream(..) => stream.into_response(),
+                answer @ (Answer::Response(_) | Answer::Stream(..)) => into_response(answer),
             };
-            may_wait.store(is_open_ended(&response), Relaxed);
+            may_wait.store(open_ended, Relaxed);
             Ok::<hyper::Response<_>, Infallible>(response.into())
         }
     });
@@ -260,8 +259,15 @@ where
     Outcome::Ended
 }
 
-/// Whether an answer is of any length, and holds no more than a page of it.
-pub(super) fn is_open_ended(response: &Response) -> bool {
+/// An answer for hyper to write, and whether it may stand still: one of any length, which holds no more than a page of it.
+pub(super) fn into_response(answer: Answer) -> (Response, bool) {
+    let is_stream = matches!(answer, Answer::Stream(..));
+    let response = answer.into_response();
+    let may_wait = is_stream || is_open_ended(&response);
+    (response, may_wait)
+}
+
+fn is_open_ended(response: &Response) -> bool {
     let media_type = response.content_type().unwrap_or_default();
     ["text/event-stream", "application/x-ndjson"]
         .iter()

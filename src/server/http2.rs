@@ -40,7 +40,7 @@ use tokio::{
 };
 
 use super::{
-    connection::{Client, Terms, is_open_ended},
+    connection::{Client, Terms, into_response},
     paced_socket::PacedSocket,
 };
 use crate::http::Answer;
@@ -51,8 +51,8 @@ use crate::http::Answer;
 const EXCHANGES_MAX: u32 = 128;
 
 /// Answers of a connection that are made or wait for the client to take them; streams are none of these. More wait their turn: an
-/// answer has up to 9 MB (`http/api/history.rs`).
-const ANSWERS_MAX: usize = 16;
+/// answer holds an event of up to 1 MiB, or a piece of a page of 64 KiB (`http/api/history/page.rs`).
+const ANSWERS_MAX: usize = 64;
 
 /// Bytes of a request's head, as in HTTP/1. Each field counts for 32 bytes more than it has. Source: RFC 9113, 6.5.2. Also bounds the
 /// CONTINUATION frames of a head (h2 ends the connection).
@@ -195,11 +195,8 @@ async fn answer<E: Endpoint<Output: Into<Answer>> + 'static>(
     name_host(&mut request);
     let is_head = request.method() == Method::HEAD;
     let turn = turns.acquire_owned().await.expect("it is never closed");
-    let response = match terms.answer(client.request(request)).await {
-        Answer::Response(response) => response,
-        stream @ Answer::Stream(..) => poem::IntoResponse::into_response(stream),
-    };
-    let turn = (!is_open_ended(&response)).then_some(turn);
+    let (response, open_ended) = into_response(terms.answer(client.request(request)).await);
+    let turn = (!open_ended).then_some(turn);
     let mut response: Response<BoxBody<Bytes, io::Error>> = response.into();
     // hyper does this for HTTP/1 alone.
     if is_head {

@@ -364,7 +364,7 @@ async fn publish_tries_again_and_a_key_keeps_it_one_event() {
     .await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        text(&refused.stderr).starts_with("segno: no answer from the hub"),
+        text(&refused.stderr).starts_with("segno: cannot connect to the hub: connection refused"),
         "{refused:?}"
     );
 }
@@ -452,7 +452,7 @@ async fn ready_waits_for_the_hub() {
     let refused = run(command(&["ready"], &url), "").await;
     assert_eq!(refused.status.code(), Some(1));
     assert!(
-        text(&refused.stderr).starts_with("segno: no answer from the hub"),
+        text(&refused.stderr).starts_with("segno: cannot connect to the hub: connection refused"),
         "{refused:?}"
     );
 

@@ -325,6 +325,7 @@ async fn an_answer_whose_window_stays_shut_is_reset_and_a_stream_is_not() {
         raw.send(&get(1, "/sse?since=start")).await;
         raw.send(&get(3, "/events?limit=1000")).await;
         raw.send(&get(5, "/events?format=ndjson")).await;
+        raw.send(&get(7, "/sse?since=start&format=text")).await;
         let reset = raw.until(RST_STREAM).await;
         assert_eq!((reset.stream, reset.error()), (3, CANCEL), "{window}");
         tokio::time::sleep(Duration::from_millis(700)).await;
@@ -384,10 +385,10 @@ async fn more_answers_than_a_connection_may_hold_wait_for_their_turn() {
     let batch = batch.header("content-type", "application/x-ndjson");
     assert_eq!(answer(batch).await.status, 201);
     let mut raw = Raw::open(&hub, 0).await;
-    for n in 0..40 {
+    for n in 0..80 {
         raw.send(&get(2 * n + 1, "/events?limit=100")).await;
     }
-    raw.send(&get(81, "/sse")).await;
+    raw.send(&get(161, "/sse?format=text")).await;
     let mut heads = 0;
     let reset = loop {
         let frame = raw.next().await.unwrap();
@@ -396,9 +397,9 @@ async fn more_answers_than_a_connection_may_hold_wait_for_their_turn() {
             break frame;
         }
     };
-    assert_eq!((heads, reset.error()), (16, CANCEL));
+    assert_eq!((heads, reset.error()), (64, CANCEL));
     // The stream behind them has its turn, too, and then holds up nobody.
-    while raw.until(HEADERS).await.stream != 81 {}
+    while raw.until(HEADERS).await.stream != 161 {}
 }
 
 /// CVE-2023-44487.

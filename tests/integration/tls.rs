@@ -38,9 +38,19 @@ impl Authority {
 
     /// Writes a certificate for these names, and its key.
     pub(crate) fn issue(&self, names: &[&str], folder: &Path) -> CertificateFiles {
+        self.issue_until(names, folder, rcgen::date_time_ymd(4096, 1, 1))
+    }
+
+    fn issue_until(
+        &self,
+        names: &[&str],
+        folder: &Path,
+        end: time::OffsetDateTime,
+    ) -> CertificateFiles {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(names).unwrap();
+        let mut certificate = CertificateParams::new(names).unwrap();
+        certificate.not_after = end;
         let certificate = certificate.signed_by(&key, &self.0).unwrap();
         let files = CertificateFiles {
             certificate: folder.join("cert.pem"),
@@ -411,4 +421,131 @@ async fn a_page_without_tls_is_another_site() {
     };
     assert_eq!(answer(post("http")).await.code(), "cross_site");
     assert_eq!(answer(post("https")).await.status, 201);
+}
+
+/// Runs a command of the client against the hub at `url`, and gives what it told.
+async fn run(url: &str, command: &[&str], ca: Option<&Path>) -> (bool, String) {
+    let mut program = segno();
+    program.args(command).env("SEGNO_URL", url);
+    if let Some(ca) = ca {
+        program.env("SEGNO_CA", ca);
+    }
+    let ended = tokio::task::spawn_blocking(move || program.output().unwrap());
+    let ended = within("the command to end", ended).await.unwrap();
+    let told = String::from_utf8([ended.stdout, ended.stderr].concat()).unwrap();
+    (ended.status.success(), told)
+}
+
+#[tokio::test]
+async fn commands_of_the_client_speak_tls() {
+    let hub = hub_with(&Authority::new("a"), |_| ()).await;
+    let ca = folder(&hub).join("ca.pem");
+    let url = hub.url("").replace("127.0.0.1", "localhost");
+    let published = run(&url, &["publish", "hello", "--topic", "t"], Some(&ca)).await;
+    assert_eq!(published, (true, "1\n".into()));
+    let tail = ["tail", "--since", "start", "--count", "1"];
+    assert_eq!(
+        run(&url, &tail, Some(&ca)).await,
+        (true, "\"hello\"\n".into())
+    );
+    assert_eq!(
+        run(&url, &["ready"], Some(&ca)).await,
+        (true, String::new())
+    );
+    let clear = TestHub::start().await;
+    for (url, http2) in [(&*url, true), (&*url, false), (&*clear.url(""), true)] {
+        let bench = [
+            "bench",
+            "follow",
+            "--duration",
+            "500ms",
+            "--connections",
+            "10",
+            "--json",
+            "--http2",
+        ];
+        let (done, told) = run(url, &bench[..bench.len() - usize::from(!http2)], Some(&ca)).await;
+        assert!(done, "{url} {http2}: {told}");
+        assert!(!told.contains("\"delivered\":0,"), "{told}");
+    }
+}
+
+#[tokio::test]
+async fn commands_of_the_client_say_what_is_wrong() {
+    let (authority, other) = (Authority::new("a"), Authority::new("b"));
+    let hub = hub_with(&authority, |_| ()).await;
+    let ca = folder(&hub).join("ca.pem");
+    let wrong = folder(&hub).join("wrong.pem");
+    fs::write(&wrong, other.pem()).unwrap();
+    let named = tempfile::tempdir().unwrap();
+    let files = authority.issue(&["hub.example"], named.path());
+    let named = TestHub::start_in(named, |settings| settings.tls = Some(files)).await;
+    let expired = tempfile::tempdir().unwrap();
+    let end = rcgen::date_time_ymd(2001, 1, 1);
+    let files = authority.issue_until(&NAMES, expired.path(), end);
+    let expired = TestHub::start_in(expired, |settings| settings.tls = Some(files)).await;
+    let clear = TestHub::start().await;
+    let nobody = super::test_hub::Port::reserve();
+    let to_https = |url: &str| url.replace("http://", "https://");
+    let unsigned = "segno: the hub's certificate was signed by nobody who is trusted here; name the authority that signed it with --ca \
+                    FILE\n";
+    for (url, ca, expected) in [
+        (hub.url(""), None, unsigned),
+        (hub.url(""), Some(&wrong), unsigned),
+        (
+            named.url(""),
+            Some(&ca),
+            "segno: the hub's certificate is refused: invalid peer certificate: certificate not valid for name \"127.0.0.1\"; \
+             certificate is only valid for DnsName(\"hub.example\")\n",
+        ),
+        (
+            expired.url(""),
+            Some(&ca),
+            "segno: the hub's certificate is refused: invalid peer certificate: certificate expired: ",
+        ),
+        (
+            to_https(&clear.url("")),
+            None,
+            "segno: the hub does not speak TLS there; use http:// instead of https://\n",
+        ),
+        (
+            hub.url("").replace("https://", "http://"),
+            None,
+            "segno: the hub speaks TLS here; use https:// instead of http:// (tls_required)\n",
+        ),
+        (nobody.url(), None, "segno: cannot connect to the hub: "),
+        (
+            to_https(&nobody.url()),
+            None,
+            "segno: cannot connect to the hub: ",
+        ),
+        (
+            "https://nowhere.invalid".into(),
+            None,
+            "segno: cannot find the address of the hub's name: ",
+        ),
+    ] {
+        let ca = ca.map(std::path::PathBuf::as_path);
+        for command in [
+            &["ready"][..],
+            &["publish", "x", "--retry-for", "0s"],
+            &["bench", "publish", "--duration", "100ms"],
+        ] {
+            let (done, told) = run(&url, command, ca).await;
+            let told = told.replace(&format!("cannot reach {url}: "), "");
+            assert!(
+                !done && told.starts_with(expected),
+                "{command:?} {url}: {told}"
+            );
+        }
+    }
+    // It does not try again what will not pass.
+    assert_eq!(
+        run(&hub.url(""), &["tail"], None).await,
+        (false, unsigned.into())
+    );
+    let (_, told) = run(&hub.url(""), &["ready"], Some(Path::new("/none.pem"))).await;
+    let expected =
+        "segno: cannot use the authorities in /none.pem: it cannot be read: No such file";
+    assert!(told.starts_with(expected), "{told}");
 }

@@ -3,7 +3,10 @@
 use std::{
     convert::Infallible,
     io::{self, IsTerminal, Write},
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use uuid::Uuid;
 
 use super::latency::{Latencies, micros};
-use crate::{cli::HubAddress, client::Wire};
+use crate::{
+    cli::HubAddress,
+    client::{Wire, WireSettings},
+};
 
 /// The flags of every `segno bench`.
 #[derive(Debug, Clone, Args)]
@@ -31,6 +37,10 @@ pub(in crate::cli) struct RunFlags {
     /// Number of topics that the events are spread over, named `bench.<run>.<number>`.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) topics: u32,
+
+    /// Speak HTTP/2, each connection with one request or stream at a time.
+    #[arg(long)]
+    pub(super) http2: bool,
 
     /// Print the report as JSON.
     #[arg(long)]
@@ -56,6 +66,8 @@ pub(super) struct Run {
     delivered: AtomicU64,
     /// Requests that were refused for now, and sent again.
     refused: AtomicU64,
+    /// What connections are opened with, read once.
+    wire: OnceLock<WireSettings>,
     answer_latency: Latencies,
     receipt_latency: Latencies,
 }
@@ -80,6 +92,7 @@ impl Run {
             published: AtomicU64::new(0),
             delivered: AtomicU64::new(0),
             refused: AtomicU64::new(0),
+            wire: OnceLock::new(),
             answer_latency: Latencies::new(),
             receipt_latency: Latencies::new(),
         }
@@ -99,7 +112,19 @@ impl Run {
 
     pub(super) async fn connect(&self) -> anyhow::Result<Wire> {
         let url = &self.flags.hub.url;
-        Wire::open(url, self.flags.hub.token()?)
+        let settings = match self.wire.get() {
+            Some(settings) => settings.clone(),
+            None => {
+                let new = WireSettings {
+                    token: self.flags.hub.token()?,
+                    authorities: self.flags.hub.authorities()?,
+                    http2: self.flags.http2,
+                };
+                self.wire.get_or_init(|| new).clone()
+            }
+        };
+        // In a box: a TLS handshake takes much, and a connection is opened once.
+        Box::pin(Wire::open(url, settings))
             .await
             .with_context(|| format!("cannot reach {url}"))
     }
