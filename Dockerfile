@@ -13,6 +13,7 @@ RUN mkdir src \
     && rm -r src
 
 COPY migrations migrations
+COPY clients/js/segno.js clients/js/
 COPY src src
 RUN cargo build --release --locked --features full --bin segno
 

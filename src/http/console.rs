@@ -38,6 +38,12 @@ const PARTS: &[(&str, &str, &str)] = &[
     ),
     // Browsers ask for it beside every page that names no icon, such as the docs.
     ("/favicon.ico", IMAGE, include_str!("../console/icon.svg")),
+    // For pages and for programs, and under the name that they know: the client library.
+    (
+        "/segno.js",
+        SCRIPT,
+        include_str!("../../clients/js/segno.js"),
+    ),
     ("/console/app.js", SCRIPT, include_str!("../console/app.js")),
     ("/console/dom.js", SCRIPT, include_str!("../console/dom.js")),
     (

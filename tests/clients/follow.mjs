@@ -40,6 +40,14 @@ const clients = {
     const { EventSource } = await import("eventsource-4");
     listen(new EventSource(url));
   },
+  "segno js": async () => {
+    const { Segno } = await import(process.env.SEGNO_JS);
+    const { origin, searchParams } = new URL(url);
+    const hub = new Segno(origin);
+    const one = (name) => searchParams.get(name) ?? undefined;
+    const options = { topic: searchParams.getAll("topic"), since: one("since"), last: one("last") };
+    for await (const { id, type, data } of hub.follow(options)) tell(String(id), type, JSON.stringify(data));
+  },
   undici: async () => {
     const { EventSource } = await import("undici");
     listen(new EventSource(url));

@@ -30,11 +30,12 @@ use super::{
     test_hub::{Port, Program, TestHub, reqwest_client, within},
 };
 
-const SCRIPTED: [&str; 14] = [
+const SCRIPTED: [&str; 15] = [
     "eventsource 2",
     "eventsource 3",
     "eventsource 4",
     "undici",
+    "segno js",
     "event-source-polyfill",
     "reconnecting-eventsource",
     "fetch-event-source",
@@ -62,7 +63,7 @@ const EARLY_WITH_THE_ID: [&str; 2] = ["eventsource 2", "fetch-event-source"];
 
 const BROWSERS: [&str; 2] = ["chromium", "firefox"];
 
-/// Longest wait in which no client makes progress. Sixteen of them share the processors, and two are browsers.
+/// Longest wait in which no client makes progress. Seventeen of them share the processors, and two are browsers.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// An event as a client handed it out.
@@ -116,6 +117,10 @@ impl Follower {
             .arg(folder.join(if python { "follow.py" } else { "follow.mjs" }))
             .args([name, url])
             .env("HURRY", hurry.to_string())
+            .env(
+                "SEGNO_JS",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js/segno.js"),
+            )
             .env(
                 "PYTHONPATH",
                 concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python/src"),

@@ -32,6 +32,7 @@ mod foreign;
 mod formats;
 mod history;
 mod http2;
+mod javascript;
 mod jwt_issuer;
 mod limits;
 mod openapi;
