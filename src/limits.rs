@@ -344,10 +344,10 @@ mod tests {
         // Those that were opened while there was no limit count, too.
         let free = account(&other, Quota::default());
         let _more = [(); 3].map(|()| there.open_stream(0, None, free).unwrap());
-        let one = account(&other, quota(some(1), None, None));
+        let two = account(&other, quota(some(2), None, None));
         assert_eq!(
-            refused(there.open_stream(0, None, one)),
-            (Limit::StreamsOfCaller, 1)
+            refused(there.open_stream(0, None, two)),
+            (Limit::StreamsOfCaller, 2)
         );
 
         let slow = account(&name, quota(None, some(1), some(10)));
