@@ -9,7 +9,6 @@ use crate::{
     http::{
         api::{Api, parameter::Parameter},
         caller::Caller,
-        credential,
         problem::{Code, Problem},
     },
     hub::{Delivery, Gap, Start},
@@ -54,8 +53,7 @@ pub(super) async fn wait_for_events(
     longest: Duration,
 ) -> Result<Option<Gap>, Problem> {
     let access = &api.settings.access;
-    let refused = |reason| credential::refused(&reason);
-    let pass = access.pass(caller.identity()).map_err(refused)?;
+    let pass = caller.pass(access)?;
     let _permit = caller.open_stream(&query.filter)?;
     let filter = query.filter.clone();
     let start = Start::After(query.range.after);
@@ -72,7 +70,7 @@ pub(super) async fn wait_for_events(
         }),
         () = tokio::time::sleep(longest) => Ok(None),
         _ = expired => {
-            access.pass(caller.identity()).map_err(refused)?;
+            caller.pass(access)?;
             Ok(None)
         }
     }
