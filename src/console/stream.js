@@ -48,7 +48,10 @@ export class Stream {
       this.cursor = Number(message.lastEventId);
       this.onGap(JSON.parse(message.data));
     });
-    this.source.addEventListener("segno.refused", () => this.enter("reconnecting"));
+    this.source.addEventListener("segno.refused", (message) => {
+      this.enter("reconnecting");
+      this.onProblem(JSON.parse(message.data).detail);
+    });
     this.source.addEventListener("segno.expired", (message) => this.expired(message));
     this.source.addEventListener("segno.cursor", (message) => this.reached(JSON.parse(message.data).cursor));
     this.source.onerror = () => this.failed(this.source);
@@ -60,8 +63,10 @@ export class Stream {
     try {
       const ticket = await ticketParameters();
       return wanted === this.wanted ? ticket : null;
-    } catch {
-      if (wanted === this.wanted) this.tryAgain();
+    } catch (error) {
+      if (wanted !== this.wanted) return null;
+      this.tryAgain();
+      if (error.status) this.onProblem(error.message);
       return null;
     }
   }
@@ -162,6 +167,7 @@ export class Stream {
 
   enter(state) {
     this.state = state;
+    if (state === "live") this.onProblem(null);
     this.onState(this.describe());
   }
 

@@ -9,7 +9,7 @@ use super::{
     access::{hub_with, token_entry},
     browser::Browser,
     console::{FAINT, LIVE_IDS, STATE, down_from, prints},
-    test_hub::{TestHub, answer},
+    test_hub::{TestHub, TestStream, answer},
 };
 
 const ADMIN: &str = "segno_admin";
@@ -258,6 +258,23 @@ async fn a_token_that_is_removed_is_told_and_another_right_goes_on() {
     assert_eq!(browser.value(LIVE_IDS).await, json!([]));
     sign_in(&browser, ADMIN).await;
     browser.expect(LIVE_IDS, json!([3, 2, 1])).await;
+}
+
+/// What a stream is refused for, and will pass, is told as long as it lasts.
+#[tokio::test]
+async fn a_limit_of_the_token_is_told_until_it_has_room() {
+    let limited = token_entry(READER, "follow = [\"orders.*\"]\nstreams = 1");
+    let hub = hub_with(&(admin() + &limited)).await;
+    publish(&hub, "orders.eu", 1).await;
+    let taken = TestStream::open(hub.get("/sse").bearer_auth(READER)).await;
+    let browser = signed_in(&hub, READER).await;
+    let told = "you have as many streams open as `streams` of your entry in the access file allows";
+    browser.expect_text("#filter-problem", told).await;
+    browser.expect(STATE, "Reconnecting").await;
+    drop(taken);
+    browser.expect(LIVE_IDS, json!([1])).await;
+    browser.expect(STATE, "Live").await;
+    browser.expect(&hidden("filter-problem"), true).await;
 }
 
 #[tokio::test]
