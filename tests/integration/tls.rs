@@ -549,3 +549,44 @@ async fn commands_of_the_client_say_what_is_wrong() {
         "segno: cannot use the authorities in /none.pem: it cannot be read: No such file";
     assert!(told.starts_with(expected), "{told}");
 }
+
+/// As in the clear: over TLS what waits for the client waits in more places.
+#[tokio::test]
+async fn an_answer_over_tls_that_nobody_reads_is_cut_and_a_stream_is_not() {
+    let authority = Authority::new("a");
+    let hub = hub_with(&authority, |settings| {
+        settings.limits.write_timeout = Duration::from_millis(300);
+    })
+    .await;
+    let line = format!("{{\"data\":\"{}\"}}\n", "x".repeat(12_000));
+    let batch = hub.post("/events").body(line.repeat(1000));
+    let batch = batch.header("content-type", "application/x-ndjson");
+    assert_eq!(answer(batch).await.status, 201);
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(authority.0.der().clone()).unwrap();
+    let config = rustls::ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    let ask = async |path: &str| {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let address = hub.address().parse().unwrap();
+        let socket = socket.connect(address).await.unwrap();
+        let name = "127.0.0.1".try_into().unwrap();
+        let mut stream = connector.connect(name, socket).await.unwrap();
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
+        stream
+    };
+    let mut page = ask("/events?limit=1000").await;
+    let mut stream = ask("/sse?since=start&format=text&count=1000").await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let mut received = Vec::new();
+    _ = within("the end", page.read_to_end(&mut received)).await;
+    assert!(received.len() < 4_000_000, "{} bytes", received.len());
+    received.clear();
+    _ = within("the end", stream.read_to_end(&mut received)).await;
+    assert!(received.len() > 12_000_000, "{} bytes", received.len());
+}
