@@ -168,13 +168,13 @@ fn register_counters(segno: &mut Exposition, hub: &Hub) {
     );
     segno.register_with_unit(
         "canary",
-        "Time in which what the hub published to itself came back",
+        "Time in which the writer answered the hub's own ping",
         Unit::Seconds,
         metrics.canary_seconds,
     );
     segno.register(
         "canary_failures",
-        "Times it did not come back",
+        "Pings that were not answered in time",
         metrics.canary_failures,
     );
 }
@@ -196,7 +196,7 @@ fn register_moment(segno: &mut Exposition, hub: &Hub, limits: &Limits) {
     );
     segno.register_with_unit(
         "canary_age",
-        "Time since it came back",
+        "Time since the writer last answered a ping",
         Unit::Seconds,
         ConstGauge::new(hub.canary_age().as_secs_f64()),
     );

@@ -110,7 +110,7 @@ codes! {
     LogChanged, SERVICE_UNAVAILABLE, "log_changed", "another program changed the file while the hub runs";
     LogCorrupt, INTERNAL_SERVER_ERROR, "log_corrupt", "the file is damaged; `segno check` says where";
     DiskFailed, SERVICE_UNAVAILABLE, "disk_failed", "the disk failed to read, write or sync; try again after `Retry-After`";
-    CanaryLate, SERVICE_UNAVAILABLE, "canary_late", "the hub's own test event did not come back in time";
+    CanaryLate, SERVICE_UNAVAILABLE, "canary_late", "the writer did not answer the hub's own ping in time";
     Stuck, SERVICE_UNAVAILABLE, "stuck", "the writer stopped working; restart the hub";
     DiskFull, INSUFFICIENT_STORAGE, "disk_full", "the disk is full";
     IdsExhausted, INSUFFICIENT_STORAGE, "ids_exhausted", "the last id there can be was given";

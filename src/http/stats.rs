@@ -32,7 +32,7 @@ pub(super) struct Stats {
     file_bytes: u64,
     /// Size of the WAL: the newest commits, until SQLite copies them into the file.
     wal_bytes: u64,
-    /// Time that the hub's own test event took from publishing to delivery, in milliseconds; 0 before the first one.
+    /// Time in which the writer answered the hub's own ping last, in milliseconds; 0 before the first one.
     canary_ms: f64,
     /// Open connections.
     connections: u32,

@@ -44,6 +44,7 @@ async fn history(hub: &TestHub) -> String {
 /// What the `sqlite3` shell says of a file.
 fn sqlite(db: &Path, sql: &str) -> String {
     let output = std::process::Command::new("sqlite3")
+        .args(["-cmd", ".timeout 10000"])
         .arg(db)
         .arg(sql)
         .output()

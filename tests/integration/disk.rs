@@ -412,7 +412,12 @@ fn leaf_pages(db: &Path, name: &str) -> Vec<u64> {
     let sql = format!(
         "select pageno from dbstat where name = '{name}' and pagetype = 'leaf' order by path"
     );
-    let output = Command::new("sqlite3").arg(db).arg(sql).output().unwrap();
+    let output = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 10000"])
+        .arg(db)
+        .arg(sql)
+        .output()
+        .unwrap();
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     text.lines().map(|line| line.parse().unwrap()).collect()

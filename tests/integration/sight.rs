@@ -624,6 +624,7 @@ async fn a_failure_is_told_with_the_id_of_its_request() {
     let traced = Traced::start(folder.path(), &[], "info").await;
     // A table that is gone is nothing a hub has an answer for.
     let broken = Command::new("sqlite3")
+        .args(["-cmd", ".timeout 10000"])
         .arg(&traced.db)
         .arg("alter table events rename to gone")
         .status()

@@ -439,6 +439,8 @@ impl HeldFile {
     /// Holds it in the way that `sql` says, to which the shell says `answer`, and waits until it does.
     pub(crate) fn hold_by(db: &Path, sql: &str, answer: &str) -> Self {
         let mut shell = Command::new("sqlite3")
+            // The hub may be cleaning the WAL of its start.
+            .args(["-cmd", ".timeout 10000"])
             .arg(db)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -19,7 +19,7 @@ pub(in crate::http) struct HealthApi(pub(in crate::http) Api);
 impl HealthApi {
     /// Liveness
     ///
-    /// 503 when the process must be restarted: the writer has not answered the hub's own test event for twelve times
+    /// 503 when the process must be restarted: the writer has not answered the hub's own pings for twelve times
     /// `--canary`, by default a minute.
     #[oai(
         path = "/health/live",
@@ -39,7 +39,7 @@ impl HealthApi {
     /// Readiness
     ///
     /// 503 with the reason when the hub cannot take an event now: it is stopping, its publish queue is full, the last commit
-    /// failed and a retry fails too, or its own test event has not been answered for three times `--canary`.
+    /// failed and a retry fails too, or its own pings have not been answered for three times `--canary`.
     #[oai(
         path = "/health/ready",
         method = "get",
