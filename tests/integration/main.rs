@@ -46,6 +46,7 @@ mod restore;
 mod retention;
 mod running;
 mod sight;
+mod soak;
 #[cfg(feature = "otlp")]
 mod spans;
 mod stream;
