@@ -9,6 +9,7 @@ mod framing;
 mod http2;
 mod paced_socket;
 mod refusal;
+mod terms;
 mod tls;
 
 use std::{
@@ -38,8 +39,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use self::tls::{CertificateError, CertificateFiles};
 use self::{
     audience::Audiences,
-    connection::{Client, Terms},
     refusal::{Refuser, refusals_beside},
+    terms::{Client, Terms},
     tls::{Certificates, Tls},
 };
 use crate::{

@@ -2,6 +2,7 @@
 
 use std::{
     num::NonZeroU32,
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,7 +13,6 @@ use serde_spanned::Spanned;
 use toml_edit::Datetime;
 
 use super::{
-    file::Fault,
     jwt::Issuer,
     keys::{KeyError, KeySource, Keys},
     token::{TokenHash, TokenName},
@@ -305,4 +305,19 @@ fn is_loopback(address: &str) -> bool {
         .rsplit_once(':')
         .map_or(authority, |(host, _)| host);
     matches!(host, "127.0.0.1" | "localhost" | "[::1]")
+}
+
+/// What is wrong, and where.
+pub(super) struct Fault {
+    pub(super) span: Range<usize>,
+    pub(super) message: String,
+}
+
+impl Fault {
+    pub(super) fn new<T>(at: &Spanned<T>, message: impl Into<String>) -> Self {
+        Self {
+            span: at.span(),
+            message: message.into(),
+        }
+    }
 }

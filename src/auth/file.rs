@@ -3,16 +3,14 @@
 use std::{
     collections::HashSet,
     fmt, fs, io,
-    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use serde::Deserialize;
-use serde_spanned::Spanned;
 
 use super::{
-    entry::{Anonymous, IssuerEntry, TokenEntry},
+    entry::{Anonymous, Fault, IssuerEntry, TokenEntry},
     jwt::Issuer,
     keys::{KeySource, Keys},
 };
@@ -75,21 +73,6 @@ impl Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.line, self.column)
-    }
-}
-
-/// What is wrong, and where.
-pub(super) struct Fault {
-    span: Range<usize>,
-    message: String,
-}
-
-impl Fault {
-    pub(super) fn new<T>(at: &Spanned<T>, message: impl Into<String>) -> Self {
-        Self {
-            span: at.span(),
-            message: message.into(),
-        }
     }
 }
 

@@ -9,7 +9,6 @@
 
 use std::{
     convert::Infallible,
-    fmt::Display,
     future::{pending, poll_fn},
     io,
     pin::Pin,
@@ -18,51 +17,31 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::Poll,
-    time::SystemTime,
 };
 
 use bytes::Bytes;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioTimer;
-use poem::{
-    Endpoint, IntoResponse, Request, Response,
-    http::uri::Scheme,
-    web::{LocalAddr, RemoteAddr},
-};
+use poem::Endpoint;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
-    framing::Framing,
+    framing::{Framing, answer_head},
     http2,
     paced_socket::{PacedSocket, is_http2},
     refusal::Refuser,
+    terms::{Client, Terms, into_response},
     tls::{ALPN_HTTP2, Greeting, Tls},
 };
-use crate::{
-    http::{Answer, Following, OneASecond},
-    limits::ConnectionPermit,
-    metrics::Metrics,
-};
+use crate::http::{Answer, Following};
 
 /// Bytes of a connection that hyper holds, read or to be written. Bounds what a slow reader costs, and the head of a
 /// request.
 pub(super) const BUFFER_MAX_BYTES: usize = 64 * 1024;
-
-/// What a connection needs to know.
-#[derive(Debug)]
-pub(super) struct Terms<E> {
-    pub(super) endpoint: E,
-    pub(super) metrics: Metrics,
-    /// Log lines of what was refused below the hub.
-    pub(super) refused_below: OneASecond,
-    /// Cancelled when the connection should end after the request it is at.
-    pub(super) ending: CancellationToken,
-}
 
 /// A stream with a socket to itself.
 #[derive(Debug)]
@@ -80,25 +59,6 @@ enum Handover {
     FirstRequest,
     Stream(Box<(Vec<u8>, Following, Framing)>),
     Never,
-}
-
-/// The client of a connection, and what all its requests share. Cheap to clone.
-#[derive(Debug, Clone)]
-pub(super) struct Client {
-    pub(super) local: LocalAddr,
-    pub(super) remote: RemoteAddr,
-    pub(super) scheme: Scheme,
-    pub(super) permit: Arc<ConnectionPermit>,
-}
-
-impl Client {
-    /// A request of this client, as the hub takes it.
-    pub(super) fn request(&self, request: hyper::Request<Incoming>) -> Request {
-        let (local, remote) = (self.local.clone(), self.remote.clone());
-        let mut request = Request::from((request, local, remote, self.scheme.clone()));
-        request.set_data(self.permit.clone());
-        request
-    }
 }
 
 /// What a connection of HTTP/1 has come to.
@@ -259,91 +219,9 @@ where
     Outcome::Ended
 }
 
-/// An answer for hyper to write, and whether it may stand still: one of any length, which holds no more than a page of it.
-pub(super) fn into_response(answer: Answer) -> (Response, bool) {
-    let is_stream = matches!(answer, Answer::Stream(..));
-    let response = answer.into_response();
-    let may_wait = is_stream || is_open_ended(&response);
-    (response, may_wait)
-}
-
-fn is_open_ended(response: &Response) -> bool {
-    let media_type = response.content_type().unwrap_or_default();
-    ["text/event-stream", "application/x-ndjson"]
-        .iter()
-        .any(|open_ended| media_type.starts_with(open_ended))
-}
-
-impl<E: Endpoint<Output: Into<Answer>>> Terms<E> {
-    pub(super) async fn answer(&self, request: Request) -> Answer {
-        match self.endpoint.call(request).await {
-            Ok(answer) => answer.into(),
-            Err(error) => error.into_response().into(),
-        }
-    }
-}
-
-impl<E> Terms<E> {
-    /// Counts what hyper answered by itself, or cut. Other ends need no note: the client has gone.
-    fn note_end(&self, error: &hyper::Error, client: &Client) {
-        if error.is_timeout() {
-            return self.note_late();
-        }
-        let code = if error.is_parse_too_large() {
-            "head_too_large" // 431, or 414 if the address was read to its end
-        } else if error.is_parse() {
-            "invalid_head" // 400
-        } else {
-            return;
-        };
-        self.note_refused(code, client, error, "refused what is no request of HTTP/1");
-    }
-
-    fn note_late(&self) {
-        self.metrics.late_heads.inc();
-    }
-
-    /// Counts what was refused below the hub, and logs it, but not more than once a second.
-    pub(super) fn note_refused(
-        &self,
-        code: &'static str,
-        client: &Client,
-        error: &dyn Display,
-        what: &'static str,
-    ) {
-        self.count_refused(code);
-        if let Some(untold) = self.refused_below.pass() {
-            let client = &client.remote;
-            tracing::info!(%client, code, %error, untold, "{what}");
-        }
-    }
-
-    pub(super) fn count_refused(&self, code: &'static str) {
-        self.metrics.refusals.get_or_create(&[("code", code)]).inc();
-    }
-}
-
 fn set(handover: &Mutex<Handover>, state: Handover) -> Handover {
     std::mem::replace(
         &mut handover.lock().expect("nobody panics while holding it"),
         state,
     )
-}
-
-/// The head of an answer as bytes.
-pub(super) fn answer_head(response: &Response, framing: Framing) -> Vec<u8> {
-    let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
-    for (name, value) in response.headers() {
-        head.extend_from_slice(name.as_str().as_bytes());
-        head.extend_from_slice(b": ");
-        head.extend_from_slice(value.as_bytes());
-        head.extend_from_slice(b"\r\n");
-    }
-    if framing == Framing::Chunked {
-        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
-    }
-    let date = httpdate::fmt_http_date(SystemTime::now());
-    // Not `connection: close`, although the connection ends with the stream: Node's `fetch` would take a kill for a clean end.
-    head.extend_from_slice(format!("date: {date}\r\n\r\n").as_bytes());
-    head
 }

@@ -1,9 +1,9 @@
 //! How the blocks of a stream are told apart on a connection. Pure.
 
-use std::io::Write;
+use std::{io::Write, time::SystemTime};
 
 use bytes::Bytes;
-use poem::http::Version;
+use poem::{Response, http::Version};
 
 /// What ends a body in chunks. Source: RFC 9112, 7.1.
 const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
@@ -51,6 +51,24 @@ fn chunk(block: &[u8], rest: &[u8]) -> Vec<u8> {
     chunk.extend_from_slice(b"\r\n");
     chunk.extend_from_slice(rest);
     chunk
+}
+
+/// The head of an answer as bytes.
+pub(super) fn answer_head(response: &Response, framing: Framing) -> Vec<u8> {
+    let mut head = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    for (name, value) in response.headers() {
+        head.extend_from_slice(name.as_str().as_bytes());
+        head.extend_from_slice(b": ");
+        head.extend_from_slice(value.as_bytes());
+        head.extend_from_slice(b"\r\n");
+    }
+    if framing == Framing::Chunked {
+        head.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    // Not `connection: close`, although the connection ends with the stream: Node's `fetch` would take a kill for a clean end.
+    head.extend_from_slice(format!("date: {date}\r\n\r\n").as_bytes());
+    head
 }
 
 #[cfg(test)]

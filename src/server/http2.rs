@@ -40,8 +40,8 @@ use tokio::{
 };
 
 use super::{
-    connection::{Client, Terms, into_response},
     paced_socket::PacedSocket,
+    terms::{Client, Terms, into_response},
 };
 use crate::http::Answer;
 

@@ -23,7 +23,10 @@ use tokio::{
     time::timeout,
 };
 
-use super::{connection::answer_head, framing::Framing, tls::Tls};
+use super::{
+    framing::{Framing, answer_head},
+    tls::Tls,
+};
 use crate::{
     http,
     limits::{Limit, LimitHit, Limits},

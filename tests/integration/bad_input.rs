@@ -329,7 +329,7 @@ async fn a_wrong_method_is_told_the_right_ones() {
     for (path, allow) in [
         ("/sse", "GET"),
         ("/messages", "POST"),
-        ("/topics/a/b", "DELETE, POST"),
+        ("/topics/a/b", "DELETE, GET, POST"),
         ("/openapi.json", "GET"),
         ("/health/live", "GET"),
     ] {

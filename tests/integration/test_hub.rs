@@ -337,6 +337,12 @@ impl TestStream {
         self.response.headers()[name].to_str().unwrap()
     }
 
+    /// All values of a header that may be there more than once.
+    pub(crate) fn headers(&self, name: &str) -> Vec<&str> {
+        let values = self.response.headers().get_all(name).iter();
+        values.map(|value| value.to_str().unwrap()).collect()
+    }
+
     pub(crate) fn has_header(&self, name: &str) -> bool {
         self.response.headers().contains_key(name)
     }

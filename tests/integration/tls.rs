@@ -17,6 +17,7 @@ use tokio::{
 
 use super::{
     browser::Browser,
+    sight::{Figures, pause},
     test_hub::{Program, TestHub, TestStream, answer, reqwest_client, segno, within},
 };
 
@@ -582,7 +583,13 @@ async fn an_answer_over_tls_that_nobody_reads_is_cut_and_a_stream_is_not() {
     };
     let mut page = ask("/events?limit=1000").await;
     let mut stream = ask("/sse?since=start&format=text&count=1000").await;
-    tokio::time::sleep(Duration::from_millis(1500)).await;
+    // Without reading: the connection of the page is gone, and those of the stream and of this question are there.
+    within("the page to be cut", async {
+        while Figures::of(&hub).await.get("segno_connections") > 2.0 {
+            pause().await;
+        }
+    })
+    .await;
     let mut received = Vec::new();
     _ = within("the end", page.read_to_end(&mut received)).await;
     assert!(received.len() < 4_000_000, "{} bytes", received.len());

@@ -2,12 +2,12 @@
 
 use poem::{IntoResponse, Request, RequestBody, Response};
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, Enum, ExtractParamOptions, Object, OpenApi,
+    ApiExtractor, ApiExtractorType, ExtractParamOptions, Object, OpenApi,
     param::{Path, Query},
     registry::{MetaMediaType, MetaRequest, MetaSchema, MetaSchemaRef, Registry},
     types::{Example, ToJSON, Type},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use super::{
@@ -18,7 +18,7 @@ use super::{
     },
     headers::{IdempotencyKey, KeyHeader},
     parameter::{Checked, optional},
-    receipt::{Published, Receipt, ReceiptOrIds},
+    receipt::{Published, Receipt, ReceiptOrIds, StoredAs},
 };
 use crate::http::{
     caller::Caller,
@@ -349,15 +349,6 @@ impl<'a> ApiExtractor<'a> for EventsBody {
 pub(super) struct RawData {
     data: Data,
     stored_as: Option<StoredAs>,
-}
-
-/// How a body was stored whose sender may have meant something else.
-#[derive(Debug, Clone, Copy, Serialize, Enum)]
-#[serde(rename_all = "lowercase")]
-#[oai(rename_all = "lowercase")]
-pub(super) enum StoredAs {
-    /// As a string, though it looks like JSON: it is none.
-    String,
 }
 
 impl<'a> ApiExtractor<'a> for RawData {

@@ -1,9 +1,9 @@
 //! What is told to who published.
 
-use poem_openapi::{ApiResponse, Object, Union, types::Type};
+use poem_openapi::{ApiResponse, Enum, Object, Union, types::Type};
 use serde::Serialize;
 
-use super::{Api, publish::StoredAs};
+use super::Api;
 use crate::http::{public_url::public, schema::Json};
 use crate::{
     db::Stored,
@@ -59,6 +59,15 @@ impl From<&Stored> for Receipt {
             stored_as: None,
         }
     }
+}
+
+/// How a body was stored whose sender may have meant something else.
+#[derive(Debug, Clone, Copy, Serialize, Enum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase")]
+pub(super) enum StoredAs {
+    /// As a string, though it looks like JSON: it is none.
+    String,
 }
 
 /// The ids of a stored batch.
