@@ -71,12 +71,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
         }
     }
 
-    /// Passes on what a write gave; where it must wait, only until the time is over.
-    fn pace(
+    /// Passes on what a write or a flush gave; where it must wait, only until the time is over.
+    ///
+    /// Over TLS a piece may be written whole and wait to be flushed: in the clear a flush never waits.
+    fn pace<T>(
         &mut self,
         context: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
         if written.is_ready() || self.may_wait.load(Relaxed) {
             self.stalled = None;
             return written;
@@ -134,7 +136,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for PacedSocket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.socket).poll_flush(context)
+        let flushed = Pin::new(&mut self.socket).poll_flush(context);
+        self.pace(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
