@@ -77,7 +77,7 @@ impl HistoryApi {
         order: Query<Option<Checked<Order>>>,
         /// Most events in the answer; 100 if not given, or all with NDJSON.
         limit: Query<Option<Checked<PageSize>>>,
-        /// Where nothing matches yet, wait this long for it, at most `60s`: ask again `after` the `cursor` of the answer. Not with
+        /// Where nothing matches yet, wait this long for it, at most `60s`; `0s` is no wait. Ask again `after` the `cursor` of the answer. Not with
         /// `before`, `until`, `order=desc` and NDJSON.
         wait: Query<Option<Checked<Wait>>>,
         /// `ndjson` does the same as the header `Accept: application/x-ndjson`, for links, which cannot have headers.
@@ -116,7 +116,8 @@ impl HistoryApi {
             Some(format) => format,
             None => HistoryFormat::accepted_by(request)?,
         };
-        let gap = match optional(wait.0)? {
+        let wait = optional(wait.0)?.filter(|wait| !wait.0.is_zero());
+        let gap = match wait {
             None => None,
             Some(_)
                 if has_end
