@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    future::poll_fn,
     pin::Pin,
     sync::{Arc, Mutex},
     task::{Context, Poll},
@@ -25,6 +26,15 @@ impl Pass {
             // Nobody judges any more: the hub is stopping.
             Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// Waits until `pass` has ended, and gives the reason; for ever without one, because then nothing can end.
+    pub async fn wait(pass: Option<&Self>) -> String {
+        poll_fn(|context| match pass {
+            Some(pass) => pass.poll_ended(context),
+            None => Poll::Pending,
+        })
+        .await
     }
 
     /// The reason, if it has ended. For who looks now and then, and does not wait for it.

@@ -1,7 +1,5 @@
 //! `GET /sse` and `GET /topics/{topic}`: replay, then live, as a stream.
 
-use std::{future::poll_fn, task::Poll};
-
 use futures_util::{StreamExt, stream};
 use poem::{
     Body, IntoResponse, Request, Response,
@@ -226,7 +224,7 @@ impl Following {
             let Following { stream, pass, .. } = &mut following;
             let bytes = tokio::select! {
                 bytes = stream.next() => bytes,
-                reason = ended(pass) => return Some((stream.expired(&reason), None)),
+                reason = Pass::wait(pass.as_ref()) => return Some((stream.expired(&reason), None)),
             };
             let Some(bytes) = bytes else {
                 let is_told = following.stream.has_given_all();
@@ -249,14 +247,6 @@ pub(in crate::http) fn set_stream_headers(head: &mut Response, format: Format) {
         head.headers_mut()
             .insert(name, HeaderValue::from_static(value));
     }
-}
-
-async fn ended(pass: &Option<Pass>) -> String {
-    poll_fn(|context| match pass {
-        Some(pass) => pass.poll_ended(context),
-        None => Poll::Pending,
-    })
-    .await
 }
 
 impl IntoResponse for Following {
@@ -324,29 +314,24 @@ impl ApiResponse for Following {
     fn register(_: &mut Registry) {}
 }
 
+/// The codes of both ways to follow, and more.
+macro_rules! follow_codes {
+    ($($more:ident),*) => {
+        &[
+            $(Code::$more,)*
+            Code::InvalidTopic, Code::InvalidType, Code::FilterTooLarge, Code::InvalidCursor, Code::InvalidTime, Code::InvalidLimit,
+            Code::InvalidFormat, Code::ConflictingStarts, Code::TooManyStreamsOfAddress, Code::TooManyStreamsOfCaller,
+            Code::FiltersOfAddressTooLarge, Code::Internal, Code::Draining, Code::LogBusy, Code::LogCorrupt, Code::DiskFailed,
+        ]
+    };
+}
+
 /// The refusals of `GET /sse`.
 #[derive(Debug)]
 pub(super) struct Subscribing;
 
 impl Codes for Subscribing {
-    const CODES: &'static [Code] = &[
-        Code::InvalidTopic,
-        Code::InvalidType,
-        Code::FilterTooLarge,
-        Code::InvalidCursor,
-        Code::InvalidTime,
-        Code::InvalidLimit,
-        Code::InvalidFormat,
-        Code::ConflictingStarts,
-        Code::TooManyStreamsOfAddress,
-        Code::TooManyStreamsOfCaller,
-        Code::FiltersOfAddressTooLarge,
-        Code::Internal,
-        Code::Draining,
-        Code::LogBusy,
-        Code::LogCorrupt,
-        Code::DiskFailed,
-    ];
+    const CODES: &'static [Code] = follow_codes![];
 }
 
 /// The refusals of `GET /topics/{topic}`.
@@ -354,23 +339,5 @@ impl Codes for Subscribing {
 pub(super) struct SubscribingTopic;
 
 impl Codes for SubscribingTopic {
-    const CODES: &'static [Code] = &[
-        Code::NotAcceptable,
-        Code::InvalidTopic,
-        Code::InvalidType,
-        Code::FilterTooLarge,
-        Code::InvalidCursor,
-        Code::InvalidTime,
-        Code::InvalidLimit,
-        Code::InvalidFormat,
-        Code::ConflictingStarts,
-        Code::TooManyStreamsOfAddress,
-        Code::TooManyStreamsOfCaller,
-        Code::FiltersOfAddressTooLarge,
-        Code::Internal,
-        Code::Draining,
-        Code::LogBusy,
-        Code::LogCorrupt,
-        Code::DiskFailed,
-    ];
+    const CODES: &'static [Code] = follow_codes![NotAcceptable];
 }

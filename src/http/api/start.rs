@@ -89,9 +89,7 @@ impl FollowQuery {
             format,
         })
     }
-}
 
-impl FollowQuery {
     /// The format that `Accept` names.
     fn accepted_format(request: &Request) -> Option<Format> {
         let named = |media_type| accept::names(request.headers(), media_type);

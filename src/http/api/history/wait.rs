@@ -1,11 +1,12 @@
 //! Waiting for events that are not there yet, for clients that can hold no stream open.
 
-use std::{future::poll_fn, time::Duration};
+use std::time::Duration;
 
 use poem_openapi::registry::MetaSchema;
 
 use super::HistoryQuery;
 use crate::{
+    auth::Pass,
     http::{
         api::{Api, parameter::Parameter},
         caller::Caller,
@@ -58,10 +59,6 @@ pub(super) async fn wait_for_events(
     let filter = query.filter.clone();
     let start = Start::After(query.range.after);
     let mut subscription = api.hub.subscribe(filter, start, caller.address).await?;
-    let expired = poll_fn(|context| match &pass {
-        Some(pass) => pass.poll_ended(context),
-        None => std::task::Poll::Pending,
-    });
     tokio::select! {
         delivery = subscription.next() => Ok(match delivery? {
             Some(Delivery::Gap(gap)) => Some(gap),
@@ -69,7 +66,7 @@ pub(super) async fn wait_for_events(
             Some(Delivery::Events(_)) | None => None,
         }),
         () = tokio::time::sleep(longest) => Ok(None),
-        _ = expired => {
+        _ = Pass::wait(pass.as_ref()) => {
             caller.pass(access)?;
             Ok(None)
         }
