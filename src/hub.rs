@@ -4,10 +4,13 @@
 //! else writes. Nothing here knows of HTTP or SQL.
 
 mod announcements;
+mod applier;
 mod batch;
 mod canary;
+mod command;
 mod feeds;
 mod gap;
+mod order;
 mod origin;
 mod position;
 mod progress;
@@ -17,7 +20,6 @@ mod subscription;
 mod trim_marks;
 mod upkeep;
 mod work;
-mod writer;
 
 use std::{
     net::SocketAddr,
@@ -30,8 +32,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     announcements::Announcements,
+    applier::Applier,
     canary::Canary,
+    command::Act,
     feeds::Feeds,
+    order::Intake,
     position::Position,
     progress::ProgressTable,
     queue::Queue,
@@ -39,20 +44,19 @@ use self::{
     subscription::Sources,
     trim_marks::TrimMarks,
     upkeep::{StaleWal, Upkeep},
-    work::{Change, Chore, WorkQueue},
-    writer::Applier,
+    work::{Chore, Waiting as Waits, WorkQueue},
 };
 pub use self::{
     batch::Batch,
     canary::CanaryError,
     gap::{Gap, GapReason},
+    order::Writer,
     origin::{Origin, is_traced},
     position::Bounds,
     progress::{Behind, Slow},
     queue::{PublishError, QUEUE_MAX_BYTES, QueueLimits, Waiting},
     subscription::{Delivery, Start, SubscribeError, Subscription},
     work::WorkError,
-    writer::Writer,
 };
 use crate::{
     db::{self, EventLog, FileSize, Stored, Trim},
@@ -167,9 +171,11 @@ impl Hub {
         let (queue, draining) = (Arc::new(queue), CancellationToken::new());
         let (stale_wal, opened) = (StaleWal::new(), Instant::now());
         let writer = Writer {
-            publications,
-            work: waiting_work,
-            draining: draining.clone(),
+            intake: Intake {
+                publications,
+                work: waiting_work,
+                draining: draining.clone(),
+            },
             applier: Applier {
                 appender,
                 upkeep: Upkeep::new(stale_wal.clone()),
@@ -264,11 +270,8 @@ impl Hub {
     pub async fn trim(&self, trim: &Trim) -> Result<u64, WorkError> {
         if let Some(topic) = &trim.topic {
             let (topic, through) = (topic.clone(), trim.through);
-            let marked = self.parts.work.change(|reply| Change::MarkTrimmed {
-                topic,
-                through,
-                reply,
-            });
+            let mark = Act::MarkTrimmed { topic, through };
+            let marked = self.parts.work.change(mark, Waits::MarkTrimmed);
             marked.await?;
         }
         let (mut trimmed, mut told) = (0, Instant::now());
@@ -285,9 +288,8 @@ impl Hub {
 
     /// Has the first few events of `trim` deleted; `None` when there are none left.
     pub async fn trim_step(&self, trim: &Trim) -> Result<Option<u64>, WorkError> {
-        let trim = trim.clone();
-        let step = |reply| Change::Trim { trim, reply };
-        self.parts.work.change(step).await
+        let step = Act::TrimStep(trim.clone());
+        self.parts.work.change(step, Waits::TrimStep).await
     }
 
     /// Erases an event's data, type and key for good, and announces an event that tells of it. Returns what is left of it;
@@ -295,8 +297,8 @@ impl Hub {
     ///
     /// The bytes are overwritten in the file's pages with the commit, and gone from the WAL after [`clean_wal`](Self::clean_wal).
     pub async fn erase(&self, id: EventId) -> Result<Option<Arc<Event>>, WorkError> {
-        let erase = |reply| Change::Erase { id, reply };
-        self.parts.work.change(erase).await
+        let erase = Act::Erase(id);
+        self.parts.work.change(erase, Waits::Erase).await
     }
 
     /// Erases all events of a topic for good, and announces an event that tells of it, which is returned. `None`: there are
@@ -322,12 +324,12 @@ impl Hub {
                 duration_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
                 "erased a topic"
             );
-            let notice = hub.parts.work.change(|reply| Change::TellErased {
+            let tell = Act::TellErased {
                 topic,
                 through,
                 events,
-                reply,
-            });
+            };
+            let notice = hub.parts.work.change(tell, Waits::TellErased);
             notice.await.map(Some)
         });
         erasing.await.expect("erasing does not panic")

@@ -35,8 +35,8 @@
 //!
 //! `http::api` reads a request into [`NewEvent`](event::NewEvent)s, whose constructors hold every rule.
 //! [`Hub::publish`](hub::Hub::publish) puts them, with a place for the answer, into the writer's bounded queue; a full queue
-//! is [`Busy`](hub::PublishError::Busy). The [writer](hub::Writer) takes all that waits, [appends](db::Appender) it
-//! in one statement, commits, announces it to the feeds in id order, and answers.
+//! is [`Busy`](hub::PublishError::Busy). The [writer](hub::Writer) takes all that waits as one command, puts it in order,
+//! and applies it: [appends](db::Appender) it in one statement, commits, announces it to the feeds in id order. Then it answers.
 //!
 //! # An event out
 //!
@@ -85,8 +85,9 @@
 //! |---|---|
 //! | a request becomes an event | `http/api/publish.rs`, whose bodies `http/api/body.rs` reads |
 //! | an event gets its id and time, and its key is judged | `db/draft.rs` |
-//! | it is inserted and committed | `db/append.rs`, called by `hub/writer.rs` alone |
-//! | it is announced | `hub/announcements.rs`, called by `hub/writer.rs` alone |
+//! | what is asked for is put in order, as commands | `hub/order.rs`, `hub/command.rs` |
+//! | it is inserted and committed | `db/append.rs`, called by `hub/applier.rs` alone |
+//! | it is announced | `hub/announcements.rs`, called by `hub/applier.rs` alone |
 //! | a subscriber replays, then follows | `hub/subscription.rs` |
 //! | an event becomes the bytes of a stream | `http/frame.rs`, asked by `http/api/follow.rs` |
 //! | these bytes reach sockets | `server/audience.rs` |

@@ -45,18 +45,22 @@ impl Appender {
         self.end.last_created_at
     }
 
-    /// Commits what was published, all of it in one transaction, in the order given, with ids that follow each other.
+    /// Commits what was published, all of it in one transaction, in the order given, with ids that follow each other and
+    /// the time `at`, or that of the newest event if it is later.
     ///
     /// Each inner list is stored whole or not at all: a key in it that stands for another event refuses the list, and
     /// the other lists are stored. On an error nothing is.
-    pub async fn append(&mut self, published: Vec<Vec<NewEvent>>) -> Result<Vec<Outcome>, Error> {
+    pub async fn append(
+        &mut self,
+        published: Vec<Vec<NewEvent>>,
+        at: Timestamp,
+    ) -> Result<Vec<Outcome>, Error> {
         self.look_at_files().await?;
         self.wait_for_room().await?;
         let mut draft = Draft::new(self.end, self.find_keys(&published).await?);
-        let now = Timestamp::now();
         let outcomes = published
             .into_iter()
-            .map(|events| draft.take(events, now))
+            .map(|events| draft.take(events, at))
             .collect();
         self.insert(&draft.into_fresh()).await?;
         Ok(outcomes)

@@ -21,20 +21,24 @@ pub struct Erased {
 pub(super) const ERASE: &str = "update events set type = ?2, data = ?3, key = null where id = ?1";
 
 impl Appender {
-    /// Erases an event's data, type and key for good, and appends an event that tells of it, in one transaction. `None`:
-    /// there is no such event.
-    pub async fn erase(&mut self, id: EventId) -> Result<Option<Erased>, Error> {
-        let erased = match self.erase_and_tell(id).await {
-            Err(Error::Full(_)) if self.make_room().await => self.erase_and_tell(id).await,
+    /// Erases an event's data, type and key for good, and appends an event that tells of it, in one transaction, with the time
+    /// `at` or a later one. `None`: there is no such event.
+    pub async fn erase(&mut self, id: EventId, at: Timestamp) -> Result<Option<Erased>, Error> {
+        let erased = match self.erase_and_tell(id, at).await {
+            Err(Error::Full(_)) if self.make_room().await => self.erase_and_tell(id, at).await,
             erased => erased,
         };
         self.empty_wal_of_full_disk().await;
         erased
     }
 
-    async fn erase_and_tell(&mut self, id: EventId) -> Result<Option<Erased>, Error> {
+    async fn erase_and_tell(
+        &mut self,
+        id: EventId,
+        at: Timestamp,
+    ) -> Result<Option<Erased>, Error> {
         self.begin().await?;
-        let erased = self.erase_inside(id).await;
+        let erased = self.erase_inside(id, at).await;
         let erased = self.end(erased).await?;
         if let Some(notice) = erased.as_ref().and_then(|erased| erased.notice.as_ref()) {
             self.end = End::of(notice);
@@ -42,7 +46,7 @@ impl Appender {
         Ok(erased)
     }
 
-    async fn erase_inside(&mut self, id: EventId) -> Result<Option<Erased>, Error> {
+    async fn erase_inside(&mut self, id: EventId, at: Timestamp) -> Result<Option<Erased>, Error> {
         let found = sqlx::query(EVENT)
             .bind(id.as_i64())
             .fetch_optional(&mut self.connection)
@@ -69,7 +73,7 @@ impl Appender {
             .await?;
         let notice = Event {
             id: self.end.last_id.next(),
-            created_at: self.end.last_created_at.max(Timestamp::now()),
+            created_at: self.end.last_created_at.max(at),
             ..event.clone()
         };
         let notice = Arc::new(notice);
@@ -80,12 +84,14 @@ impl Appender {
         }))
     }
 
-    /// Appends an event that tells how many `events` of `topic` were erased, all of them up to `through`.
+    /// Appends an event that tells how many `events` of `topic` were erased, all of them up to `through`, with the time `at` or a
+    /// later one.
     pub async fn append_notice(
         &mut self,
         topic: &Topic,
         through: EventId,
         events: u64,
+        at: Timestamp,
     ) -> Result<Arc<Event>, Error> {
         self.look_at_files().await?;
         let data = serde_json::json!({"topic": topic, "through": through, "events": events});
@@ -94,7 +100,7 @@ impl Appender {
             topic: topic.clone(),
             event_type: EventType::erased(),
             data: Data::from_row(data.to_string()),
-            created_at: self.end.last_created_at.max(Timestamp::now()),
+            created_at: self.end.last_created_at.max(at),
             key: None,
         };
         let notice = Arc::new(notice);

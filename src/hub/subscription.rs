@@ -552,7 +552,7 @@ mod tests {
         };
         let committed = 600;
         let events = (0..2 * committed).map(|_| vec![event()]).collect();
-        appender.append(events).await.unwrap();
+        appender.append(events, Timestamp::now()).await.unwrap();
         let bounds = |last_id| Bounds {
             first_id: EventId::from_row(1),
             last_id: EventId::from_row(last_id),

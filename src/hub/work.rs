@@ -1,4 +1,4 @@
-//! What the writer is asked to do beside publishing.
+//! What is asked for beside publishing, and where whoever asked waits.
 //!
 //! A [`Change`] belongs to the order of events: whoever reads the log can tell whether it was before or after an event. A
 //! [`Chore`] is the business of this file alone, and no reader sees a difference. Each is small, because a publisher may have
@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::{
-    db::{self, Trim},
-    event::{Event, EventId, Topic},
+use super::{
+    command::{Act, Applied},
+    queue::{PublishError, Reply},
 };
+use crate::{db, event::Event};
 
 /// Where somebody waits for the end of a piece of work.
 pub(super) type WorkReply<T> = oneshot::Sender<Result<T, Arc<db::Error>>>;
@@ -25,30 +26,57 @@ pub(super) enum Work {
 
 /// Work that belongs to the order of events.
 #[derive(Debug)]
-pub(super) enum Change {
-    /// Delete the first few of these events and reply how many; `None` if there are none left.
-    Trim {
-        trim: Trim,
-        reply: WorkReply<Option<u64>>,
-    },
-    /// Note that events of a topic will be gone.
-    MarkTrimmed {
-        topic: Topic,
-        through: EventId,
-        reply: WorkReply<()>,
-    },
-    /// Erase an event and announce it. The reply is what is left of the event; `None` if there is no such event.
-    Erase {
-        id: EventId,
-        reply: WorkReply<Option<Arc<Event>>>,
-    },
-    /// Append and announce an event that tells that a topic was erased.
-    TellErased {
-        topic: Topic,
-        through: EventId,
-        events: u64,
-        reply: WorkReply<Arc<Event>>,
-    },
+pub(super) struct Change {
+    pub(super) act: Act,
+    pub(super) waiting: Waiting,
+}
+
+/// Who waits for what comes of a command.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    /// For the lists of [`Act::Publish`], one by one.
+    Publishers(Vec<Reply>),
+    TrimStep(WorkReply<Option<u64>>),
+    MarkTrimmed(WorkReply<()>),
+    Erase(WorkReply<Option<Arc<Event>>>),
+    TellErased(WorkReply<Arc<Event>>),
+}
+
+impl Waiting {
+    /// Tells them. Who has gone needs no answer.
+    pub(super) fn answer(self, applied: Result<Applied, Arc<db::Error>>) {
+        let applied = match applied {
+            Ok(applied) => applied,
+            Err(error) => return self.refuse(&error),
+        };
+        match (self, applied) {
+            (Self::Publishers(replies), Applied::Published(outcomes)) => {
+                for (reply, outcome) in replies.into_iter().zip(outcomes) {
+                    reply.send(outcome.map_err(PublishError::from));
+                }
+            }
+            (Self::TrimStep(reply), Applied::Trimmed(events)) => _ = reply.send(Ok(events)),
+            (Self::MarkTrimmed(reply), Applied::MarkedTrimmed) => _ = reply.send(Ok(())),
+            (Self::Erase(reply), Applied::Erased(event)) => _ = reply.send(Ok(event)),
+            (Self::TellErased(reply), Applied::ToldErased(notice)) => _ = reply.send(Ok(notice)),
+            (waiting, applied) => unreachable!("{waiting:?} does not wait for {applied:?}"),
+        }
+    }
+
+    fn refuse(self, error: &Arc<db::Error>) {
+        let error = || error.clone();
+        match self {
+            Self::Publishers(replies) => {
+                for reply in replies {
+                    reply.send(Err(PublishError::Log(error())));
+                }
+            }
+            Self::TrimStep(reply) => _ = reply.send(Err(error())),
+            Self::MarkTrimmed(reply) => _ = reply.send(Err(error())),
+            Self::Erase(reply) => _ = reply.send(Err(error())),
+            Self::TellErased(reply) => _ = reply.send(Err(error())),
+        }
+    }
 }
 
 /// Work on this file alone.
@@ -64,7 +92,7 @@ pub(super) enum Chore {
     CleanWal(WorkReply<()>),
 }
 
-/// Why the writer did not do a piece of work.
+/// Why a piece of work was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
     /// The hub stops.
@@ -91,12 +119,19 @@ impl WorkQueue {
         (Self(sender), waiting)
     }
 
-    /// Has the writer make a change between two commits, and waits for it.
+    /// Has `act` done between two commits, and waits for what comes of it.
     pub(super) async fn change<T>(
         &self,
-        change: impl FnOnce(WorkReply<T>) -> Change,
+        act: Act,
+        waiting: impl FnOnce(WorkReply<T>) -> Waiting,
     ) -> Result<T, WorkError> {
-        self.ask(|reply| Work::Change(change(reply))).await
+        self.ask(|reply| {
+            Work::Change(Change {
+                act,
+                waiting: waiting(reply),
+            })
+        })
+        .await
     }
 
     /// Has the writer do a chore between two commits, and waits for it.

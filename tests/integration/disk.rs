@@ -11,7 +11,7 @@ use std::{
 
 use segno::{
     db::{self, Order, Range},
-    event::{Data, EventId, NewEvent, Topic},
+    event::{Data, EventId, NewEvent, Timestamp, Topic},
     filter::Filter,
 };
 use tempfile::TempDir;
@@ -210,7 +210,10 @@ impl LastCommit {
             data: Data::from_text("next").unwrap(),
             key: None,
         };
-        appender.append(vec![vec![event]]).await.unwrap();
+        appender
+            .append(vec![vec![event]], Timestamp::now())
+            .await
+            .unwrap();
         let page = log
             .page(
                 &Filter::default(),

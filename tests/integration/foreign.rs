@@ -10,7 +10,7 @@ use std::{
 
 use segno::{
     db::{self, Appender, EventLog, Order, Range, Trim},
-    event::{Data, EventId, NewEvent, Topic},
+    event::{Data, EventId, NewEvent, Timestamp, Topic},
     filter::Filter,
 };
 
@@ -735,8 +735,10 @@ async fn do_everything(log: &EventLog, appender: &mut Appender) {
         data: Data::from_text("x").unwrap(),
         key: Some(segno::event::Key::new("k3").unwrap()),
     };
-    _ = appender.append(vec![vec![event()], vec![event()]]).await;
-    _ = appender.erase("5".parse().unwrap()).await;
+    _ = appender
+        .append(vec![vec![event()], vec![event()]], Timestamp::now())
+        .await;
+    _ = appender.erase("5".parse().unwrap(), Timestamp::now()).await;
     let trim = Trim {
         topic: Some(topic.clone()),
         through: "50".parse().unwrap(),
