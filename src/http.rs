@@ -110,9 +110,9 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     };
     let api = Api { hub, settings };
     let service = api::service(api::Operations::of(&api), api.settings.public_url.as_ref());
+    let operations = Operations::of(&service.spec());
     let document = api::document(&service);
-    let operations = Operations::of(&document);
-    let docs = docs::page(service.swagger_ui_html(), api.settings.public_url.as_ref());
+    let docs = docs::page(&service.swagger_ui_html(), api.settings.public_url.as_ref());
     HubEndpoint {
         publish: PublishApi(api.clone()),
         follow: FollowApi(api),

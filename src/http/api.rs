@@ -64,9 +64,61 @@ pub(super) fn document(service: &OpenApiService<Operations, ()>) -> String {
         document["components"]["schemas"]["NewEvent"]["properties"][field]["pattern"] =
             pattern.into();
     }
+    order_groups(&mut document);
+    for operation in operations_of(&mut document) {
+        mend_parameters(operation);
+    }
     let mut document = serde_json::to_string_pretty(&document).expect("JSON always serializes");
     document.push('\n');
     document
+}
+
+/// The order of the groups: what one needs first, first, and what deletes for good last. A page that shows them keeps it.
+const GROUPS: [&str; 7] = [
+    "Publish", "Stream", "History", "Topics", "Health", "Access", "Erase",
+];
+
+fn order_groups(document: &mut Value) {
+    let groups = document["tags"].as_array_mut().expect("there are groups");
+    groups.sort_by_key(|group| {
+        GROUPS
+            .iter()
+            .position(|name| group["name"] == *name)
+            .expect("GROUPS has them all")
+    });
+}
+
+fn operations_of(document: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let paths = document["paths"]
+        .as_object_mut()
+        .expect("there are paths")
+        .values_mut();
+    paths.flat_map(|path| {
+        path.as_object_mut()
+            .expect("a path has operations")
+            .values_mut()
+    })
+}
+
+/// Other spellings of a parameter are taken, and not shown: in the code they are the deprecated ones.
+///
+/// A list may be empty, and poem-openapi says that it is required. A page fills examples in: one key for all that is tried would make
+/// the second event a duplicate of the first.
+fn mend_parameters(operation: &mut Value) {
+    let Some(parameters) = operation["parameters"].as_array_mut() else {
+        return;
+    };
+    parameters.retain(|parameter| parameter["deprecated"] != true);
+    for parameter in parameters {
+        if parameter["schema"]["type"] == "array" {
+            parameter["required"] = false.into();
+        }
+        if parameter["name"] == "Idempotency-Key"
+            && let Some(schema) = parameter["schema"].as_object_mut()
+        {
+            schema.remove("example");
+        }
+    }
 }
 
 pub(super) fn service(
@@ -196,12 +248,14 @@ pub(super) enum Tag {
     Stream,
     /// Read stored events.
     History,
-    /// Delete events for good, and tell every subscriber.
-    Erase,
-    /// Learn what you may do.
-    Access,
+    /// Find out which topics there are.
+    Topics,
     /// For operators of the hub.
     Health,
+    /// Learn what you may do.
+    Access,
+    /// Delete events for good, and tell every subscriber.
+    Erase,
 }
 
 /// What every operation may ask.

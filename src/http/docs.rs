@@ -1,4 +1,5 @@
-//! Swagger UI, the page at `/docs`: as poem-openapi makes it, with a policy that lets run what is in it and nothing else.
+//! Swagger UI, the page at `/docs`: the library that poem-openapi brings, in a page of our own, under a policy that lets run what is
+//! in it and nothing else.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use poem::{
@@ -10,13 +11,29 @@ use ring::digest::{SHA256, digest};
 
 use super::{console::tag_of, public_url::PublicUrl};
 
-/// The page. Its scripts and its style are named by their hashes, so that the policy is as strict as that of the console. It sends
-/// requests to the hub that it came from, or to where the document says that the hub is.
+const PAGE: &str = include_str!("../console/docs/page.html");
+const STYLE: &str = include_str!("../console/docs/style.css");
+const SCRIPT: &str = include_str!("../console/docs/start.js");
+
+/// The page. `swagger` is the page of poem-openapi, for the library and the style in it. Scripts and styles are named by their hashes,
+/// so that the policy is as strict as that of the console. It sends requests to the hub that it came from, or to where the document
+/// says that the hub is.
 pub(super) fn page(
-    html: String,
+    swagger: &str,
     public: Option<&PublicUrl>,
 ) -> impl Endpoint<Output = Response> + use<> {
-    let policy = policy_of(&html, public);
+    let swagger_style = between(
+        swagger,
+        "<style charset=\"UTF-8\">",
+        "</style>\n    <script",
+    );
+    let swagger_script = between(swagger, "<script charset=\"UTF-8\">", "</script>\n</head>");
+    let policy = policy_of(&[swagger_script, SCRIPT], &[swagger_style, STYLE], public);
+    let html = PAGE
+        .replace("{:style}", STYLE)
+        .replace("{:script}", SCRIPT)
+        .replace("{:swagger-style}", swagger_style)
+        .replace("{:swagger-script}", swagger_script);
     let tag = tag_of(&html);
     make_sync(move |request: Request| {
         let known = request.headers().get_all(header::IF_NONE_MATCH);
@@ -33,23 +50,22 @@ pub(super) fn page(
     })
 }
 
-fn policy_of(html: &str, public: Option<&PublicUrl>) -> String {
-    let style = between(html, "<style charset=\"UTF-8\">", "</style>\n    <script");
-    let library = between(html, "<script charset=\"UTF-8\">", "</script>\n</head>");
-    let (_, last) = html.rsplit_once("<script>").expect(OF_POEM);
-    let (start, _) = last.split_once("</script>").expect(OF_POEM);
+fn policy_of(scripts: &[&str], styles: &[&str], public: Option<&PublicUrl>) -> String {
+    let hashes = |parts: &[&str]| {
+        let hashes: Vec<String> = parts.iter().map(|part| hash(part)).collect();
+        hashes.join(" ")
+    };
     let hub = public.map_or_else(String::new, |url| format!(" {}", url.origin()));
     format!(
-        "default-src 'none'; script-src {} {}; style-src {}; img-src 'self' data:; connect-src 'self'{hub}; base-uri 'none'; \
+        "default-src 'none'; script-src {}; style-src {}; img-src 'self' data:; connect-src 'self'{hub}; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",
-        hash(library),
-        hash(start),
-        hash(style)
+        hashes(scripts),
+        hashes(styles)
     )
 }
 
 /// What must be so, or a new poem-openapi makes another page: then its tests say so.
-const OF_POEM: &str = "the page of poem-openapi has a style, a library and a script that starts it";
+const OF_POEM: &str = "the page of poem-openapi has a style and a library";
 
 fn between<'a>(html: &'a str, open: &str, close: &str) -> &'a str {
     let (_, rest) = html.split_once(open).expect(OF_POEM);

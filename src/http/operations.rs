@@ -25,7 +25,7 @@ impl Need {
         match tag {
             _ if path == "/health/live" => Self::Nothing,
             "Publish" => Self::Right(Right::Publish),
-            "Stream" | "History" => Self::Right(Right::Follow),
+            "Stream" | "History" | "Topics" => Self::Right(Right::Follow),
             "Erase" => Self::Right(Right::Erase),
             "Health" => Self::Operate,
             "Access" => Self::Credential,

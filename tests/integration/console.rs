@@ -654,31 +654,6 @@ async fn the_commands_to_subscribe_follow_the_filter_and_resume() {
 }
 
 #[tokio::test]
-async fn the_docs_send_an_event_by_try_it_out_and_execute() {
-    let hub = TestHub::start().await;
-    let browser = Browser::open(&hub.url("/docs")).await;
-    for operation in [
-        "operations-Publish-publish",
-        "operations-Publish-send_message",
-    ] {
-        browser
-            .click(&format!("#{operation} .opblock-summary-control"))
-            .await;
-        browser.click(&format!("#{operation} .try-out__btn")).await;
-        browser.click(&format!("#{operation} .execute")).await;
-        browser
-            .expect_text(
-                &format!("#{operation} .live-responses-table tbody .response-col_status"),
-                "20",
-            )
-            .await;
-    }
-    assert_eq!(hub.get_json("/events/1").await["topic"], "greetings");
-    assert_eq!(hub.get_json("/events/2").await["topic"], "messages");
-    browser.close_without_complaints().await;
-}
-
-#[tokio::test]
 async fn the_page_asks_nobody_but_its_hub_and_fits_a_phone() {
     let hub = TestHub::start().await;
     let long = "x".repeat(255);

@@ -59,7 +59,8 @@ impl FollowApi {
         /// where it is no id of this hub, the stream begins with a `segno.gap`.
         #[oai(name = "Last-Event-ID")]
         _last_event_id_header: Header<Option<Checked<Reconnect>>>,
-        /// The same for clients that cannot send headers.
+        /// The same for clients that cannot send headers. Polyfills of `EventSource` send `lastEventId` or `Last-Event-ID` instead; these
+        /// are taken too, and win as the header does.
         #[oai(name = "last_event_id")]
         _last_event_id: Query<Option<Checked<Cursor>>>,
         /// What polyfills of `EventSource` add to the address when they reconnect. Counts as the header does.
@@ -74,7 +75,8 @@ impl FollowApi {
         /// The newest N that match.
         #[oai(name = "last")]
         _last: Query<Option<Checked<Newest>>>,
-        /// End after N events. A stream without it does not end by itself.
+        /// End after N events. A stream without it does not end by itself. A page that shows an answer when it is whole, such as Swagger
+        /// UI, needs it.
         #[oai(name = "count")]
         _count: Query<Option<Checked<Count>>>,
         /// `data`: server-sent events with the event's data. `event`: with the whole event, and without `event:` beside it. `text`: with
@@ -118,7 +120,8 @@ impl FollowApi {
         /// where it is no id of this hub, the stream begins with a `segno.gap`.
         #[oai(name = "Last-Event-ID")]
         _last_event_id_header: Header<Option<Checked<Reconnect>>>,
-        /// The same for clients that cannot send headers.
+        /// The same for clients that cannot send headers. Polyfills of `EventSource` send `lastEventId` or `Last-Event-ID` instead; these
+        /// are taken too, and win as the header does.
         #[oai(name = "last_event_id")]
         _last_event_id: Query<Option<Checked<Cursor>>>,
         /// What polyfills of `EventSource` add to the address when they reconnect. Counts as the header does.
@@ -133,7 +136,8 @@ impl FollowApi {
         /// The newest N that match.
         #[oai(name = "last")]
         _last: Query<Option<Checked<Newest>>>,
-        /// End after N events. A stream without it does not end by itself.
+        /// End after N events. A stream without it does not end by itself. A page that shows an answer when it is whole, such as Swagger
+        /// UI, needs it.
         #[oai(name = "count")]
         _count: Query<Option<Checked<Count>>>,
         /// `data`: server-sent events with the event's data. `event`: with the whole event, and without `event:` beside it. `text`: with

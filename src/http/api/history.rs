@@ -178,7 +178,7 @@ impl HistoryApi {
     #[oai(
         path = "/topics",
         method = "get",
-        tag = "Tag::History",
+        tag = "Tag::Topics",
         operation_id = "topics"
     )]
     async fn topics(

@@ -197,7 +197,11 @@ pub(super) struct Cursor(pub(super) Option<EventId>);
 
 impl Parameter for Cursor {
     fn schema() -> MetaSchema {
-        id_schema()
+        // Without an example: a page fills those in, and two of them contradict each other.
+        MetaSchema {
+            example: None,
+            ..id_schema()
+        }
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
@@ -218,7 +222,10 @@ pub(super) struct Newest(pub(super) u64);
 
 impl Parameter for Newest {
     fn schema() -> MetaSchema {
-        id_schema()
+        MetaSchema {
+            example: Some(5.into()),
+            ..id_schema()
+        }
     }
 
     fn read(text: &str) -> Result<Self, Problem> {

@@ -26,7 +26,6 @@ impl Parameter for Wait {
     fn schema() -> MetaSchema {
         MetaSchema {
             pattern: Some("^([1-5]?[0-9]|60)s$".into()),
-            example: Some("30s".into()),
             ..MetaSchema::new("string")
         }
     }
