@@ -92,6 +92,8 @@ pub struct Settings {
     pub cors_origins: Vec<CorsOrigin>,
     /// Address under which clients reach the hub.
     pub public_url: Option<PublicUrl>,
+    /// What is kept, in words, for the figures. Empty where everything is.
+    pub kept: Vec<String>,
     /// How much is taken; the figures show what was not.
     pub limits: Arc<Limits>,
     /// Who may do what.

@@ -211,6 +211,7 @@ impl Server {
             heartbeat: settings.heartbeat,
             cors_origins: settings.cors_origins.clone(),
             public_url: settings.public_url.clone(),
+            kept: settings.keep.in_words(),
             limits,
             access: access.clone(),
         };

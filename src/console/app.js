@@ -1,10 +1,10 @@
 // The page: who is at it, which view the address bar asks for, the filter all of them share, and the state of the connection.
 //
 //   app ── live ── stream        follows the hub
-//    │       ├──── rows ── json  shows events
+//    │       ├──── rows ── json  shows events, in chosen columns
 //    │       ├──── rate
 //    │       └──── news        for screen readers
-//    ├── history, topics, send, subscribe
+//    ├── history, topics, send, subscribe, operate
 //    ├── signin                who is there, and what it may do
 //    └── filter ── session ── hub ── dom
 
@@ -14,16 +14,18 @@ import { clearHistory, showHistory, wireHistory } from "./history.js";
 import { askStats, queryOf } from "./hub.js";
 import { compare, follow, onStateChange, unfollow } from "./live.js";
 import { stateNews } from "./news.js";
-import { showSender } from "./send.js";
+import { clearHub, hideHub, showHub } from "./operate.js";
+import { showForm, showSender } from "./send.js";
 import { begin } from "./session.js";
 import { askToken, showCaller, tellAway } from "./signin.js";
 import { showSnippets } from "./subscribe.js";
+import "./theme.js";
 import { clearTopics, hideTopics, readTopics, showStats, showTopics, topicNames } from "./topics.js";
 
 /** How often the figures of the hub are asked for. */
 const STATS_MS = 2000;
 
-const VIEWS = ["live", "history", "send", "topics", "subscribe"];
+const VIEWS = ["live", "history", "send", "topics", "subscribe", "hub"];
 const FILTERED = ["live", "history", "subscribe"];
 
 /** Who is at the page; null while nobody was let in. */
@@ -49,7 +51,7 @@ function go(name, parameters) {
 }
 
 /** The views that the caller can use. */
-const allowedViews = () => VIEWS.filter((name) => (name === "send" ? caller.publish : caller.follow).length > 0);
+const allowedViews = () => VIEWS.filter((name) => (name === "hub" ? caller.operate : (name === "send" ? caller.publish : caller.follow).length > 0));
 
 function route() {
   if (caller === null) return;
@@ -83,6 +85,9 @@ function route() {
   if (view === "topics") showTopics();
   else hideTopics();
   if (view === "subscribe") showSnippets(filter);
+  if (view === "send") showForm();
+  if (view === "hub") showHub();
+  else hideHub();
 }
 
 /** The stream runs whatever is on screen, and begins anew only when something else is to be followed. */
@@ -102,6 +107,8 @@ function linkViews() {
     anchor.href = link(name, FILTERED.includes(name) ? [...filter.parameters(), ...(name === "live" ? start : [])] : []);
     if (name === view) anchor.setAttribute("aria-current", "page");
     else anchor.removeAttribute("aria-current");
+    // On a phone the menu is wider than the screen.
+    if (name === view) byId("views").scrollLeft = anchor.offsetLeft - byId("views").offsetLeft - 60;
   }
 }
 
@@ -179,7 +186,7 @@ function enter(newCaller) {
   show(byId("nothing-allowed"), allowed.length === 0);
   if (follow.length === 0) stop();
   // The same person with other rights stays where it is.
-  if (before === null || JSON.stringify([before.follow, before.publish]) !== JSON.stringify([follow, publish])) route();
+  if (before === null || JSON.stringify([before.follow, before.publish, before.operate]) !== JSON.stringify([follow, publish, operate])) route();
 }
 
 /** Shows nothing of what was read. */
@@ -200,6 +207,7 @@ function stop() {
   unfollow();
   clearHistory();
   clearTopics();
+  clearHub();
 }
 
 addEventListener("hashchange", route);

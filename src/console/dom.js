@@ -99,12 +99,13 @@ const pad = (value, digits = 2) => String(value).padStart(digits, "0");
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
-/** The time of day; of another day its date too, and of another year that. All about as long. */
-export function clock(time) {
-  const today = new Date();
-  const minute = `${pad(time.getHours())}:${pad(time.getMinutes())}`;
-  const second = `${minute}:${pad(time.getSeconds())}`;
-  if (time.toDateString() === today.toDateString()) return `${second}.${pad(time.getMilliseconds(), 3)}`;
-  if (time.getFullYear() === today.getFullYear()) return `${time.getDate()} ${MONTHS[time.getMonth()]} ${second}`;
-  return `${time.getFullYear()}-${pad(time.getMonth() + 1)}-${pad(time.getDate())} ${minute}`;
+/** The time of day, local or in UTC; of another day its date too, and of another year that alone. None is longer than 12 characters. */
+export function clock(time, isUtc = false) {
+  const shift = (date) => new Date(date.getTime() - (isUtc ? 0 : date.getTimezoneOffset() * 60_000));
+  const [at, now] = [shift(time), shift(new Date())];
+  const minute = `${pad(at.getUTCHours())}:${pad(at.getUTCMinutes())}`;
+  const day = (date) => date.toISOString().slice(0, 10);
+  if (day(at) === day(now)) return `${minute}:${pad(at.getUTCSeconds())}.${pad(at.getUTCMilliseconds(), 3)}`;
+  if (at.getUTCFullYear() === now.getUTCFullYear()) return `${at.getUTCDate()} ${MONTHS[at.getUTCMonth()]} ${minute}`;
+  return day(at);
 }

@@ -99,6 +99,7 @@ function finish({ filter, at, events, hasMore }) {
     if (parameters === null) anchor.setAttribute("aria-disabled", "true");
     else anchor.removeAttribute("aria-disabled");
   };
+  show(byId("history-columns"), events.length > 0);
   const hasNewer = newest && (at.after ? hasMore : !isNewest);
   const hasOlder = oldest && (at.after ? true : hasMore);
   link("history-newest", isNewest ? null : []);

@@ -2,14 +2,18 @@
 
 import { byId, code, element, number, plural, show, tell } from "./dom.js";
 import { readEvent, timeOf } from "./event.js";
-import { HUB, queryOf } from "./hub.js";
+import { HUB, askJson, queryOf } from "./hub.js";
 import { countNews } from "./news.js";
-import { countEvent, drawRate, forgetRate } from "./rate.js";
-import { eventRow, gapRow, gapText } from "./rows.js";
+import { readPast } from "./past.js";
+import { SPAN, countEvent, drawRate, forgetRate } from "./rate.js";
+import { eventRow, gapRow, gapText, showErased } from "./rows.js";
 import { Stream } from "./stream.js";
 
 /** Rows that are kept. What is older is in the history. */
 const ROWS_MAX = 500;
+
+/** Most that are counted while it is paused, where a filter is set. */
+const MISSED_MAX = 100;
 
 /** Rows made in one frame, newest first; more than fit on most screens. In a burst the older ones wait for a calmer moment. */
 const FRAME_ROWS = 50;
@@ -31,15 +35,16 @@ let stateListener = () => {};
 let arrivals = [];
 let lastStats = null;
 let state = { state: "connecting" };
+/** Where the stream has begun: the id of the first event that came, and what reads those before it for the graph. */
+let firstId = null;
+let past = null;
+/** How many match that came while it was paused. */
+let missed = null;
 
 /** Follows what `newFilter` wants, from after `start`, or from the newest events if that is null. */
 export function follow(newFilter, start) {
   filter = newFilter;
-  stream?.close();
-  kept = [];
-  newerEvents = 0;
-  rows.replaceChildren();
-  forgetRate();
+  forget();
   tell(byId("filter-problem"), null);
   show(byId("gap"), false); // It is about what was followed before.
   stream = new Stream({ filter: filter.parameters(), start, onEvent, onGap, onState, onProblem: (problem) => tell(byId("filter-problem"), problem) });
@@ -48,13 +53,23 @@ export function follow(newFilter, start) {
 
 /** Follows nothing, and shows nothing of what was followed. */
 export function unfollow() {
-  stream?.close();
+  forget();
   stream = null;
+}
+
+function forget() {
+  stream?.close();
+  past?.abort();
+  past = null;
+  firstId = null;
   kept = [];
   newerEvents = 0;
   rows.replaceChildren();
   forgetRate();
 }
+
+/** The filter that is followed, and whether what it takes is shown at once. */
+export const following = () => ({ filter, isPaused: state.state === "paused" });
 
 export const isFollowing = () => stream !== null;
 
@@ -76,16 +91,46 @@ export function arrival(id, ms) {
 export function compare(stats) {
   lastStats = stats;
   stream?.compare(stats.last_id);
+  countMissed();
   update();
 }
 
+/** Ids have few holes, so the difference says how many came; what a filter takes is counted, up to a hundred. */
+async function countMissed() {
+  if (state.state !== "paused" || state.cursor === null) return void (missed = null);
+  if (filter.isEmpty()) return void (missed = Math.max(0, lastStats.last_id - state.cursor));
+  const paused = state;
+  const parameters = [...filter.parameters(), ["after", state.cursor], ["limit", MISSED_MAX]];
+  const { events } = await askJson("events", parameters).catch(() => ({ events: [] }));
+  if (state !== paused) return;
+  missed = events.length;
+  update();
+}
+
+/** The graph begins with what was before the first event that came. */
+async function fillPast() {
+  if (past !== null || firstId === null) return;
+  past = new AbortController();
+  await readPast(filter.parameters(), firstId, SPAN, countEvent, past.signal).catch(() => {});
+  drawRate();
+}
+
 function onEvent(text) {
+  if (firstId === null) firstId = Number.parseInt(text.slice('{"id":'.length), 10);
+  if (text.includes('"type":"segno.erased"')) noteErased(text);
   countEvent(timeOf(text));
   countNews();
   if (arrivals.length > 0) {
     arrivals = arrivals.filter(({ start, resolve }) => !text.startsWith(start) || resolve());
   }
   enqueue({ text });
+}
+
+/** An event that is no more, unless it is a whole topic that is gone. */
+function noteErased(text) {
+  const { type, data } = readEvent(text);
+  const { id } = type === "segno.erased" ? JSON.parse(data) : {};
+  if (id !== undefined) showErased(id);
 }
 
 function onGap(gap) {
@@ -102,8 +147,10 @@ function enqueue(item) {
 }
 
 function onState(newState) {
+  if (newState.state !== "paused") missed = null;
   state = newState;
   stateListener(newState);
+  if (newState.state === "live") fillPast();
   update();
 }
 
@@ -160,7 +207,10 @@ function update() {
   const isEmpty = rows.childElementCount === 0;
   const paused = state.state === "paused";
   showNewer();
-  byId("pause").textContent = paused ? "Continue" : "Pause";
+  const waiting = missed > 0 ? ` (${!filter.isEmpty() && missed === MISSED_MAX ? `${MISSED_MAX} or more` : number(missed)} new)` : "";
+  byId("pause").textContent = paused ? `Continue${waiting}` : "Pause";
+  byId("pause").classList.toggle("primary", paused && missed > 0);
+  show(byId("live-columns"), !isEmpty);
   show(byId("jump"), paused || state.state === "replaying");
   const lowest = rows.lastElementChild?.dataset.id;
   show(byId("live-foot"), !isEmpty && !(lastStats && Number(lowest) <= lastStats.first_id));

@@ -15,6 +15,9 @@ export function countEvent(time) {
   counts.set(bucket, (counts.get(bucket) ?? 0) + 1);
 }
 
+/** How far back it shows, as the hub reads a `since`. */
+export const SPAN = `${(BUCKETS * BUCKET_MS) / 1000}s`;
+
 export function forgetRate() {
   counts.clear();
   drawRate();
@@ -34,6 +37,7 @@ export function drawRate() {
     line += `M${index} 40V${top.toFixed(1)}h.85V40z`;
   });
   path.setAttribute("d", line);
+  byId("rate").classList.toggle("idle", peak === 0);
   const now = (heights.at(-1) + heights.at(-2)) / (2 * (BUCKET_MS / 1000));
   byId("rate-now").textContent = rate(now);
   byId("rate-peak").textContent = peak > 0 ? `peak ${rate(peak / (BUCKET_MS / 1000))}/s` : "";

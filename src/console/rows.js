@@ -1,18 +1,33 @@
 // Events as rows that open.
 
-import { clock, copyButton, element, number } from "./dom.js";
-import { address, queryOf } from "./hub.js";
+import { shownTime, search } from "./columns.js";
+import { copyButton, element, number } from "./dom.js";
+import { address, ask, queryOf } from "./hub.js";
 import { preview, whole } from "./json.js";
-import { isSignedIn, makeTicketed } from "./session.js";
+import { publishAgain } from "./again.js";
+import { isSignedIn, makeTicketed, mayErase, mayPublish } from "./session.js";
+
+/** Events that are known to be erased. What came before is still in the memory of the page. */
+const erased = new Set();
+
+const erasedRow = (id) => element("li", { class: "row erased", "data-id": id }, `Event ${number(id)} was erased.`);
+
+/** Shows nothing of an event any more. */
+export function showErased(id) {
+  erased.add(id);
+  for (const row of document.querySelectorAll(`.row[data-id="${id}"]`)) row.replaceWith(erasedRow(id));
+}
 
 /** A row. What is inside is made when it is opened. */
 export function eventRow(event, { open = false } = {}) {
+  if (erased.has(event.id)) return erasedRow(event.id);
   const time = new Date(event.created_at);
   const summary = element(
     "summary",
-    {},
+    { class: "cells" },
+    element("span", { class: "chevron", "aria-hidden": "true" }),
     element("span", { class: "id" }, String(event.id)),
-    element("time", { datetime: event.created_at, title: event.created_at }, clock(time)),
+    element("time", { datetime: event.created_at, title: event.created_at }, shownTime(time)),
     element("span", { class: "topic", title: event.topic }, event.topic),
     element("span", { class: event.type === "message" ? "type default" : "type", title: event.type }, event.type),
     element("span", { class: "data" }, preview(event.data)),
@@ -22,7 +37,10 @@ export function eventRow(event, { open = false } = {}) {
     if (details.open && details.childElementCount === 1) details.append(inside(event));
   });
   details.open = open;
-  return element("li", { class: "row", "data-id": event.id }, details);
+  const row = element("li", { class: "row", "data-id": event.id }, details);
+  row.data = event.data;
+  search(row);
+  return row;
 }
 
 /** A link to the event alone; who needs a ticket gets it as a page of history, which takes one. */
@@ -33,21 +51,47 @@ function linkToJson({ id }) {
   return link;
 }
 
+/** What follows events of this name alone. */
+const only = (name, value) => element("a", { href: `#/live?${queryOf([[name, value]])}`, title: `Follow this ${name} only` }, value);
+
+/** Erases an event, after the person was asked. */
+function eraser({ id }) {
+  const place = element("span", { class: "erase" });
+  const button = (label, act, more = "") => element("button", { type: "button", class: `quiet ${more}`, onclick: act }, label);
+  const offer = () => place.replaceChildren(button("Erase …", confirm, "danger"));
+  const confirm = () => {
+    const no = button("Cancel", offer);
+    place.replaceChildren(element("span", { role: "alert" }, `Erase event ${number(id)} for good? Every subscriber is told. `), button("Erase", erase, "danger"), no);
+    no.focus();
+  };
+  const erase = async () => {
+    try {
+      await ask(`events/${id}`, [], { method: "DELETE" });
+      showErased(id);
+    } catch (error) {
+      place.replaceChildren(element("span", { class: "problem", role: "alert" }, `Not erased: ${error.message}. `), button("Try again", erase));
+    }
+  };
+  offer();
+  return place;
+}
+
 function inside(event) {
   const fact = (name, value) => [element("dt", {}, name), element("dd", {}, value)];
   return element(
     "div",
     { class: "opened" },
-    element("dl", {}, ...fact("Topic", event.topic), ...fact("Type", event.type), ...fact("Committed", event.created_at), ...(event.key ? fact("Key", event.key) : [])),
+    element("dl", {}, ...fact("Topic", only("topic", event.topic)), ...fact("Type", only("type", event.type)), ...fact("Committed", event.created_at), ...(event.key ? fact("Key", event.key) : [])),
     whole(event.data),
     element(
       "p",
       { class: "links" },
       copyButton(() => event.data, "Copy data"),
-      element("a", { href: `#/live?${queryOf([["topic", event.topic]])}` }, "Only this topic"),
+      mayPublish(event.topic) ? element("button", { type: "button", class: "quiet", onclick: () => publishAgain(event) }, "Publish again") : null,
       element("a", { href: `#/live?${queryOf([["after", event.id]])}` }, "Follow from here"),
       element("a", { href: `#/history?${queryOf([["id", event.id]])}` }, "In the history"),
       linkToJson(event),
+      mayErase(event.topic) ? eraser(event) : null,
     ),
   );
 }

@@ -2,7 +2,8 @@
 
 import { byId, makeCopy, plural, show } from "./dom.js";
 import { address, request } from "./hub.js";
-import { arrival, isFollowing } from "./live.js";
+import { onPublishAgain } from "./again.js";
+import { arrival, following, isFollowing } from "./live.js";
 import { covers } from "./session.js";
 
 /** How long an event may take to come back before the page says that it did not. */
@@ -21,7 +22,6 @@ export function showSender(caller) {
   byId("send-may").textContent = isBounded ? `You may publish on ${caller.publish.join(", ")}.` : "";
   show(byId("send-may"), isBounded);
   const mayMessage = covers(caller.publish, "messages");
-  for (const button of document.querySelectorAll("[data-path=messages], [data-path=send_rest]")) show(button, mayMessage);
   show(byId("send-about"), mayMessage);
   check();
 }
@@ -54,6 +54,25 @@ function bodyFor(target, json) {
   return `{"topic": ${topic}, "type": ${type}, "data": ${json}}`;
 }
 
+/** What is sent has this topic and this type. */
+function namesFor(target) {
+  if (target !== "events") return { topic: "messages", type: "message" };
+  return { topic: byId("send-topic").value.trim() || "events", type: byId("send-type").value.trim() || "message" };
+}
+
+/** Why the live view does not show what is sent; null if it does. */
+function whyHidden() {
+  if (!isFollowing()) return null;
+  const { filter, isPaused } = following();
+  const { topic, type } = namesFor(path);
+  const takes = (patterns, name) => patterns.length === 0 || covers(patterns, name);
+  if (!takes(filter.topics, topic) || !takes(filter.types, type)) return `The live view will not show it: its filter takes ${filter.describe()} only.`;
+  return isPaused ? "The live view will show it when it goes on: it is paused." : null;
+}
+
+/** Brings what hangs on the live view up to date. */
+export const showForm = () => check();
+
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 /** Checks what is typed, and brings the command up to date. */
@@ -65,6 +84,9 @@ function check() {
   note.classList.toggle("bad", problem !== undefined);
   byId("send-data").setAttribute("aria-invalid", problem !== undefined);
   for (const button of buttons) button.disabled = problem !== undefined;
+  byId("send-names").classList.toggle("unused", path !== "events");
+  // Its room is always there: a button that moves when one aims at it is missed.
+  byId("send-hidden").textContent = whyHidden() ?? "";
   byId("send-curl").textContent =
     problem === undefined
       ? `curl ${address(path)} \\\n${sender?.name ? '  -H "Authorization: Bearer $SEGNO_TOKEN" \\\n' : ""}  -H 'Content-Type: application/json' \\\n  -d ${quoted(bodyFor(path, json))}`
@@ -109,6 +131,11 @@ async function tellArrival(id, begin, turn) {
     note.textContent = `Event ${id} is stored.`;
     return;
   }
+  const hidden = whyHidden();
+  if (hidden !== null) {
+    note.textContent = `Event ${id} is stored. ${hidden.replace("will not show", "does not show").replace("will show", "shows")}`;
+    return;
+  }
   let told;
   try {
     await arrival(id, COME_BACK_MS);
@@ -133,6 +160,20 @@ for (const button of buttons) {
     });
   }
 }
+for (const id of ["send-topic", "send-type"]) {
+  byId(id).addEventListener("focus", () => {
+    path = "events";
+    check();
+  });
+}
+onPublishAgain(({ topic, type, data: json }) => {
+  path = "events";
+  byId("send-json").checked = true;
+  byId("send-topic").value = topic;
+  byId("send-type").value = type;
+  byId("send-data").value = json;
+  check();
+});
 byId("send-form").addEventListener("input", check);
 makeCopy(document.querySelector("[data-copy=send-curl]"), () => byId("send-curl").textContent);
 check();

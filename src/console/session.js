@@ -143,6 +143,12 @@ export function makeTicketed(anchor) {
   });
 }
 
+/** Whether the caller may erase events of `topic`. */
+export const mayErase = (topic) => caller !== null && covers(caller.erase, topic);
+
+/** Whether the caller may publish on `topic`. */
+export const mayPublish = (topic) => caller !== null && covers(caller.publish, topic);
+
 /** Whether one of the topics and patterns stands for `topic`. */
 export function covers(patterns, topic) {
   return patterns.some((pattern) => {

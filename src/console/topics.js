@@ -1,4 +1,4 @@
-// The topics there are, and the hub in figures.
+// The topics there are, and the tiles with the hub in figures.
 
 import { bytes, byId, code, element, number, plural, rate, shortSpan, show, span } from "./dom.js";
 import { HUB, askJson, hubNow, queryOf } from "./hub.js";
@@ -110,7 +110,6 @@ export function clearTopics() {
   topics = [];
   counted = new Map();
   byId("topics-body").replaceChildren();
-  byId("tiles").replaceChildren();
 }
 
 /** The hub in figures; comes every two seconds. */

@@ -44,6 +44,31 @@ const PARTS: &[(&str, &str, &str)] = &[
         SCRIPT,
         include_str!("../../clients/js/segno.js"),
     ),
+    (
+        "/console/again.js",
+        SCRIPT,
+        include_str!("../console/again.js"),
+    ),
+    (
+        "/console/columns.js",
+        SCRIPT,
+        include_str!("../console/columns.js"),
+    ),
+    (
+        "/console/operate.js",
+        SCRIPT,
+        include_str!("../console/operate.js"),
+    ),
+    (
+        "/console/past.js",
+        SCRIPT,
+        include_str!("../console/past.js"),
+    ),
+    (
+        "/console/theme.js",
+        SCRIPT,
+        include_str!("../console/theme.js"),
+    ),
     ("/console/app.js", SCRIPT, include_str!("../console/app.js")),
     ("/console/dom.js", SCRIPT, include_str!("../console/dom.js")),
     (

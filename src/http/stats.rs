@@ -3,11 +3,11 @@
 use poem_openapi::{ApiResponse, Object};
 use serde::Serialize;
 
-use super::{milliseconds, problem::Code, schema::Json};
+use super::{Settings, milliseconds, problem::Code, schema::Json};
 use crate::{
     event::EventId,
     hub,
-    limits::{Limit, Limits},
+    limits::{self, Limit},
     metrics::Metrics,
 };
 
@@ -38,6 +38,41 @@ pub(super) struct Stats {
     connections: u32,
     /// Refusals since the start, by limit.
     refused: Refused,
+    /// The limits that are set.
+    limits: SetLimits,
+    /// What is kept, a rule each, such as `30days` or `the newest 1000 events`; empty where everything is.
+    kept: Vec<String>,
+}
+
+/// The limits that are set.
+#[derive(Debug, Serialize, Object)]
+struct SetLimits {
+    /// `--max-connections`.
+    connections: u32,
+    /// `--max-connections-per-address`.
+    connections_per_address: u32,
+    /// `--max-streams-per-address`.
+    streams_per_address: u32,
+    /// `--max-rate-per-address`, in events a second; null where there is none.
+    rate_per_address: Option<u32>,
+    /// `--max-event-bytes`.
+    event_bytes: u64,
+    /// `--max-batch-bytes`.
+    batch_bytes: u64,
+}
+
+impl SetLimits {
+    fn of(limits: &limits::Settings) -> Self {
+        let bytes = |bytes| u64::try_from(bytes).expect("a number of bytes has 64 bits at most");
+        Self {
+            connections: limits.max_connections.get(),
+            connections_per_address: limits.max_connections_per_address.get(),
+            streams_per_address: limits.max_streams_per_address.get(),
+            rate_per_address: limits.rate_per_address,
+            event_bytes: bytes(limits.max_event_bytes),
+            batch_bytes: bytes(limits.max_batch_bytes),
+        }
+    }
 }
 
 /// Refusals since the start, by limit.
@@ -60,7 +95,8 @@ struct Refused {
 }
 
 impl Stats {
-    fn of(stats: &hub::Stats, limits: &Limits, metrics: &Metrics) -> Self {
+    fn of(stats: &hub::Stats, settings: &Settings, metrics: &Metrics) -> Self {
+        let limits = &settings.limits;
         let refused = |limit| {
             let code = Code::of(limit).as_str();
             metrics.refusals.get_or_create(&[("code", code)]).get()
@@ -86,6 +122,8 @@ impl Stats {
                 events_of_caller: refused(Limit::EventsOfCaller),
                 late_heads: metrics.late_heads.get(),
             },
+            limits: SetLimits::of(&limits.settings),
+            kept: settings.kept.clone(),
         }
     }
 }
@@ -100,9 +138,9 @@ pub(super) enum HubStats {
 
 impl HubStats {
     /// Reads the figures.
-    pub(super) fn of(stats: &hub::Stats, limits: &Limits, metrics: &Metrics) -> Self {
+    pub(super) fn of(stats: &hub::Stats, settings: &Settings, metrics: &Metrics) -> Self {
         Self::Read(
-            Json::of(&Stats::of(stats, limits, metrics)),
+            Json::of(&Stats::of(stats, settings, metrics)),
             "no-store".into(),
         )
     }

@@ -24,6 +24,17 @@ impl Keep {
     pub fn is_everything(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Each rule in words, such as `30days`; none where everything is kept.
+    pub fn in_words(&self) -> Vec<String> {
+        let mut rules = in_words(self.age, self.events);
+        rules.extend(self.bytes.map(|bytes| format!("{bytes} bytes")));
+        rules.extend(self.topics.iter().map(|topics| {
+            let of_topics = in_words(topics.age, topics.events).join(", ");
+            format!("{} for {of_topics}", topics.topics)
+        }));
+        rules
+    }
 }
 
 impl fmt::Display for Keep {
@@ -32,13 +43,7 @@ impl fmt::Display for Keep {
         if self.is_everything() {
             return f.write_str("everything");
         }
-        let mut rules = in_words(self.age, self.events);
-        rules.extend(self.bytes.map(|bytes| format!("{bytes} bytes")));
-        rules.extend(self.topics.iter().map(|topics| {
-            let of_topics = in_words(topics.age, topics.events).join(", ");
-            format!("{} for {of_topics}", topics.topics)
-        }));
-        f.write_str(&rules.join("; "))
+        f.write_str(&self.in_words().join("; "))
     }
 }
 

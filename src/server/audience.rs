@@ -541,6 +541,7 @@ mod tests {
         let settings = http::Settings {
             heartbeat: Duration::from_secs(60),
             public_url: None,
+            kept: Vec::new(),
             cors_origins: Vec::new(),
             limits: limits.clone(),
             access: Arc::new(Access::open(folder.path().join("ticket-key"))),

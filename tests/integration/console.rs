@@ -407,6 +407,7 @@ async fn pause_and_continue_keep_the_place() {
     browser
         .expect_text("#live-lead", "The hub is at event 32.")
         .await;
+    browser.expect_text("#pause", "Continue (30 new)").await;
     assert_eq!(browser.value(LIVE_IDS).await, down_from(2, 1));
     browser.click("#pause").await;
     browser.expect(LIVE_IDS, down_from(32, 1)).await;
@@ -516,13 +517,7 @@ async fn topics_and_the_hub_are_shown_in_figures() {
         if n % 4 == 0 { "sensors" } else { "orders" }.into()
     })
     .await;
-    let browser = console(&hub, "topics").await;
-    browser
-        .expect_text("#topics-body tr:nth-child(1)", "orders\t750")
-        .await;
-    browser
-        .expect_text("#topics-body tr:nth-child(2)", "sensors\t250")
-        .await;
+    let browser = console(&hub, "hub").await;
     for (nth, figure) in [
         (1, "1"),
         (2, "1,000"),
@@ -533,6 +528,13 @@ async fn topics_and_the_hub_are_shown_in_figures() {
             .expect_text(&format!("#tiles div:nth-child({nth}) dd"), figure)
             .await;
     }
+    browser.click("[data-view=topics]").await;
+    browser
+        .expect_text("#topics-body tr:nth-child(1)", "orders\t750")
+        .await;
+    browser
+        .expect_text("#topics-body tr:nth-child(2)", "sensors\t250")
+        .await;
     hub.publish("sensors", ["1"]).await;
     browser
         .expect_text("#topics-body tr:nth-child(2)", "sensors\t251\t0.")
@@ -665,7 +667,7 @@ async fn the_page_asks_nobody_but_its_hub_and_fits_a_phone() {
     let browser = Browser::open_watched(&hub.url("/#/live")).await;
     browser.expect(STATE, "Live").await;
     browser.resize(390, 844).await;
-    for view in ["live", "history", "send", "topics", "subscribe"] {
+    for view in VIEWS {
         browser.click(&format!("[data-view={view}]")).await;
         browser
             .expect(&format!("document.querySelector('#{view}').hidden"), false)
@@ -703,7 +705,7 @@ async fn the_keyboard_is_enough() {
     let browser = console(&hub, "live").await;
     browser.expect(LIVE_IDS, json!([1])).await;
     browser
-        .value("document.querySelector('#pause').focus()")
+        .value("document.querySelector('#live-columns summary').focus()")
         .await;
     browser.press("\t").await;
     browser
@@ -950,7 +952,7 @@ async fn a_gap_is_told_for_each_reason() {
     }
 }
 
-const VIEWS: [&str; 5] = ["live", "history", "send", "topics", "subscribe"];
+const VIEWS: [&str; 6] = ["live", "history", "send", "topics", "subscribe", "hub"];
 
 /// Roles that a person acts on.
 const CONTROLS: [&str; 9] = [
@@ -1121,6 +1123,7 @@ async fn all_text_has_the_contrast_of_aa_in_light_and_dark() {
             "send",
             "topics",
             "subscribe",
+            "hub",
             "live?after=999999",
             "live?topic=none&type=a%20b",
             "history?id=999999",
@@ -1144,6 +1147,7 @@ async fn all_text_has_the_contrast_of_aa_in_light_and_dark() {
                     browser.fill("#send-data", "{").await;
                     browser.expect_text("#send-check", "Not JSON").await;
                 }
+                "hub" => browser.expect_text("#hub-cards", "Full at this rate").await,
                 "live?after=999999" => browser.expect_text("#gap", "Gap").await,
                 "history?id=999999" => browser.expect_text("#history-problem", "no event").await,
                 _ => (),

@@ -99,8 +99,9 @@ async fn a_token_is_asked_for_once_and_kept_for_the_tab() {
     browser.expect(LIVE_IDS, down_from(3, 1)).await;
     publish(&hub, "orders.eu", 1).await;
     browser.expect(LIVE_IDS, down_from(4, 1)).await;
-    browser.click("[data-view=topics]").await;
+    browser.click("[data-view=hub]").await;
     browser.expect_text("#tiles", "Subscribers").await;
+    browser.expect_text("#hub-cards", "Refusals").await;
 
     // The tab is loaded again.
     browser.go("about:blank").await;
@@ -204,7 +205,7 @@ async fn what_a_caller_may_not_do_is_not_offered() {
     browser.expect(&hidden("send"), false).await;
     assert_eq!(browser.value(VIEWS).await, json!(["send"]));
     browser.expect_text("#send-may", "orders.*").await;
-    assert_eq!(browser.value(&hidden("send-sse")).await, true);
+    assert_eq!(browser.value(&hidden("send-about")).await, true);
     browser.fill("#send-topic", "orders.eu").await;
     browser.click("#publish").await;
     browser

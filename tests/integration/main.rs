@@ -17,6 +17,7 @@ mod clock;
 mod command_line;
 mod console;
 mod console_access;
+mod console_daily;
 mod contract;
 mod cors;
 mod crash;

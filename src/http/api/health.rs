@@ -61,8 +61,8 @@ impl HealthApi {
         operation_id = "stats"
     )]
     async fn stats(&self) -> Result<HubStats, ProblemOf<Looking>> {
-        let (stats, limits) = (self.0.hub.stats().await, &self.0.settings.limits);
-        Ok(HubStats::of(&stats, limits, self.0.hub.metrics()))
+        let stats = self.0.hub.stats().await;
+        Ok(HubStats::of(&stats, &self.0.settings, self.0.hub.metrics()))
     }
 
     /// Metrics for Prometheus
