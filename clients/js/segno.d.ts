@@ -85,6 +85,12 @@ export interface FollowOptions extends Filter {
   onRefused?: (problem: Problem) => void;
   onExpired?: (expired: { reason: string }) => void;
   onErased?: (event: Event) => void;
+  /** A stream is open, the first or a later one. */
+  onOpen?: () => void;
+  /** It was cut or refused, and is asked for again after `waitMs`. */
+  onCut?: (cut: { waitMs: number }) => void;
+  /** All up to this id was given, or does not match. */
+  onCursor?: (cursor: number) => void;
 }
 
 export interface HistoryOptions extends Filter {

@@ -94,6 +94,7 @@ export class Segno {
         });
         if (isOf(response, "application/x-ndjson") && response.ok) {
           following.begin();
+          options.onOpen?.();
           for await (const line of lines(response.body, () => watch.alive())) {
             const event = following.take(this.parse(line));
             if (event) yield event;
@@ -110,6 +111,7 @@ export class Segno {
       } finally {
         watch.end();
       }
+      if (!signal?.aborted) options.onCut?.({ waitMs });
       await sleep(waitMs, signal);
     }
   }
@@ -184,7 +186,7 @@ export class Segno {
 /** One follower: its cursor, when it comes back, and whom it tells. */
 class Following {
   constructor(options, kept) {
-    const { topic, type, since, last, after, store, onGap, onRefused, onExpired, onErased } = options;
+    const { topic, type, since, last, after, store, onGap, onRefused, onExpired, onErased, onCursor } = options;
     if ([since, last, after].filter((start) => start !== undefined).length > 1) {
       throw new TypeError("since, last and after are different starts; give one");
     }
@@ -195,6 +197,7 @@ class Following {
     this.saved = kept?.cursor;
     this.log = kept?.log;
     this.told = { gap: onGap, refused: onRefused, expired: onExpired, erased: onErased };
+    this.onCursor = onCursor;
     this.retryMs = RETRY_MS;
     this.failures = 0;
     this.connected = false;
@@ -222,7 +225,10 @@ class Following {
     if (segno === "cursor") this.#stayIn(line.log);
     if (line.retry_ms) this.retryMs = line.retry_ms;
     this.told[segno]?.(segno === "expired" ? { reason: rest.reason } : rest);
-    if (cursor !== undefined) this.cursor = cursor;
+    if (cursor !== undefined) {
+      this.cursor = cursor;
+      this.onCursor?.(cursor);
+    }
     return undefined;
   }
 

@@ -37,10 +37,13 @@ export function onRefusal(listener) {
 }
 
 /** Asks, and gives whatever is answered. */
-export async function request(path, parameters, { headers = {}, ...options } = {}) {
+export const request = (path, parameters, options) => fetchAsCaller(address(path, parameters), options);
+
+/** `fetch`, as who is at the page. */
+export async function fetchAsCaller(url, { headers = {}, ...options } = {}) {
   const shown = token;
   const credential = shown === null ? {} : { Authorization: `Bearer ${shown}` };
-  const answer = await fetch(address(path, parameters), { ...options, headers: { ...headers, ...credential } });
+  const answer = await fetch(url, { ...options, headers: { ...headers, ...credential } });
   if (answer.status === 401 || answer.status === 403) refusalListener(await refusalOf(answer.clone()), shown);
   return answer;
 }

@@ -1,4 +1,4 @@
-// Who is at the page: the token of this tab, what it may do, and tickets for what can send no header.
+// Who is at the page: the token of this tab, what it may do, and tickets for links, which can send no header.
 
 import { ask, askJson, onRefusal, showToken } from "./hub.js";
 
@@ -21,7 +21,7 @@ let ticket = null;
 let renewed = -Infinity;
 let listener = {};
 
-/** Where the page shows a token, and so must take a ticket for a stream or a link. */
+/** Where the page shows a token, and so must take a ticket for a link. */
 export const isSignedIn = () => token !== null && caller?.open === false;
 
 /**
@@ -104,8 +104,8 @@ export async function renew() {
   listener.onCaller(caller);
 }
 
-/** A ticket that follows all that the caller may, as a list of query parameters; empty where none is needed. */
-export async function ticketParameters() {
+/** A ticket that reads all that the caller may, as a list of query parameters; empty where none is needed. */
+async function ticketParameters() {
   if (!isSignedIn()) return [];
   if (ticket === null || Date.now() > ticket.until) {
     const asked = Date.now();
@@ -117,11 +117,6 @@ export async function ticketParameters() {
     ticket = { text: made.ticket, until: asked + (1 - TICKET_REST) * life };
   }
   return [["ticket", ticket.text]];
-}
-
-/** The ticket at hand was refused, or it has ended. */
-export function forgetTicket() {
-  ticket = null;
 }
 
 /** Makes a link to the hub go with a ticket, which is taken when it is used. */

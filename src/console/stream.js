@@ -1,15 +1,16 @@
-// Following the hub, with the browser's own EventSource: what the page shows is what any client gets.
+// Following the hub, with the client that it serves to everybody: what the page shows is what any client gets.
 //
-// The browser reconnects by itself and resumes by `Last-Event-ID`. Only where it gives up, which it does when it is answered
-// with an error instead of a stream (a proxy without its hub, say), the page connects anew, from the same place.
+// The client comes back by itself, from where it was. Only where it gives up, which it does when it is refused for good (the page
+// may not follow, or its filter is out of rule), the page says why, and tries again.
 
-import { address, askJson } from "./hub.js";
-import { forgetTicket, isSignedIn, renew, ticketParameters } from "./session.js";
+import { Segno } from "../segno.js";
+import { HUB, askJson, fetchAsCaller } from "./hub.js";
+import { renew } from "./session.js";
 
 /** Newest events to begin with, where no other start is asked for. */
 const BEGIN_WITH_EVENTS = 200;
 
-/** Wait before the page tries what the browser gave up. */
+/** Wait before the page tries what the client gave up. */
 const RETRY_MS = 2000;
 
 /** Events between the hub's newest and ours that do not count as being behind: they are on their way. */
@@ -31,61 +32,49 @@ export class Stream {
   }
 
   /** Goes on where it was. */
-  async connect() {
+  connect() {
     this.close();
-    // Without a token nothing is waited for.
-    const ticket = isSignedIn() ? await this.takeTicket() : [];
-    if (ticket === null) return;
-    this.source = new EventSource(address("sse", [["format", "event"], ...this.filter, ...this.startParameters(), ...ticket]));
-    this.source.onopen = () => this.opened(this.source);
-    this.source.onmessage = (message) => {
-      this.cursor = Number(message.lastEventId);
-      this.settle();
-      this.onEvent(message.data);
-    };
-    // Of the hub's own types these are of use here; others may come, and are left out by not listening to them.
-    this.source.addEventListener("segno.gap", (message) => {
-      this.cursor = Number(message.lastEventId);
-      this.onGap(JSON.parse(message.data));
-    });
-    this.source.addEventListener("segno.refused", (message) => {
-      this.enter("reconnecting");
-      this.onProblem(JSON.parse(message.data).detail);
-    });
-    this.source.addEventListener("segno.expired", (message) => this.expired(message));
-    this.source.addEventListener("segno.cursor", (message) => this.reached(JSON.parse(message.data).cursor));
-    this.source.onerror = () => this.failed(this.source);
+    this.running = new AbortController();
+    this.run(this.running.signal);
   }
 
-  /** A ticket for the stream; null if the stream was closed meanwhile, or none is to be had now. */
-  async takeTicket() {
-    const wanted = (this.wanted = {});
-    try {
-      const ticket = await ticketParameters();
-      return wanted === this.wanted ? ticket : null;
-    } catch (error) {
-      if (wanted !== this.wanted) return null;
-      this.tryAgain();
-      if (error.status) this.onProblem(error.message);
-      return null;
+  async run(signal) {
+    const hub = new Segno(HUB, { fetch: fetchAsCaller, parse: readLine });
+    const heard = {
+      signal,
+      onOpen: () => this.opened(signal),
+      onCut: () => this.enter("reconnecting"),
+      onCursor: (cursor) => this.reached(cursor),
+      onGap: (gap) => this.onGap(gap),
+      onRefused: ({ detail }) => this.onProblem(detail),
+      onExpired: () => this.expired(),
+    };
+    while (!signal.aborted) {
+      try {
+        for await (const { id, text } of hub.follow({ ...this.wanted(), ...heard })) {
+          if (signal.aborted) return;
+          this.cursor = id;
+          this.settle();
+          this.onEvent(text);
+        }
+      } catch (error) {
+        if (signal.aborted) return;
+        this.enter("reconnecting");
+        // Who is not let in at all is asked for a token.
+        if (error.status !== 401) this.onProblem(error.message);
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      }
     }
   }
 
-  /** The ticket has ended, or the right to follow is another now. Goes on from where the stream was, with a new ticket. */
-  async expired(message) {
-    if (message.lastEventId !== "") this.cursor = Number(message.lastEventId);
+  /** The right to follow is another now. Goes on from where the stream was, when the page knows which. */
+  async expired() {
     this.close();
     this.enter("connecting");
-    const wanted = (this.wanted = {});
-    forgetTicket();
+    const running = (this.running = new AbortController());
     await renew().catch(() => {});
     // Who may not follow any more has closed it.
-    if (wanted === this.wanted) this.connect();
-  }
-
-  tryAgain() {
-    this.enter("reconnecting");
-    this.retry = setTimeout(() => this.connect(), RETRY_MS);
+    if (running === this.running) this.connect();
   }
 
   /** All up to `cursor` has come. In the first block of a start that is no id, it is where the stream begins. */
@@ -95,17 +84,17 @@ export class Stream {
     this.settle();
   }
 
-  startParameters() {
+  /** What the client is asked for: the filter, and where to begin. */
+  wanted() {
+    const values = (name) => this.filter.filter(([other]) => other === name).map(([, value]) => value);
     const after = this.cursor ?? this.start;
-    return after === null ? [["last", BEGIN_WITH_EVENTS]] : [["last_event_id", after]];
+    return { topic: values("topic"), type: values("type"), ...(after === null ? { last: BEGIN_WITH_EVENTS } : { after }) };
   }
 
   /** Ends, and remembers where it was. */
   close() {
-    this.source?.close();
-    this.source = null;
-    this.wanted = null;
-    clearTimeout(this.retry);
+    this.running?.abort();
+    this.running = null;
   }
 
   pause() {
@@ -119,17 +108,17 @@ export class Stream {
   }
 
   /** Connected: what is there to replay is the newest event that matches now. */
-  async opened(source) {
+  async opened(signal) {
     this.target = null; // Until it is known, nothing that comes makes the stream live.
     this.enter("replaying");
     try {
       const { events, last_id } = await askJson("events", [...this.filter, ["order", "desc"], ["limit", 1]]);
-      if (source !== this.source) return;
+      if (signal.aborted) return;
       this.target = events[0]?.id ?? 0;
       // Nothing that matches yet: all up to here is settled, and this is the place to come back to.
       if (this.target === 0 && this.cursor === null) this.cursor = Math.min(this.start ?? last_id, last_id);
     } catch {
-      if (source !== this.source) return;
+      if (signal.aborted) return;
       this.target = 0; // The stream itself is up; how far behind it is, nobody could tell.
     }
     this.settle();
@@ -147,24 +136,6 @@ export class Stream {
     this.enter("replaying");
   }
 
-  failed(source) {
-    if (source !== this.source) return;
-    if (source.readyState !== EventSource.CLOSED) return this.enter("reconnecting");
-    // Perhaps the hub does not know it any more.
-    forgetTicket();
-    this.findProblem();
-    this.tryAgain();
-  }
-
-  /** An EventSource does not tell why it was refused; the history takes the same filter and does. */
-  async findProblem() {
-    try {
-      await askJson("events", [...this.filter, ["limit", 1]]);
-    } catch (error) {
-      if (error.status === 400 || error.status === 403) this.onProblem(error.message);
-    }
-  }
-
   enter(state) {
     this.state = state;
     if (state === "live") this.onProblem(null);
@@ -175,3 +146,6 @@ export class Stream {
     return { state: this.state, cursor: this.cursor, behind: Math.max(0, this.target - (this.cursor ?? 0)) };
   }
 }
+
+/** A line, with the id of an event and else its text: what it means is read when it is shown, and its numbers keep their digits. */
+const readLine = (line) => (line.startsWith('{"segno":') ? JSON.parse(line) : { id: Number.parseInt(line.slice('{"id":'.length), 10), type: "", text: line });

@@ -730,15 +730,27 @@ const BUSY_LOAD: f64 = 3.0;
 const WATCH: &str = "
     window.seen = 0; window.missing = 0; window.frames = []; window.told = 0;
     let last = 0;
-    window.EventSource = class extends EventSource {
-        constructor(url) {
-            super(url);
-            this.addEventListener('message', ({ lastEventId }) => {
-                seen += 1;
-                if (Number(lastEventId) !== last + 1) missing += 1;
-                last = Number(lastEventId);
-            });
-        }
+    const real = fetch;
+    window.fetch = async (url, options) => {
+        const answer = await real(url, options);
+        if (!String(url).includes('/sse?')) return answer;
+        const decoder = new TextDecoder();
+        let rest = '';
+        const body = answer.body.pipeThrough(new TransformStream({
+            transform(chunk, out) {
+                const lines = (rest + decoder.decode(chunk, { stream: true })).split('\\n');
+                rest = lines.pop();
+                for (const line of lines) {
+                    if (!line.startsWith('{\"id\":')) continue;
+                    const id = parseInt(line.slice(6));
+                    seen += 1;
+                    if (id !== last + 1) missing += 1;
+                    last = id;
+                }
+                out.enqueue(chunk);
+            },
+        }));
+        return new Response(body, answer);
     };
     addEventListener('DOMContentLoaded', () => {
         let drawn = performance.now();
