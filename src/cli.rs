@@ -1,12 +1,13 @@
 //! The command line.
 //!
-//! `segno serve`; its clients `publish`, `tail`, `ready` and `bench`; `backup`, `restore`, `export`, `import` and `check`, which work
+//! `segno serve`; its clients `publish`, `tail`, `topics`, `erase`, `stats`, `ready` and `bench`; `backup`, `restore`, `export`, `import` and `check`, which work
 //! on the file; `token`, which works on the access file; and what is printed for other programs: `systemd-unit`, `completions`, `man` and `openapi`.
 
 mod backup;
 mod bench;
 mod check;
 mod check_config;
+mod erase;
 mod export;
 mod import;
 mod log_lines;
@@ -19,9 +20,12 @@ mod ready;
 mod reference;
 mod restore;
 mod serve;
+mod stats;
 mod systemd_unit;
 mod tail;
+mod terminal;
 mod token;
+mod topics;
 mod usage;
 
 use std::{path::PathBuf, time::Duration};
@@ -35,11 +39,22 @@ use crate::{
     config::ServeFlags,
 };
 
+/// What the program tells whoever started it.
+const EXIT_CODES: &str = "Exit codes:
+  0  done: it was stored, erased or found; a hub that was told to stop has drained; nobody reads the output any more
+  1  not done; the last line of standard error says why
+  2  the command line is wrong; nothing was tried";
+
 /// A persistent event hub: POST events, follow them over Server-Sent Events, resume where you were.
 ///
 /// Without a command it serves.
 #[derive(Debug, Parser)]
-#[command(name = "segno", version, args_conflicts_with_subcommands = true)]
+#[command(
+    name = "segno",
+    version,
+    args_conflicts_with_subcommands = true,
+    after_help = EXIT_CODES
+)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -57,9 +72,20 @@ enum Command {
     /// Run the hub.
     Serve(ServeFlags),
     /// Publish an event, or each line of standard input.
+    #[command(after_help = EXIT_CODES)]
     Publish(publish::PublishFlags),
     /// Follow events, across disconnects and restarts.
+    #[command(after_help = EXIT_CODES)]
     Tail(tail::TailFlags),
+    /// List the topics, with the number and the newest of their events.
+    #[command(after_help = EXIT_CODES)]
+    Topics(topics::TopicsFlags),
+    /// Erase events or a topic for good. Asks first.
+    #[command(after_help = EXIT_CODES)]
+    Erase(erase::EraseFlags),
+    /// Show the figures of the hub; `--watch` keeps them up to date.
+    #[command(after_help = EXIT_CODES)]
+    Stats(stats::StatsFlags),
     /// Copy the event log to a new file, as it is at one moment. The hub may be running.
     Backup(backup::BackupFlags),
     /// Put a backup in the place of the event log. The hub must be stopped.
@@ -77,6 +103,7 @@ enum Command {
     #[command(subcommand)]
     Bench(bench::Bench),
     /// Ask whether the hub takes events now: exit code 0 if it does, else 1 and the reason.
+    #[command(after_help = EXIT_CODES)]
     Ready(ready::ReadyFlags),
     /// Make, list, remove and check tokens of the access file. No hub need run.
     #[command(subcommand)]
@@ -94,7 +121,7 @@ enum Command {
 /// Where a client finds the hub.
 #[derive(Debug, Clone, Args)]
 struct HubAddress {
-    /// Address of the hub.
+    /// Address of the hub; `localhost:8000`, `:8000` and `8000` are short for plain HTTP.
     #[arg(
         long,
         env = "SEGNO_URL",
@@ -178,6 +205,9 @@ impl Cli {
             Command::Serve(flags) => serve::run(flags, serve_matches).await,
             Command::Publish(flags) => publish::run(flags).await,
             Command::Tail(flags) => tail::run(flags).await,
+            Command::Topics(flags) => topics::run(flags).await,
+            Command::Erase(flags) => erase::run(flags).await,
+            Command::Stats(flags) => stats::run(flags).await,
             Command::Backup(flags) => backup::run(flags).await,
             Command::Restore(flags) => restore::run(flags).await,
             Command::Export(flags) => export::run(flags).await,

@@ -2,8 +2,10 @@
 //!
 //! Knows HTTP and nothing of the hub's inside. The command line, the tests and the benches use it.
 
+mod address;
 mod sse_parser;
 mod tls;
+mod upkeep;
 mod wire;
 
 use std::{str::FromStr, time::Duration};
@@ -19,6 +21,7 @@ use self::tls::explain;
 pub use self::{
     sse_parser::{Message, SseParser},
     tls::{Authorities, AuthoritiesError},
+    upkeep::{TopicFigures, TopicPage},
     wire::{Wire, WireSettings, WireStream},
 };
 
@@ -48,7 +51,9 @@ pub struct Client {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The address of the hub cannot be one.
-    #[error("'{0}' is not the address of a hub; it looks like http://127.0.0.1:8000")]
+    #[error(
+        "'{0}' is not the address of a hub; it looks like http://127.0.0.1:8000 or localhost:8000"
+    )]
     InvalidUrl(String),
     /// The hub could not be reached, or the connection was cut.
     #[error("no answer from the hub")]
@@ -99,7 +104,7 @@ pub enum Error {
 
 impl Error {
     /// Whether the same request may succeed later.
-    fn may_pass(&self) -> bool {
+    pub fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable(_)
             | Self::Name(_)
@@ -155,14 +160,10 @@ struct Ids {
 }
 
 impl Client {
-    /// A client of the hub at `url`, which shows `token` if there is one, and trusts `authorities` beside those of the system. Connects
+    /// A client of the hub at `url`, such as `https://hub.example` or `localhost:8000`, which shows `token` if there is one, and trusts `authorities` beside those of the system. Connects
     /// when it is first used.
     pub fn new(url: &str, token: Option<&Token>, authorities: &Authorities) -> Result<Self, Error> {
-        let invalid = || Error::InvalidUrl(url.to_owned());
-        let base = Url::parse(url).map_err(|_| invalid())?;
-        if !matches!(base.scheme(), "http" | "https") {
-            return Err(invalid());
-        }
+        let base = address::parse(url)?;
         // There is one, and the process may have several clients: the first installs it.
         _ = rustls::crypto::ring::default_provider().install_default();
         let headers: HeaderMap = token

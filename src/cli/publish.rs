@@ -37,7 +37,7 @@ pub(super) struct PublishFlags {
     data: Option<String>,
 
     /// Topic to publish on.
-    #[arg(long, env = "SEGNO_TOPIC", default_value = "events", value_parser = usage::topic)]
+    #[arg(long, short, env = "SEGNO_TOPIC", default_value = "events", value_parser = usage::topic)]
     topic: String,
 
     /// Type of the events; `message` if not given.

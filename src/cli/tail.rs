@@ -11,9 +11,15 @@ use std::{
 use anyhow::{Context, anyhow};
 use clap::Args;
 use humantime::{format_duration, parse_duration};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use tokio::{io::Interest, net::unix::pipe};
 
-use super::{HubAddress, rounded, usage};
+use super::{
+    HubAddress, rounded,
+    terminal::{Color, Style, harmless, is_output_a_terminal, padded, styled},
+    usage,
+};
 use crate::client::{FollowQuery, Followed};
 
 /// The type of the frame that tells of lost events. Source: the hub's HTTP contract.
@@ -21,6 +27,9 @@ const GAP_TYPE: &str = "segno.gap";
 
 /// The type of what tells that events were erased. Source: the hub's HTTP contract.
 const ERASED_TYPE: &str = "segno.erased";
+
+/// Characters of a column beyond which a longer topic or type moves its own line only.
+const COLUMN_MAX: usize = 32;
 
 /// The flags of `segno tail`.
 #[derive(Debug, Clone, Args)]
@@ -33,9 +42,19 @@ pub(super) struct TailFlags {
     #[arg(long = "type", value_name = "TYPE", value_parser = usage::event_types)]
     event_type: Vec<String>,
 
-    /// Print whole events as JSON instead of their data.
+    /// Print whole events as JSON, each on a line, also on a terminal.
     #[arg(long)]
     json: bool,
+
+    /// Whether to print in colours, in columns: time (UTC), topic, type and data. Without colours a terminal gets the columns, and
+    /// everything else the data alone. `auto` heeds `NO_COLOR`.
+    #[arg(
+        long,
+        default_value = "auto",
+        value_name = "WHEN",
+        conflicts_with = "json"
+    )]
+    color: Color,
 
     /// Begin with the events of this time: an age such as `15m`, an RFC 3339 time, or `start` for the oldest event.
     #[arg(long, group = "start", value_name = "TIME")]
@@ -72,7 +91,17 @@ pub(super) async fn run(flags: TailFlags) -> anyhow::Result<()> {
         Some(file) => read_state(file)?,
         None => State::default(),
     };
-    let mut follow = client.follow(query(&flags, state.cursor.take()));
+    let has_columns = !flags.json && (flags.color == Color::Always || is_output_a_terminal());
+    let mut columns = has_columns.then(|| Columns {
+        is_colored: flags.color.is_wanted(),
+        ..Columns::default()
+    });
+    let format = if flags.json || has_columns {
+        Some("event")
+    } else {
+        None
+    };
+    let mut follow = client.follow(query(&flags, format, state.cursor.take()));
     let mut out = BufWriter::new(io::stdout());
     let mut left = flags.count;
     let reader_gone = reader_gone();
@@ -97,12 +126,16 @@ pub(super) async fn run(flags: TailFlags) -> anyhow::Result<()> {
             Followed::Message(message) if message.event_type == GAP_TYPE => {
                 complain(&format!("events were lost: {}", message.data));
             }
-            // With `--json` its type tells it from the others; without, its data would be taken for theirs.
-            Followed::Message(message) if message.event_type == ERASED_TYPE && !flags.json => {
+            // In a whole event its type tells it from the others; without, its data would be taken for theirs.
+            Followed::Message(message) if message.event_type == ERASED_TYPE && format.is_none() => {
                 complain(&format!("erased: {}", message.data));
             }
             Followed::Message(message) => {
-                if write_line(&mut out, &message.data)? == Reader::Gone {
+                let line = match &mut columns {
+                    Some(columns) => columns.line(&message.data),
+                    None => message.data,
+                };
+                if write_line(&mut out, &line)? == Reader::Gone {
                     return Ok(());
                 }
                 left = left.map(|left| left - 1);
@@ -120,7 +153,7 @@ pub(super) async fn run(flags: TailFlags) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn query(flags: &TailFlags, cursor: Option<String>) -> FollowQuery {
+fn query(flags: &TailFlags, format: Option<&str>, cursor: Option<String>) -> FollowQuery {
     let mut parameters = Vec::new();
     parameters.extend(flags.topic.iter().map(|topic| ("topic", topic.clone())));
     parameters.extend(
@@ -129,9 +162,7 @@ fn query(flags: &TailFlags, cursor: Option<String>) -> FollowQuery {
             .iter()
             .map(|event_type| ("type", event_type.clone())),
     );
-    if flags.json {
-        parameters.push(("format", "event".into()));
-    }
+    parameters.extend(format.map(|format| ("format", format.to_owned())));
     // A remembered cursor is sent as the header, which wins over these.
     parameters.extend(flags.since.clone().map(|since| ("since", since)));
     parameters.extend(flags.last.map(|last| ("last", last.to_string())));
@@ -144,6 +175,49 @@ fn query(flags: &TailFlags, cursor: Option<String>) -> FollowQuery {
         parameters,
         cursor,
         idle_timeout: flags.idle_timeout,
+    }
+}
+
+/// An event, as the hub sends it with `format=event`.
+#[derive(Deserialize)]
+struct WholeEvent<'a> {
+    created_at: String,
+    topic: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+/// How wide the columns are; they grow with what comes, so that nothing waits to be aligned.
+#[derive(Debug, Default)]
+struct Columns {
+    is_colored: bool,
+    topic_width: usize,
+    type_width: usize,
+}
+
+impl Columns {
+    /// An event as a line for people, without its line end.
+    fn line(&mut self, json: &str) -> String {
+        let Ok(event) = serde_json::from_str::<WholeEvent>(json) else {
+            return harmless(json);
+        };
+        let grown = |width: usize, text: &str| match text.chars().count() {
+            count if count <= COLUMN_MAX => width.max(count),
+            _ => width,
+        };
+        let (topic, event_type) = (harmless(&event.topic), harmless(&event.event_type));
+        self.topic_width = grown(self.topic_width, &topic);
+        self.type_width = grown(self.type_width, &event_type);
+        let in_style = |text: &str, style| styled(text, style, self.is_colored);
+        format!(
+            "{}  {}  {}  {}",
+            in_style(&event.created_at, Style::Faint),
+            in_style(&padded(&topic, self.topic_width), Style::Cyan),
+            in_style(&padded(&event_type, self.type_width), Style::Yellow),
+            harmless(event.data.get())
+        )
     }
 }
 

@@ -61,10 +61,13 @@ enum Sender {
 type Driver = Option<Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>>;
 
 impl Wire {
-    /// Connects to the hub at `url`.
+    /// Connects to the hub at `url`, which may be short as for a [`Client`](super::Client).
     pub async fn open(url: &str, settings: WireSettings) -> Result<Self, Error> {
         let invalid = || Error::InvalidUrl(url.to_owned());
-        let uri: Uri = url.parse().map_err(|_| invalid())?;
+        let uri: Uri = super::address::parse(url)?
+            .as_str()
+            .parse()
+            .map_err(|_| invalid())?;
         let (scheme, usual_port) = match uri.scheme_str() {
             Some("http") => ("http", 80),
             Some("https") => ("https", 443),

@@ -38,6 +38,7 @@ mod javascript;
 mod jwt_issuer;
 mod limits;
 mod openapi;
+mod operator;
 mod proxies;
 mod publish;
 mod python;

@@ -453,6 +453,14 @@ async fn commands_of_the_client_speak_tls() {
         run(&url, &["ready"], Some(&ca)).await,
         (true, String::new())
     );
+    for (command, printed) in [
+        (&["topics", "--json"][..], "\"topic\":\"t\""),
+        (&["stats"], "last id"),
+        (&["erase", "--yes", "1"], "event 1 erased"),
+    ] {
+        let (done, told) = run(&url, command, Some(&ca)).await;
+        assert!(done && told.contains(printed), "{told}");
+    }
     let clear = TestHub::start().await;
     for (url, http2) in [(&*url, true), (&*url, false), (&*clear.url(""), true)] {
         let bench = [
