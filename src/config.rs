@@ -3,6 +3,8 @@
 //! They are read whole before anything is opened, then turned into the plain settings of the rooms below. The doc comments are the
 //! help, and the tables of flags in the docs.
 
+mod tls;
+
 use std::{
     net::{IpAddr, SocketAddr},
     num::{NonZeroU32, NonZeroU64},
@@ -14,6 +16,7 @@ use clap::{Args, ValueEnum};
 use humantime::parse_duration;
 use ipnet::IpNet;
 
+pub use self::tls::TlsFlags;
 use crate::{
     event::DATA_MAX_BYTES,
     http::{CorsOrigin, PublicUrl},
@@ -23,7 +26,7 @@ use crate::{
         RATE_MAX_EVENTS,
     },
     retention::{Keep, KeepTopics, parse_age},
-    server::{self, CertificateFiles},
+    server,
 };
 
 /// The flags of `segno serve`.
@@ -124,38 +127,6 @@ pub struct ListenFlags {
     /// Longest wait for open requests and streams when the hub stops.
     #[arg(long, env = "SEGNO_DRAIN_TIMEOUT", default_value = "10s", value_name = "DURATION", value_parser = parse_duration)]
     pub drain_timeout: Duration,
-}
-
-/// How connections are encrypted.
-#[derive(Debug, Clone, Args)]
-pub struct TlsFlags {
-    /// File with the hub's certificate as PEM, and behind it those that lead to an authority. The hub then speaks TLS, and nothing
-    /// else, with HTTP/1.1 and HTTP/2. Read again when it changes; no stream is cut.
-    #[arg(
-        long,
-        env = "SEGNO_TLS_CERT",
-        value_name = "FILE",
-        requires = "tls_key"
-    )]
-    pub tls_cert: Option<PathBuf>,
-
-    /// File with the key of the certificate as PEM.
-    #[arg(
-        long,
-        env = "SEGNO_TLS_KEY",
-        value_name = "FILE",
-        requires = "tls_cert"
-    )]
-    pub tls_key: Option<PathBuf>,
-}
-
-impl TlsFlags {
-    fn files(&self) -> Option<CertificateFiles> {
-        Some(CertificateFiles {
-            certificate: self.tls_cert.clone()?,
-            key: self.tls_key.clone()?,
-        })
-    }
 }
 
 /// Who may do what.
@@ -369,8 +340,8 @@ impl ServeFlags {
             cors_origins: listen.cors_origins.clone(),
             access: self.access.file.clone(),
             ticket_key: self.access.ticket_key_file.clone(),
-            tls: self.tls.files(),
-            public_url: listen.public_url.clone(),
+            tls: self.tls.source(&self.db),
+            public_url: listen.public_url.clone().or_else(|| self.tls.url()),
             drain_timeout: listen.drain_timeout,
             limits: limits::Settings {
                 header_timeout: listen.header_timeout,

@@ -96,6 +96,7 @@
 //! | a refusal becomes a stream, for browsers | `http/refused_stream.rs` |
 //! | a client that does not read is cut | `server/paced_socket.rs`, over HTTP/2 `server/http2.rs` |
 //! | the certificate is read, and read again | `server/tls.rs` |
+//! | it is ordered from an authority, and renewed | `server/acme.rs` |
 //! | what a connection of HTTP/2 may hold | `server/http2.rs` |
 //!
 //! # Stopping

@@ -3,7 +3,13 @@
 //! Counters are plain atomics, so that they may stand on the way of an event. Histograms take a lock and are fed once a
 //! commit at most. Nothing here knows where the figures are read.
 
-use std::time::SystemTime;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::SystemTime,
+};
 
 use prometheus_client::metrics::{
     counter::Counter,
@@ -52,6 +58,33 @@ pub struct Metrics {
     pub canary_seconds: Histogram,
     /// Canaries that did not come back in time.
     pub canary_failures: Counter,
+    /// When the certificate ends that new connections are shown.
+    pub certificate_expiry: CertificateExpiry,
+}
+
+/// When a certificate ends, if there is one. Clones share it.
+#[derive(Debug, Clone)]
+pub struct CertificateExpiry(Arc<AtomicI64>);
+
+/// Not a time: there is no certificate.
+const NO_CERTIFICATE: i64 = i64::MIN;
+
+impl Default for CertificateExpiry {
+    fn default() -> Self {
+        Self(Arc::new(NO_CERTIFICATE.into()))
+    }
+}
+
+impl CertificateExpiry {
+    /// It ends then, in seconds since 1970; `None` where that cannot be told.
+    pub fn set(&self, seconds: Option<i64>) {
+        self.0.store(seconds.unwrap_or(NO_CERTIFICATE), Relaxed);
+    }
+
+    /// In seconds since 1970.
+    pub fn get(&self) -> Option<i64> {
+        Some(self.0.load(Relaxed)).filter(|seconds| *seconds != NO_CERTIFICATE)
+    }
 }
 
 impl Default for Metrics {
@@ -76,6 +109,7 @@ impl Default for Metrics {
             // As a commit, for it may have to wait for one.
             canary_seconds: Histogram::new(exponential_buckets(64e-6, 4.0, 10)),
             canary_failures: Counter::default(),
+            certificate_expiry: CertificateExpiry::default(),
         }
     }
 }

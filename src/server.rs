@@ -3,6 +3,8 @@
 //! The accept loop and the connections are ours, over hyper's HTTP/1: poem's own server takes no limit on how long a
 //! request's head may take, spins when `accept` fails, and does not end while a stream is open.
 
+#[cfg(feature = "acme")]
+mod acme;
 mod audience;
 mod connection;
 mod framing;
@@ -11,6 +13,7 @@ mod paced_socket;
 mod refusal;
 mod terms;
 mod tls;
+mod validity;
 
 use std::{
     future::pending,
@@ -36,7 +39,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::tls::{CertificateError, CertificateFiles};
+#[cfg(feature = "acme")]
+pub use self::acme::AcmeSettings;
+pub(crate) use self::tls::read_certificates;
+pub use self::tls::{CertificateError, CertificateFiles, CertificateSource};
 use self::{
     audience::Audiences,
     refusal::{Refuser, refusals_beside},
@@ -110,7 +116,7 @@ pub struct Settings {
     /// The file with the keys of tickets; beside the events if not given. Made when the first ticket is.
     pub ticket_key: Option<PathBuf>,
     /// The certificate; without one nothing is encrypted.
-    pub tls: Option<CertificateFiles>,
+    pub tls: Option<CertificateSource>,
 }
 
 impl Default for Settings {
@@ -192,14 +198,10 @@ impl Server {
         let address = settings.listen;
         let listener = listen(address).map_err(|error| cannot_listen(address, error))?;
         let access = Arc::new(open_access(&settings)?);
-        let tls = settings
-            .tls
-            .clone()
-            .map(Tls::start)
-            .transpose()?
-            .map(Arc::new);
-        let manager = Manager::from_env().map_err(StartError::Manager)?;
         let metrics = Metrics::default();
+        let start = |source| Tls::start(source, metrics.certificate_expiry.clone()).map(Arc::new);
+        let tls = settings.tls.clone().map(start).transpose()?;
+        let manager = Manager::from_env().map_err(StartError::Manager)?;
         let limits = Arc::new(Limits::new(settings.limits.clone()));
         let connections =
             Connections::new(Opening::default(), limits.clone(), metrics.clone(), tls);
@@ -336,7 +338,7 @@ impl RereadFiles {
 
 async fn keep_certificates(tls: Option<&Tls>) {
     match tls {
-        Some(tls) => tls.certificates.run().await,
+        Some(tls) => tls.run().await,
         None => pending().await,
     }
 }

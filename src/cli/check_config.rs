@@ -173,7 +173,7 @@ impl Report {
             self.value::<PathBuf>(matches, "tls_key"),
         );
         let (Some(certificate), Some(key)) = (certificate, key) else {
-            return;
+            return self.look_at_authority(matches);
         };
         let note = format!(
             "connections are encrypted, with the certificate in {}",
@@ -182,6 +182,25 @@ impl Report {
         match (CertificateFiles { certificate, key }).read() {
             Ok(_) => self.notes.push(note),
             Err(error) => self.problems.push(in_one_line(&error.into())),
+        }
+    }
+
+    /// Asks nobody: whether the names lead here, only the authority can tell.
+    fn look_at_authority(&mut self, matches: &ArgMatches) {
+        let Some(domains) = matches.get_many::<String>("acme_domains") else {
+            return;
+        };
+        let domains: Vec<&str> = domains.map(String::as_str).collect();
+        if let Some(directory) = self.value::<String>(matches, "acme_directory") {
+            self.notes.push(format!(
+                "connections are encrypted; {directory} is asked for the certificate, and must reach the hub at port 443 of {}",
+                domains.join(" and of ")
+            ));
+        }
+        if let Some(path) = self.value::<PathBuf>(matches, "acme_ca") {
+            let read = server::read_certificates(&path);
+            self.problems
+                .extend(read.err().map(|error| in_one_line(&error.into())));
         }
     }
 

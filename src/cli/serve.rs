@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{LogFormat, ServeFlags, refuse_small_queue, refuse_unasked_openness},
-    server::{RereadFiles, Server, Settings},
+    server::{CertificateSource, RereadFiles, Server, Settings},
 };
 
 /// Serves until a signal. `matches` says which flags were given.
@@ -158,7 +158,10 @@ fn greet(server: &Server, settings: &Settings, log_format: LogFormat) {
     } else {
         format_ip(address.ip())
     };
-    let base = format!("{}://{host}:{}", server.scheme(), address.port());
+    let base = match ordered_for(settings) {
+        Some(domain) => format!("https://{domain}"),
+        None => format!("{}://{host}:{}", server.scheme(), address.port()),
+    };
     let bounds = server.bounds();
     let version = env!("CARGO_PKG_VERSION");
     let access = who_may_do_what(server);
@@ -187,6 +190,15 @@ fn greet(server: &Server, settings: &Settings, log_format: LogFormat) {
     ));
     if let Err(error) = printed {
         tracing::warn!(url = base, error = format!("{error:#}"), "listening");
+    }
+}
+
+/// The name that the hub has a certificate of an authority for: at its address, which has none, clients would refuse it.
+fn ordered_for(_settings: &Settings) -> Option<&str> {
+    match &_settings.tls {
+        #[cfg(feature = "acme")]
+        Some(CertificateSource::Acme(acme)) => acme.domains.first().map(String::as_str),
+        Some(CertificateSource::Files(_)) | None => None,
     }
 }
 

@@ -42,6 +42,14 @@ impl Figures {
             "Open connections, streams included",
             ConstGauge::new(limits.connections()),
         );
+        if let Some(expiry) = hub.metrics().certificate_expiry.get() {
+            segno.register_with_unit(
+                "tls_certificate_expiry_timestamp",
+                "End of the certificate that new connections are shown, in seconds since 1970; not there without TLS",
+                Unit::Seconds,
+                ConstGauge::new(expiry),
+            );
+        }
         register_moment(segno, hub, limits);
         register_log(segno, hub).await?;
         let mut text = String::new();

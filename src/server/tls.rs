@@ -1,8 +1,11 @@
 //! TLS of the hub's own side: the certificate it shows, read again when its files change, and the handshake.
 //!
 //! A connection keeps the certificate that it began with, so no stream is cut when there is a new one. A file that is wrong ends the
-//! hub at its start; later it is logged, and the certificate before it stays.
+//! hub at its start; later it is logged, and the certificate before it stays. Where an authority is asked for the certificate, see
+//! `acme.rs`, there may be none yet: handshakes then fail.
 
+#[cfg(feature = "acme")]
+use std::collections::HashMap;
 use std::{
     fs, io,
     path::{Path, PathBuf},
@@ -22,7 +25,13 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::files::{FileState, LOOK_INTERVAL, look_settled};
+use super::validity::Validity;
+#[cfg(feature = "acme")]
+use super::{acme, acme::AcmeSettings};
+use crate::{
+    files::{FileState, LOOK_INTERVAL, look_settled},
+    metrics::CertificateExpiry,
+};
 
 /// What a client of HTTP/2 is told that it may speak. Source: RFC 9113, 3.2.
 pub(super) const ALPN_HTTP2: &[u8] = b"h2";
@@ -30,8 +39,22 @@ pub(super) const ALPN_HTTP2: &[u8] = b"h2";
 /// The same of HTTP/1.1. Source: RFC 7301, 6.
 const ALPN_HTTP1: &[u8] = b"http/1.1";
 
+/// What an authority says that wants to see whether a name leads here. Source: RFC 8737, 6.2.
+#[cfg(feature = "acme")]
+pub(super) const ALPN_ACME: &[u8] = b"acme-tls/1";
+
 /// The first byte of a handshake. Source: RFC 8446, 5.1.
 const HANDSHAKE: u8 = 22;
+
+/// Where the hub's certificate comes from.
+#[derive(Debug, Clone)]
+pub enum CertificateSource {
+    /// Somebody else keeps it in files.
+    Files(CertificateFiles),
+    /// The hub asks an authority for it.
+    #[cfg(feature = "acme")]
+    Acme(AcmeSettings),
+}
 
 /// Where the certificate and its key are, both as PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,15 +107,7 @@ pub enum CertificateError {
 impl CertificateFiles {
     /// Reads them, and looks whether they belong to each other.
     pub fn read(&self) -> Result<CertifiedKey, CertificateError> {
-        let chain = read(&self.certificate, "certificate", |pem| {
-            CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()
-        })?;
-        if chain.is_empty() {
-            return Err(CertificateError::Missing {
-                path: self.certificate.clone(),
-                what: "certificate",
-            });
-        }
+        let chain = read_certificates(&self.certificate)?;
         let key = read(&self.key, "private key", PrivateKeyDer::from_pem_slice)?;
         let certified = CertifiedKey::from_der(chain, key, &provider());
         certified.map_err(|source| CertificateError::Unusable {
@@ -104,6 +119,22 @@ impl CertificateFiles {
 
     fn look(&self) -> [Option<FileState>; 2] {
         [&self.certificate, &self.key].map(|path| FileState::of(path))
+    }
+}
+
+/// Reads certificates that are PEM; there is at least one.
+pub(crate) fn read_certificates(
+    path: &Path,
+) -> Result<Vec<CertificateDer<'static>>, CertificateError> {
+    let chain = read(path, "certificate", |pem| {
+        CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>()
+    })?;
+    match chain.is_empty() {
+        true => Err(CertificateError::Missing {
+            path: path.to_owned(),
+            what: "certificate",
+        }),
+        false => Ok(chain),
     }
 }
 
@@ -126,7 +157,7 @@ fn read<T>(
     })
 }
 
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     ring::default_provider()
 }
 
@@ -134,31 +165,44 @@ fn provider() -> CryptoProvider {
 #[derive(Debug)]
 pub(super) struct Certificates {
     files: CertificateFiles,
-    current: RwLock<Arc<CertifiedKey>>,
+    current: RwLock<Option<Arc<CertifiedKey>>>,
     /// What the files looked like when they were read.
     seen: Mutex<[Option<FileState>; 2]>,
+    expiry: CertificateExpiry,
+    /// What an authority is shown that wants to see whether a name leads here, by name.
+    #[cfg(feature = "acme")]
+    challenges: RwLock<HashMap<String, Arc<CertifiedKey>>>,
 }
 
 impl Certificates {
-    fn read(files: CertificateFiles) -> Result<Self, CertificateError> {
-        // Before they are read: what changes meanwhile is read again.
-        let seen = files.look();
-        Ok(Self {
-            current: RwLock::new(Arc::new(files.read()?)),
-            seen: Mutex::new(seen),
+    fn new(files: CertificateFiles, expiry: CertificateExpiry) -> Self {
+        Self {
+            current: RwLock::default(),
+            // Before they are read: what changes meanwhile is read again.
+            seen: Mutex::new(files.look()),
             files,
-        })
+            expiry,
+            #[cfg(feature = "acme")]
+            challenges: RwLock::default(),
+        }
+    }
+
+    fn read(&self) -> Result<(), CertificateError> {
+        let new = self.files.read()?;
+        let validity = new.cert.first().and_then(|first| Validity::of(first));
+        self.expiry.set(validity.map(|validity| validity.ends));
+        *self
+            .current
+            .write()
+            .expect("nobody panics while holding it") = Some(Arc::new(new));
+        Ok(())
     }
 
     /// Reads the files anew, and logs what came of it.
     pub(super) fn reload_and_tell(&self) {
         let certificate = self.files.certificate.display();
-        match self.files.read() {
-            Ok(new) => {
-                *self
-                    .current
-                    .write()
-                    .expect("nobody panics while holding it") = Arc::new(new);
+        match self.read() {
+            Ok(()) => {
                 tracing::info!(%certificate, "the certificate was read again; new connections get it");
             }
             Err(error) => tracing::error!(
@@ -169,7 +213,7 @@ impl Certificates {
     }
 
     /// Reads the files again when they change, for ever.
-    pub(super) async fn run(&self) {
+    async fn run(&self) {
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;
             let known = *self.seen.lock().expect("nobody panics while holding it");
@@ -180,12 +224,50 @@ impl Certificates {
             }
         }
     }
+
+    /// What new connections are shown; `None` before the first was had from an authority.
+    pub(super) fn current(&self) -> Option<Arc<CertifiedKey>> {
+        let current = self.current.read();
+        current.expect("nobody panics while holding it").clone()
+    }
+}
+
+#[cfg(feature = "acme")]
+impl Certificates {
+    /// Shows `proof` to an authority that asks for `name`.
+    pub(super) fn prove(&self, name: String, proof: CertifiedKey) {
+        let mut challenges = self
+            .challenges
+            .write()
+            .expect("nobody panics while holding it");
+        challenges.insert(name, Arc::new(proof));
+    }
+
+    /// Ends all of that.
+    pub(super) fn end_proofs(&self) {
+        let mut challenges = self
+            .challenges
+            .write()
+            .expect("nobody panics while holding it");
+        challenges.clear();
+    }
+
+    fn proof(&self, hello: &ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let challenges = self
+            .challenges
+            .read()
+            .expect("nobody panics while holding it");
+        challenges.get(hello.server_name()?).cloned()
+    }
 }
 
 impl ResolvesServerCert for Certificates {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let current = self.current.read().expect("nobody panics while holding it");
-        Some(current.clone())
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        #[cfg(feature = "acme")]
+        if acme::asks_for_proof(&_hello) {
+            return self.proof(&_hello);
+        }
+        self.current()
     }
 }
 
@@ -193,6 +275,7 @@ impl ResolvesServerCert for Certificates {
 #[derive(Debug)]
 pub(super) struct Tls {
     pub(super) certificates: Arc<Certificates>,
+    source: CertificateSource,
     serving: Arc<ServerConfig>,
     /// For a connection that is not served: it is told so in HTTP/1.1, whatever else its client speaks.
     refusing: Arc<ServerConfig>,
@@ -208,8 +291,32 @@ pub(super) enum Greeting {
 }
 
 impl Tls {
-    pub(super) fn start(files: CertificateFiles) -> Result<Self, CertificateError> {
-        let certificates = Arc::new(Certificates::read(files)?);
+    pub(super) fn start(
+        source: CertificateSource,
+        expiry: CertificateExpiry,
+    ) -> Result<Self, CertificateError> {
+        let certificates = match &source {
+            CertificateSource::Files(files) => {
+                let certificates = Certificates::new(files.clone(), expiry);
+                certificates.read()?;
+                certificates
+            }
+            #[cfg(feature = "acme")]
+            CertificateSource::Acme(settings) => {
+                let certificates = Certificates::new(settings.open_folder()?, expiry);
+                match certificates.read() {
+                    Ok(()) => (),
+                    Err(CertificateError::Io { source, .. })
+                        if source.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) => tracing::error!(
+                        error = format!("{:#}", anyhow::Error::from(error)),
+                        "the certificate that was kept cannot be used; another is ordered"
+                    ),
+                }
+                certificates
+            }
+        };
+        let certificates = Arc::new(certificates);
         let config = |protocols: &[&[u8]]| {
             let config = ServerConfig::builder_with_provider(Arc::new(provider()))
                 .with_safe_default_protocol_versions()
@@ -223,11 +330,28 @@ impl Tls {
             config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
             Arc::new(config)
         };
+        let serving = match &source {
+            CertificateSource::Files(_) => config(&[ALPN_HTTP2, ALPN_HTTP1]),
+            #[cfg(feature = "acme")]
+            CertificateSource::Acme(_) => config(&[ALPN_HTTP2, ALPN_HTTP1, ALPN_ACME]),
+        };
         Ok(Self {
-            serving: config(&[ALPN_HTTP2, ALPN_HTTP1]),
+            serving,
             refusing: config(&[ALPN_HTTP1]),
             certificates,
+            source,
         })
+    }
+
+    /// Keeps the certificate new, for ever.
+    pub(super) async fn run(&self) {
+        match &self.source {
+            CertificateSource::Files(_) => self.certificates.run().await,
+            #[cfg(feature = "acme")]
+            CertificateSource::Acme(settings) => {
+                Box::pin(acme::run(&self.certificates, settings)).await;
+            }
+        }
     }
 
     /// Takes the handshake of a connection that is served.

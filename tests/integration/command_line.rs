@@ -188,16 +188,31 @@ async fn man_pages_and_completions_are_made_of_the_flags() {
 }
 
 /// A unit or a script that was written for a full build must not find the flag unknown.
-#[cfg(not(feature = "otlp"))]
+#[cfg(not(all(feature = "acme", feature = "otlp")))]
 #[tokio::test]
 async fn a_flag_whose_feature_is_missing_says_how_to_get_it() {
-    let args = ["serve", "--otlp-endpoint", "http://localhost:4318"];
-    let output = run(command(&args, ""), "").await;
-    assert_eq!(output.status.code(), Some(2));
-    assert!(
-        text(&output.stderr).contains("build it with `--features otlp`"),
-        "{output:?}"
-    );
+    for (feature, is_there, flag, value) in [
+        (
+            "acme",
+            cfg!(feature = "acme"),
+            "--acme-domain",
+            "hub.example",
+        ),
+        (
+            "otlp",
+            cfg!(feature = "otlp"),
+            "--otlp-endpoint",
+            "http://localhost:4318",
+        ),
+    ] {
+        if is_there {
+            continue;
+        }
+        let output = run(command(&["serve", flag, value], ""), "").await;
+        assert_eq!(output.status.code(), Some(2));
+        let expected = format!("build it with `--features {feature}`");
+        assert!(text(&output.stderr).contains(&expected), "{output:?}");
+    }
 }
 
 #[tokio::test]

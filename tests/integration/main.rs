@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 mod access;
+#[cfg(feature = "acme")]
+mod acme;
 mod api_page;
 mod backup;
 mod bad_input;

@@ -43,8 +43,8 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "reqwest",
-        &["client", "cli", "auth"],
-        "the client, the one who sends spans to a collector, and the one who fetches the keys of issuers",
+        &["client", "cli", "auth", "server"],
+        "the client, the one who sends spans to a collector, the one who fetches the keys of issuers, and the one who orders certificates",
     ),
     ("broadcast", &["hub"], "announcing is the hub's"),
     (

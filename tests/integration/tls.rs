@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
-use segno::server::CertificateFiles;
+use segno::server::{CertificateFiles, CertificateSource};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -81,14 +81,14 @@ impl Authority {
 pub(crate) const NAMES: [&str; 2] = ["127.0.0.1", "localhost"];
 
 /// A hub with a certificate of `authority`.
-async fn hub_with(
+pub(crate) async fn hub_with(
     authority: &Authority,
     change: impl FnOnce(&mut segno::server::Settings),
 ) -> TestHub {
     let folder = tempfile::tempdir().unwrap();
     let files = authority.issue(&NAMES, folder.path());
     TestHub::start_in(folder, |settings| {
-        settings.tls = Some(files);
+        settings.tls = Some(CertificateSource::Files(files));
         change(settings);
     })
     .await
@@ -203,6 +203,31 @@ async fn a_hang_up_reads_the_certificate_again_and_a_bad_one_is_logged() {
     let client = authority.client(true);
     let live = client.get(format!("{}/health/live", program.url()));
     assert_eq!(answer(live).await.status, 200);
+}
+
+#[tokio::test]
+async fn the_end_of_the_certificate_is_a_metric_as_soon_as_it_is_shown() {
+    const NAME: &str = "segno_tls_certificate_expiry_timestamp_seconds ";
+    let clear = TestHub::start().await;
+    assert!(!answer(clear.get("/metrics")).await.body.contains(NAME));
+    let authority = Authority::new("a");
+    let hub = hub_with(&authority, |_| ()).await;
+    let client = authority.client(false);
+    for year in [4096, 2049] {
+        let end = rcgen::date_time_ymd(year, 1, 1);
+        authority.issue_until(&NAMES, &folder(&hub), end);
+        let line = format!("{NAME}{}\n", end.unix_timestamp());
+        within(format_args!("the end in {year}"), async {
+            while !answer(client.get(hub.url("/metrics")))
+                .await
+                .body
+                .contains(&line)
+            {
+                pause().await;
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
@@ -488,11 +513,17 @@ async fn commands_of_the_client_say_what_is_wrong() {
     fs::write(&wrong, other.pem()).unwrap();
     let named = tempfile::tempdir().unwrap();
     let files = authority.issue(&["hub.example"], named.path());
-    let named = TestHub::start_in(named, |settings| settings.tls = Some(files)).await;
+    let named = TestHub::start_in(named, |settings| {
+        settings.tls = Some(CertificateSource::Files(files))
+    })
+    .await;
     let expired = tempfile::tempdir().unwrap();
     let end = rcgen::date_time_ymd(2001, 1, 1);
     let files = authority.issue_until(&NAMES, expired.path(), end);
-    let expired = TestHub::start_in(expired, |settings| settings.tls = Some(files)).await;
+    let expired = TestHub::start_in(expired, |settings| {
+        settings.tls = Some(CertificateSource::Files(files))
+    })
+    .await;
     let clear = TestHub::start().await;
     let nobody = super::test_hub::Port::reserve();
     let to_https = |url: &str| url.replace("http://", "https://");

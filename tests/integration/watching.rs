@@ -8,7 +8,10 @@ use std::{
 
 use serde_json::Value;
 
-use super::test_hub::{TestHub, answer, segno};
+use super::{
+    test_hub::{answer, segno},
+    tls::{Authority, hub_with},
+};
 
 const RULES: &str = "deploy/prometheus/segno.rules.yml";
 const DASHBOARD: &str = "deploy/grafana/segno.json";
@@ -28,10 +31,13 @@ fn words<'a>(text: &'a str, prefix: &str) -> BTreeSet<&'a str> {
 
 /// The metrics that Prometheus has of a hub, in every spelling that a query may use.
 async fn metrics_of_a_hub() -> BTreeSet<String> {
-    let hub = TestHub::start().await;
+    // With a certificate, because its end is a metric.
+    let authority = Authority::new("a");
+    let hub = hub_with(&authority, |_| ()).await;
+    let client = authority.client(false);
     // What is counted by its code is there when the first has come.
-    answer(hub.get("/nowhere")).await;
-    let exposition = answer(hub.get("/metrics")).await.body;
+    answer(client.get(hub.url("/nowhere"))).await;
+    let exposition = answer(client.get(hub.url("/metrics"))).await.body;
     let mut names = BTreeSet::from(["up".to_owned()]);
     for line in exposition.lines() {
         let Some(line) = line.strip_prefix("# TYPE ") else {
