@@ -42,6 +42,8 @@ pub(super) struct Upkeep {
     stale_wal: StaleWal,
     /// Why the last commit failed, if it did.
     failure: Option<Arc<db::Error>>,
+    /// Whether any commit worked since the file was opened. A file on a full disk opens as well as any other.
+    has_worked: bool,
 }
 
 impl Upkeep {
@@ -49,6 +51,7 @@ impl Upkeep {
         Self {
             stale_wal,
             failure: None,
+            has_worked: false,
         }
     }
 
@@ -58,6 +61,7 @@ impl Upkeep {
     }
 
     pub(super) fn commit_worked(&mut self) {
+        self.has_worked = true;
         if self.failure.take().is_some() {
             tracing::info!("commits work again");
         }
@@ -100,11 +104,12 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Checks that commits go into the right file, and after a failure whether it lasts, so that no publisher has to find out.
+    /// Checks that commits go into the right file, and after a start or a failure that they work, so that no publisher has to find
+    /// out.
     async fn probe(&mut self, appender: &mut Appender) -> Result<(), Arc<db::Error>> {
-        let probed = match self.failure {
-            None => appender.look_in_place().await,
-            Some(_) => appender.probe().await,
+        let probed = match (self.has_worked, &self.failure) {
+            (true, None) => appender.look_in_place().await,
+            (false, _) | (true, Some(_)) => appender.probe().await,
         };
         match probed {
             Ok(()) => {

@@ -310,9 +310,13 @@ impl SmallDisk {
     }
 
     async fn start_hub(&self) -> Program {
+        Program::spawn(self.serve_quietly()).await
+    }
+
+    fn serve_quietly(&self) -> Command {
         let mut command = self.serve();
         command.stderr(Stdio::null());
-        Program::spawn(command).await
+        command
     }
 
     /// Leaves no room at all.
@@ -364,10 +368,23 @@ async fn a_hub_on_a_full_disk_starts_reads_and_deletes_until_there_is_room() {
     let told = String::from_utf8(refused.stderr).unwrap();
     assert!(told.contains("there is no room on the disk"), "{told}");
     fs::rename(&aside, &reserve).unwrap();
-    let program = disk.start_hub().await;
+    let program = Program::spawn_unready(disk.serve_quietly()).await;
     let hub = program.as_hub();
+    within("the hub to live", async {
+        while answer(hub.get("/health/live")).await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    // The start emptied the WAL, which made a little room.
+    disk.fill();
+    let ready = answer(hub.get("/health/ready")).await;
+    assert_eq!(
+        (ready.status.as_u16(), ready.code().as_str()),
+        (503, "commits_fail"),
+        "before anybody has published: {ready:?}"
+    );
     assert_eq!(hub.get_json("/events/1").await["data"], "first");
-    // The WAL was emptied, which made a little room.
     let refusal = loop {
         let refusal = answer(hub.post("/topics/old").body(big.clone())).await;
         if refusal.status != 201 {

@@ -548,7 +548,14 @@ impl Program {
     }
 
     /// Starts `command`, which serves, reads from its start message where it listens, and waits until it is ready.
-    pub(crate) async fn spawn(mut command: Command) -> Self {
+    pub(crate) async fn spawn(command: Command) -> Self {
+        let program = Self::spawn_unready(command).await;
+        program.wait_until_ready().await;
+        program
+    }
+
+    /// The same for a hub that may not get ready. It answers when it has told where it listens.
+    pub(crate) async fn spawn_unready(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let mut program = Self {
@@ -570,7 +577,6 @@ impl Program {
         let (address, stdout) = within("the start message", reading).await.unwrap();
         (program.scheme, program.port) = address;
         program._stdout = Some(stdout);
-        program.wait_until_ready().await;
         program
     }
 
