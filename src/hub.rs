@@ -10,6 +10,7 @@ mod canary;
 mod command;
 mod feeds;
 mod gap;
+mod holes;
 mod order;
 mod origin;
 mod position;
@@ -50,6 +51,7 @@ pub use self::{
     batch::Batch,
     canary::CanaryError,
     gap::{Gap, GapReason},
+    holes::Holes,
     order::Writer,
     origin::{Origin, is_traced},
     position::Bounds,
@@ -236,6 +238,16 @@ impl Hub {
         }
     }
 
+    /// Finds the holes of a range that is read page by page. To be called before its first page is read. `after_a_cursor`: its reader
+    /// has what lies before the range, and is told as well of what was gone already.
+    pub fn holes(&self, after_a_cursor: bool) -> Holes {
+        let sources = self.parts.sources.clone();
+        match after_a_cursor {
+            true => Holes::after_a_cursor(sources),
+            false => Holes::of_what_is_kept(sources),
+        }
+    }
+
     /// The log, to read.
     pub fn log(&self) -> &EventLog {
         &self.parts.sources.log
@@ -406,8 +418,8 @@ impl Hub {
         !self.parts.draining.is_cancelled() && self.parts.canary.is_stuck()
     }
 
-    /// Whether an event that came now would be taken. The writer looks whether its file is in its place, and after a failed
-    /// commit tries a small one.
+    /// Whether an event that came now would be taken. The writer looks whether its file is in its place, and after a start
+    /// or a failed commit tries a small one.
     pub async fn ready(&self) -> Result<(), NotReady> {
         if self.parts.draining.is_cancelled() {
             return Err(NotReady::Draining);

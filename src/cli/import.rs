@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use clap::Args;
+use serde::Deserialize;
 
 use super::{LogFile, counted, print, progress::Progress};
 use crate::{
@@ -31,7 +32,7 @@ const PAGE_EVENTS: usize = 1000;
 /// The flags of `segno import`.
 #[derive(Debug, Clone, Args)]
 pub(super) struct ImportFlags {
-    /// File that `segno export` wrote; standard input if not given.
+    /// File that `segno export` wrote, or a history as NDJSON; standard input if not given.
     file: Option<PathBuf>,
 
     /// The log; created if it does not exist.
@@ -58,6 +59,7 @@ pub(super) async fn run(flags: ImportFlags) -> anyhow::Result<()> {
         waiting_bytes: 0,
         imported: 0,
         skipped: 0,
+        gaps: 0,
     };
     let read = import.read(input, Progress::new(bytes)).await;
     // What was read before a bad line is good.
@@ -70,6 +72,15 @@ pub(super) async fn run(flags: ImportFlags) -> anyhow::Result<()> {
         counted(import.imported),
         import.skipped
     ))?;
+    if import.gaps > 0 {
+        print(&format!(
+            "{} of gaps: events were gone from the hub that wrote them, and are not in this log either\n",
+            match import.gaps {
+                1 => "1 line tells".into(),
+                lines => format!("{lines} lines tell"),
+            }
+        ))?;
+    }
     read
 }
 
@@ -82,6 +93,19 @@ struct Import {
     waiting_bytes: usize,
     imported: u64,
     skipped: u64,
+    /// Lines of a hub's own, which say that events are gone.
+    gaps: u64,
+}
+
+/// What a hub says itself among the events of its history, on a line of its own.
+#[derive(Deserialize)]
+struct OwnLine {
+    #[serde(rename = "segno")]
+    _word: String,
+}
+
+fn is_own(line: &str) -> bool {
+    serde_json::from_str::<OwnLine>(line).is_ok()
 }
 
 impl Import {
@@ -97,8 +121,12 @@ impl Import {
             if line.is_empty() {
                 continue;
             }
-            let event = line
-                .parse()
+            let event = line.parse();
+            if event.is_err() && is_own(&line) {
+                self.gaps += 1;
+                continue;
+            }
+            let event = event
                 .with_context(|| format!("line {number} is not an event that was exported"))?;
             self.take(event)
                 .await

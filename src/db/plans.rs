@@ -82,6 +82,7 @@ const STATEMENTS: &[(&str, &str)] = &[
     ("trim::TRIM", trim::TRIM),
     ("trim::TRIM_TOPIC", trim::TRIM_TOPIC),
     ("trim::TRIMMED_OF_TOPICS", trim::TRIMMED_OF_TOPICS),
+    ("trim::TRIMMED_OF_ANY", trim::TRIMMED_OF_ANY),
     ("trim::TRIMMED", trim::TRIMMED),
     ("trim::FORGET_MARKS", trim::FORGET_MARKS),
     ("erase::ERASE", erase::ERASE),

@@ -81,6 +81,8 @@ pub(super) const FORGET_MARKS: &str =
 pub(super) const TRIMMED_OF_TOPICS: &str = "
 select max(last_id) from trimmed where last_id > ?1 and topic in (select value from json_each(?2))";
 
+pub(super) const TRIMMED_OF_ANY: &str = "select max(last_id) from trimmed where last_id > ?1";
+
 pub(super) const TRIMMED: &str = "select topic, last_id from trimmed where last_id > ?1";
 
 impl Appender {
@@ -177,12 +179,16 @@ impl EventLog {
         filter: &Filter,
         cursor: EventId,
     ) -> Result<Option<EventId>, Error> {
-        if let Topics::Exact(topics) = filter.topics() {
-            let id: Option<i64> = sqlx::query_scalar(TRIMMED_OF_TOPICS)
-                .bind(cursor.as_i64())
-                .bind(to_json(&topics))
-                .fetch_one(&self.pool)
-                .await?;
+        let query = match filter.topics() {
+            Topics::All => Some(sqlx::query_scalar(TRIMMED_OF_ANY).bind(cursor.as_i64())),
+            Topics::Exact(topics) => {
+                let query = sqlx::query_scalar(TRIMMED_OF_TOPICS).bind(cursor.as_i64());
+                Some(query.bind(to_json(&topics)))
+            }
+            Topics::Matching(_) => None,
+        };
+        if let Some(query) = query {
+            let id: Option<i64> = query.fetch_one(&self.pool).await?;
             return Ok(id.map(EventId::from_row));
         }
         let mut scan = self.scans.begin(filter).await;

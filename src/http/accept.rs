@@ -2,21 +2,30 @@
 
 use poem::http::{HeaderMap, header};
 
-/// Whether `Accept` names this very media type. A range such as `*/*` names none, and one that weighs 0 is refused.
-/// Source: RFC 9110, 12.5.1.
-pub(super) fn names(headers: &HeaderMap, media_type: &str) -> bool {
-    let values = headers.get_all(header::ACCEPT).iter();
-    let ranges = values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','));
-    ranges.into_iter().any(|range| {
-        let mut parts = range.split(';').map(str::trim);
-        let is_named = parts
-            .next()
-            .is_some_and(|named| named.eq_ignore_ascii_case(media_type));
-        let is_refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
-        is_named && !is_refused
-    })
+use super::problem::{Code, Problem};
+
+/// Whether `Accept` names this very media type. A range such as `*/*` names none, and one that weighs 0 is refused. A header that
+/// cannot be read is an error, and never taken for absent. Source: RFC 9110, 12.5.1.
+pub(super) fn names(headers: &HeaderMap, media_type: &str) -> Result<bool, Problem> {
+    let mut is_named = false;
+    for value in headers.get_all(header::ACCEPT) {
+        let ranges = str::from_utf8(value.as_bytes()).map_err(|_| {
+            let detail = "header accept is not UTF-8; send media types, such as application/json";
+            Problem::new(Code::InvalidHeader, detail)
+        })?;
+        is_named |= ranges.split(',').any(|range| is_of(range, media_type));
+    }
+    Ok(is_named)
+}
+
+/// Whether a range of `Accept` is this very media type.
+fn is_of(range: &str, media_type: &str) -> bool {
+    let mut parts = range.split(';').map(str::trim);
+    let is_named = parts
+        .next()
+        .is_some_and(|named| named.eq_ignore_ascii_case(media_type));
+    let is_refused = parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"));
+    is_named && !is_refused
 }
 
 #[cfg(test)]
@@ -33,9 +42,10 @@ mod tests {
                 .parse()
                 .unwrap(),
         );
-        assert!(names(&headers, "text/event-stream"));
-        assert!(names(&headers, "text/html"));
-        assert!(!names(&headers, "application/x-ndjson"));
-        assert!(!names(&headers, "application/json"));
+        let names = |media_type| names(&headers, media_type).unwrap();
+        assert!(names("text/event-stream"));
+        assert!(names("text/html"));
+        assert!(!names("application/x-ndjson"));
+        assert!(!names("application/json"));
     }
 }

@@ -30,7 +30,8 @@ pub(super) struct RefusedStream {
 impl RefusedStream {
     /// `None` if the client understands a problem, or asked for something else.
     pub(super) fn of(request: &Request) -> Option<Self> {
-        let accepts = |media_type| accept::names(request.headers(), media_type);
+        // Who sends what cannot be read is told so, by a problem.
+        let accepts = |media_type| accept::names(request.headers(), media_type).unwrap_or(false);
         let is_stream =
             is_follow(request) && accepts("text/event-stream") && !accepts(PROBLEM_JSON);
         is_stream.then(|| Self {

@@ -9,10 +9,10 @@ use super::{
     batch::Batch,
     feeds::{Announcement, FeedReceiver},
     gap::{Gap, GapReason},
+    holes::Told,
     position::{Bounds, Position},
     progress::{ProgressHandle, ProgressTable},
     recent::RecentPage,
-    trim_marks::TrimMark,
 };
 use crate::{
     db::{self, EventLog, Order, Page, Range},
@@ -109,12 +109,7 @@ pub struct Subscription {
     feed: FeedReceiver,
     progress: ProgressHandle,
     behind: bool,
-    /// How many marks of trimmed topics there were when they were last looked at.
-    marks_seen: u64,
-    /// The id up to which the subscriber knows of trimmed topics.
-    trimmed_told: EventId,
-    /// The id up to which it knows of lost events.
-    lost_told: EventId,
+    told: Told,
     /// Whether it has yet to be told that its start is of no use here.
     start_is_unknown: bool,
     /// A page that is given after the gap that was found while it was read.
@@ -152,9 +147,7 @@ impl Subscription {
             cursor: EventId::ZERO,
             feed,
             behind: true,
-            marks_seen: 0,
-            trimmed_told: EventId::ZERO,
-            lost_told: EventId::ZERO,
+            told: Told::NOTHING,
             start_is_unknown: start == Start::Unknown,
             held: None,
         };
@@ -238,9 +231,7 @@ impl Subscription {
             // Receives what is announced from now on. What this one has waiting is in the log.
             feed: self.sources.announcements.feeds.join_again(&self.feed),
             behind: true,
-            marks_seen: self.marks_seen,
-            trimmed_told: self.trimmed_told,
-            lost_told: self.lost_told,
+            told: self.told,
             start_is_unknown: self.start_is_unknown,
             held: None,
         }
@@ -412,17 +403,9 @@ impl Subscription {
 
     /// Whether events after the cursor were lost, and the subscriber does not know yet.
     fn find_lost(&mut self) -> bool {
-        let known = self.lost_told.max(self.cursor);
-        let Some(lost) = self
-            .sources
-            .log
-            .lost()
-            .last()
-            .filter(|lost| lost.through > known)
-        else {
+        let Some(lost) = self.told.find_lost(&self.sources, self.cursor) else {
             return false;
         };
-        self.lost_told = lost.through;
         if self.cursor > lost.after {
             // Nothing is left between the cursor and here.
             self.move_to(lost.through);
@@ -437,36 +420,9 @@ impl Subscription {
 
     /// Whether a topic that is wanted was trimmed to beyond the cursor, and the subscriber does not know yet.
     async fn find_trimmed(&mut self) -> Result<bool, db::Error> {
-        let marks = &self.sources.announcements.trim_marks;
-        // Read before the marks of the file: one that is committed later changes it again.
-        let count = marks.count();
-        if self.marks_seen == count {
-            return Ok(false);
-        }
-        let known = self.trimmed_told.max(self.cursor);
-        let (trimmed, seen) = match marks.since(self.marks_seen) {
-            Some((marks, seen)) => (self.highest_wanted(&marks, known).await, seen),
-            None => {
-                let stored = self.sources.log.trimmed_after(&self.filter, known);
-                (stored.await?, count)
-            }
-        };
-        self.marks_seen = seen;
-        self.trimmed_told = trimmed.unwrap_or(known);
-        Ok(trimmed.is_some())
-    }
-
-    /// The highest id above `known` up to which a topic that is wanted was trimmed by one of `marks`.
-    async fn highest_wanted(&self, marks: &[TrimMark], known: EventId) -> Option<EventId> {
-        let mut scan = self.sources.log.scans().begin(&self.filter).await;
-        let mut highest = None;
-        for mark in marks {
-            if mark.through > known && self.filter.wants_topic(mark.topic.as_str()) {
-                highest = highest.max(Some(mark.through));
-            }
-            scan.pause().await;
-        }
-        highest
+        self.told
+            .find_trimmed(&self.sources, &self.filter, self.cursor)
+            .await
     }
 
     /// Takes the next step of a replay: a gap, or a page if it has an event.

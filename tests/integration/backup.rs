@@ -256,6 +256,26 @@ async fn an_export_is_imported_as_it_was_and_goes_on_where_it_was_broken_off() {
     assert!(in_use.contains("another segno is running"), "{in_use}");
 }
 
+/// A history that was saved over HTTP may say that events are gone.
+#[tokio::test]
+async fn an_import_passes_over_what_a_history_says_of_gaps() {
+    let hub = TestHub::start().await;
+    hub.publish("a", ["1", "2"]).await;
+    hub.publish("b", ["3"]).await;
+    answer(super::test_hub::reqwest_client().delete(hub.url("/topics/a"))).await;
+    let saved = answer(hub.get("/events?after=0&format=ndjson")).await.body;
+    assert!(saved.contains(r#""segno":"gap""#), "{saved}");
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("saved.ndjson");
+    fs::write(&lines, &saved).unwrap();
+    let new = folder.path().join("segno.db");
+    let told = succeed(&["import", lines.to_str().unwrap()], &new).await;
+    assert!(told.starts_with("2 events imported"), "{told}");
+    assert!(told.contains("1 line tells of gaps"), "{told}");
+    fs::write(&lines, "{\"segno\":7}\n").unwrap();
+    fail(&["import", lines.to_str().unwrap()], &new).await;
+}
+
 /// Such topics are the hub's own now, and what was published on them before is kept, followed and erased as ever.
 #[tokio::test]
 async fn an_import_takes_topics_that_nobody_can_publish_on_any_more() {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use reqwest::header::HeaderValue;
 use serde_json::{Value, json};
 
 use super::test_hub::{TestHub, TestStream, answer, within};
@@ -390,6 +391,40 @@ async fn a_long_poll_counts_as_a_stream_and_ends_with_the_hub() {
         (200, json!([])),
         "{address}"
     );
+}
+
+/// `Accept` says what the answer is, so one that cannot be read is refused wherever it is read, whatever else is asked for. And it is
+/// read by the standard everywhere.
+#[tokio::test]
+async fn accept_is_read_the_same_way_everywhere() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a"]).await;
+    for path in [
+        "/events",
+        "/events?format=json",
+        "/sse",
+        "/sse?format=data",
+        "/topics/t",
+    ] {
+        let unreadable = HeaderValue::from_bytes(b"text/event-stream, \xff").unwrap();
+        let refused = answer(hub.get(path).header("accept", unreadable)).await;
+        assert_eq!(
+            (refused.status.as_u16(), refused.code().as_str()),
+            (400, "invalid_header"),
+            "{path}"
+        );
+    }
+    for (accept, content_type) in [
+        (
+            "Application/X-NDJSON;q=0.5, text/html",
+            "application/x-ndjson",
+        ),
+        ("application/x-ndjson;q=0, */*", "application/json"),
+        ("application/x-ndjson-not", "application/json"),
+    ] {
+        let read = answer(hub.get("/events").header("accept", accept)).await;
+        assert_eq!(read.header("content-type"), content_type, "{accept}");
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use segno::retention::Keep;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::test_hub::{TestHub, TestStream, answer, segno, within};
+use super::test_hub::{TestHub, TestStream, answer, reqwest_client, segno, within};
 
 fn newest(events: u64) -> Keep {
     Keep {
@@ -330,25 +330,169 @@ async fn a_live_subscriber_who_missed_nothing_is_told_nothing() {
     assert_eq!(stream.next_data().await, ["\"a\"", "\"b\""]);
 }
 
+async fn erase(hub: &TestHub, path: &str) {
+    let erased = answer(reqwest_client().delete(hub.url(path))).await;
+    assert_eq!(erased.status, StatusCode::OK);
+}
+
+/// The lines of a history that has begun.
+async fn rest_of_lines(mut held: reqwest::Response) -> Vec<Value> {
+    let mut body = Vec::new();
+    within("the end of the history", async {
+        while let Some(chunk) = held.chunk().await.unwrap() {
+            body.extend_from_slice(&chunk);
+        }
+    })
+    .await;
+    let body = String::from_utf8(body).unwrap();
+    let lines = body.lines().map(|line| serde_json::from_str(line).unwrap());
+    lines.collect()
+}
+
 #[tokio::test]
-async fn slow_a_history_that_trimming_overtakes_is_broken_off() {
+async fn slow_a_history_that_trimming_overtakes_is_told() {
     const STORED: u64 = 20_000;
     let hub = TestHub::start_with(|config| config.keep = newest(STORED)).await;
     publish_large(&hub, "orders", STORED).await;
-    let lines = hub.get("/events").header("accept", "application/x-ndjson");
-    let mut held = within("the head", lines.send()).await.unwrap();
-    publish_large(&hub, "orders", STORED - 1000).await;
-    wait_for_first_id(&hub, STORED - 999).await;
-    let broken = within("the end", async {
-        loop {
-            match held.chunk().await {
-                Ok(Some(_)) => (),
-                Ok(None) => break false,
-                Err(_) => break true,
+    for query in ["", "?order=desc"] {
+        let first = first_id(&hub).await;
+        let lines = hub.get(&format!("/events{query}"));
+        let lines = lines.header("accept", "application/x-ndjson");
+        let held = within("the head", lines.send()).await.unwrap();
+        publish_large(&hub, "orders", STORED - 1000).await;
+        wait_for_first_id(&hub, first + STORED - 1000).await;
+        let lines = rest_of_lines(held).await;
+        let gaps: Vec<_> = lines.iter().filter(|line| line["segno"] == "gap").collect();
+        assert!(
+            !gaps.is_empty(),
+            "a history with a hole looks whole: {query}"
+        );
+        assert_eq!(gaps[0]["reason"], "trimmed");
+        // Between two events that follow each other without a word, nothing is missing.
+        for pair in lines.windows(2) {
+            let [Some(a), Some(b)] = [&pair[0]["id"], &pair[1]["id"]].map(Value::as_u64) else {
+                continue;
+            };
+            assert_eq!(a.abs_diff(b), 1, "a hole that nobody told: {query} {a} {b}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_history_tells_of_topics_that_were_erased_in_its_range() {
+    let hub = TestHub::start().await;
+    hub.publish_many(2000, |n| ["a", "b"][usize::try_from(n % 2).unwrap()].into())
+        .await;
+    erase(&hub, "/topics/a").await;
+    let told = json!({"reason": "trimmed", "first_id": first_id(&hub).await, "last_id": 2001});
+    for (query, is_told) in [
+        ("after=5", true),
+        ("after=5&topic=a", true),
+        ("after=5&topic=*", true),
+        ("after=5&topic=a&type=x", true),
+        ("after=5&order=desc", true),
+        ("after=5&before=50", true),
+        // Somebody else's.
+        ("after=5&topic=b", false),
+        // Nothing that went lies there.
+        ("after=2000", false),
+        // What is kept is all that was asked for.
+        ("topic=a", false),
+        ("since=start", false),
+    ] {
+        let page = hub.get_json(&format!("/events?{query}")).await;
+        let lines = hub.get(&format!("/events?{query}&format=ndjson")).send();
+        let lines = rest_of_lines(lines.await.unwrap()).await;
+        let gaps: Vec<_> = lines
+            .iter()
+            .filter(|line| !line["segno"].is_null())
+            .collect();
+        if !is_told {
+            assert_eq!(
+                (page["gap"].clone(), gaps.len()),
+                (Value::Null, 0),
+                "{query}"
+            );
+            continue;
+        }
+        assert_eq!(
+            (gaps.len(), &lines[0]["segno"]),
+            (1, &json!("gap")),
+            "{query}"
+        );
+        for gap in [&page["gap"], gaps[0]] {
+            assert_eq!(gap["requested"], 5, "{query}");
+            for (name, value) in told.as_object().unwrap() {
+                assert_eq!(gap[name], *value, "{query}");
             }
         }
-    });
-    assert!(broken.await, "a history with a hole looks whole");
+    }
+}
+
+/// An event that is erased by its id keeps its place, and what is left of it is wanted whatever the types.
+#[tokio::test]
+async fn a_history_shows_an_event_that_was_erased_where_it_was() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a", "b", "c"]).await;
+    erase(&hub, "/events/2").await;
+    let lines = hub.get("/events?type=message&format=ndjson").send();
+    let lines = rest_of_lines(lines.await.unwrap()).await;
+    let shown: Vec<_> = lines
+        .iter()
+        .map(|line| (&line["id"], &line["type"]))
+        .collect();
+    let [message, erased] = [json!("message"), json!("segno.erased")];
+    assert_eq!(
+        shown,
+        [
+            (&json!(1), &message),
+            (&json!(2), &erased),
+            (&json!(3), &message),
+            (&json!(4), &erased)
+        ]
+    );
+}
+
+#[tokio::test]
+async fn slow_a_topic_that_is_erased_under_a_history_is_told() {
+    let hub = TestHub::start().await;
+    publish_large(&hub, "kept", 10_000).await;
+    publish_large(&hub, "gone", 10_000).await;
+    publish_large(&hub, "kept", 1000).await;
+    let lines = hub.get("/events?format=ndjson").send();
+    let held = within("the head", lines).await.unwrap();
+    let page = hub.get("/events?after=9500&limit=1000").send();
+    let page = within("the head of the page", page).await.unwrap();
+    erase(&hub, "/topics/gone").await;
+    let lines = rest_of_lines(held).await;
+    let at = lines.iter().position(|line| line["segno"] == "gap");
+    let at = at.expect("a history with a hole looks whole");
+    assert!(
+        lines[at - 1]["id"].as_u64() < Some(20_000),
+        "told at the hole: {}",
+        lines[at - 1]
+    );
+    for pair in lines.windows(2) {
+        let [Some(a), Some(b)] = [&pair[0]["id"], &pair[1]["id"]].map(Value::as_u64) else {
+            continue;
+        };
+        assert!(
+            b == a + 1 || a >= 21_000 || told_before(&lines, b),
+            "{a} {b}"
+        );
+    }
+    let page = &rest_of_lines(page).await[0];
+    assert!(page["events"].as_array().unwrap().len() < 1000);
+    assert_eq!(
+        page["gap"]["reason"], "trimmed",
+        "a page with a hole looks whole"
+    );
+}
+
+/// Whether a gap stands before the event `id`.
+fn told_before(lines: &[Value], id: u64) -> bool {
+    let before = lines.iter().take_while(|line| line["id"] != id);
+    before.into_iter().any(|line| line["segno"] == "gap")
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ pub(super) fn text<'h>(
 }
 
 /// A value of the header `name`, as UTF-8.
-pub(super) fn as_text<'h>(name: &HeaderName, value: &'h HeaderValue) -> Result<&'h str, Problem> {
+fn as_text<'h>(name: &HeaderName, value: &'h HeaderValue) -> Result<&'h str, Problem> {
     str::from_utf8(value.as_bytes()).map_err(|_| invalid(name, "is not UTF-8"))
 }
 

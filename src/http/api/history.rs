@@ -4,7 +4,7 @@ mod lines;
 mod page;
 mod wait;
 
-use poem::{Request, http::header};
+use poem::Request;
 use poem_openapi::{
     ApiResponse, Object, OpenApi, ResponseContent,
     param::{Path, Query},
@@ -19,13 +19,14 @@ use self::{
     wait::{Wait, wait_for_events},
 };
 use super::{
-    Api, Tag, filter, headers,
+    Api, Tag, filter,
     parameter::{
         Checked, Cursor, LIMIT_MAX_EVENTS, Moment, PageSize, Parameter, Since, TopicPattern,
         TypePattern, optional,
     },
 };
 use crate::http::{
+    accept,
     caller::Caller,
     problem::{Code, Codes, Problem, ProblemOf},
     schema::{Json, Nullable, Raw},
@@ -87,6 +88,7 @@ impl HistoryApi {
         _ticket: Query<Option<String>>,
         request: &Request,
     ) -> Result<History, ProblemOf<ReadHistory>> {
+        let has_cursor = after.0.is_some();
         let has_end = before.0.is_some() || until.0.is_some();
         let mut range = Range {
             after: optional(after.0)?
@@ -112,10 +114,8 @@ impl HistoryApi {
             order: optional(order.0)?.unwrap_or_default(),
             limit: optional(limit.0)?.map(|limit| limit.0),
         };
-        let format = match optional(format.0)? {
-            Some(format) => format,
-            None => HistoryFormat::accepted_by(request)?,
-        };
+        let accepted = HistoryFormat::accepted_by(request)?;
+        let format = optional(format.0)?.unwrap_or(accepted);
         let wait = optional(wait.0)?.filter(|wait| !wait.0.is_zero());
         let gap = match wait {
             None => None,
@@ -134,15 +134,18 @@ impl HistoryApi {
                 gap
             }
         };
+        // Who waited was told of what is gone up to now.
+        let holes = self.0.hub.holes(has_cursor && wait.is_none());
         if format == HistoryFormat::Ndjson {
             // A range may take as long as a stream.
             let pass = Caller::of(request).pass(&self.0.settings.access)?;
-            let lines = HistoryLines::new(self.0.hub.clone(), query, pass);
+            let lines = HistoryLines::new(self.0.hub.clone(), query, holes, pass);
             return Ok(History::Found(Events::Lines(lines), None));
         }
         Ok(read_page(
             &self.0.hub,
             query,
+            holes,
             gap,
             request.uri(),
             self.0.settings.public_url.as_ref(),
@@ -273,11 +276,7 @@ pub(super) enum HistoryFormat {
 impl HistoryFormat {
     /// What the header `Accept` asks for.
     pub(super) fn accepted_by(request: &Request) -> Result<Self, Problem> {
-        let mut wants_lines = false;
-        for value in request.headers().get_all(header::ACCEPT) {
-            let text = headers::as_text(&header::ACCEPT, value)?;
-            wants_lines |= text.contains("application/x-ndjson");
-        }
+        let wants_lines = accept::names(request.headers(), "application/x-ndjson")?;
         Ok(match wants_lines {
             true => Self::Ndjson,
             false => Self::Json,
@@ -340,7 +339,8 @@ pub(super) struct PageJson {
     /// All that matches up to this id is in the answer, or lies before it: ask again `after` it. Not with `order=desc`.
     #[oai(skip_serializing_if_is_none)]
     cursor: Option<EventId>,
-    /// With `wait`: that events after the cursor are gone, as `segno.gap` says it in a stream.
+    /// That events of the page are gone, as `segno.gap` says it in a stream: those that went while it was read, and with `after` or
+    /// `wait` all after that cursor.
     #[oai(skip_serializing_if_is_none)]
     gap: Option<GapJson>,
 }

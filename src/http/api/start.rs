@@ -65,7 +65,9 @@ impl FollowQuery {
                 .map_err(|error| Problem::new(Code::InvalidParameter, error))?,
         );
         let topic = request.uri().path().strip_prefix(TOPIC_PREFIX);
-        let format = optional(query.first("format"))?.or_else(|| Self::accepted_format(request));
+        // Read in any case: a header that means something is refused where it cannot be read.
+        let accepted = Self::accepted_format(request)?;
+        let format = optional(query.first("format"))?.or(accepted);
         let format = match (format, topic) {
             (Some(format), _) => format,
             (None, None) => Format::default(),
@@ -91,12 +93,12 @@ impl FollowQuery {
     }
 
     /// The format that `Accept` names.
-    fn accepted_format(request: &Request) -> Option<Format> {
+    fn accepted_format(request: &Request) -> Result<Option<Format>, Problem> {
         let named = |media_type| accept::names(request.headers(), media_type);
-        if named("text/event-stream") {
-            return Some(Format::Data);
+        if named("text/event-stream")? {
+            return Ok(Some(Format::Data));
         }
-        named("application/x-ndjson").then_some(Format::Ndjson)
+        Ok(named("application/x-ndjson")?.then_some(Format::Ndjson))
     }
 }
 

@@ -1,4 +1,4 @@
-//! A range of events of any length, one event a line.
+//! A range of events of any length, one event a line; and a line for each time that some of them are found gone.
 
 use futures_util::{Stream, stream};
 use poem::{Body, IntoResponse, Response};
@@ -11,8 +11,8 @@ use super::HistoryQuery;
 use crate::{
     auth::Pass,
     db::{self, Order, Page},
-    event::EventId,
-    hub::Hub,
+    http::frame::{Format, Notice},
+    hub::{Holes, Hub},
 };
 
 /// Events that NDJSON takes from the log at a time.
@@ -25,16 +25,16 @@ pub(in crate::http::api) struct HistoryLines {
     query: HistoryQuery,
     /// That its reader may go on; `None` if nothing can end that.
     pass: Option<Pass>,
-    begun: bool,
+    holes: Holes,
 }
 
 impl HistoryLines {
-    pub(super) fn new(hub: Hub, query: HistoryQuery, pass: Option<Pass>) -> Self {
+    pub(super) fn new(hub: Hub, query: HistoryQuery, holes: Holes, pass: Option<Pass>) -> Self {
         Self {
             hub,
             query,
             pass,
-            begun: false,
+            holes,
         }
     }
 
@@ -45,7 +45,7 @@ impl HistoryLines {
                 hub,
                 mut query,
                 pass,
-                begun,
+                mut holes,
             }) = lines
             else {
                 return Ok(None);
@@ -61,9 +61,8 @@ impl HistoryLines {
                 )
                 .await;
             let Page { events, read_on } = page.map_err(broken_off)?;
-            if begun && query.order == Order::Ascending && is_trimmed(&hub, query.range.after) {
-                return Err(std::io::Error::other("the events that follow were trimmed"));
-            }
+            let gap = holes.find(&query.filter, query.range).await;
+            let gap = gap.map_err(broken_off)?;
             // Looked at after the page was read, which may have waited.
             if let Some(reason) = pass.as_ref().and_then(Pass::ended) {
                 tracing::info!(
@@ -73,6 +72,13 @@ impl HistoryLines {
                 return Err(std::io::Error::other(reason));
             }
             let mut chunk = Vec::new();
+            if let Some(mut gap) = gap {
+                if let (Order::Ascending, Some(first)) = (query.order, events.first()) {
+                    // The hole lies before it.
+                    gap.cursor = gap.cursor.max(first.id.previous());
+                }
+                Notice::Gap(&gap).write(Format::Ndjson, &mut chunk);
+            }
             for event in &events {
                 event.write_json(&mut chunk);
                 chunk.push(b'\n');
@@ -85,18 +91,12 @@ impl HistoryLines {
                     hub,
                     query,
                     pass,
-                    begun: true,
+                    holes,
                 }
             });
             Ok(Some((chunk, rest)))
         })
     }
-}
-
-/// Whether there were events right after `cursor` that are gone. Looked at after the page was read, because they may have
-/// gone while it was.
-fn is_trimmed(hub: &Hub, cursor: EventId) -> bool {
-    cursor < hub.bounds().first_id.previous()
 }
 
 /// An error in the middle of a body can only break it off; the client sees that it did not end as it should.
@@ -122,7 +122,10 @@ impl Payload for HistoryLines {
 
     fn schema_ref() -> MetaSchemaRef {
         MetaSchemaRef::Inline(Box::new(MetaSchema {
-            description: Some("The whole range, one event a line."),
+            description: Some(
+                "The whole range, one event a line. A line with the field `segno`, which no event has, is the hub's own: `{\"segno\":\"gap\",…}` \
+                 says that events are gone which would follow, as `segno.gap` says it in a stream.",
+            ),
             ..MetaSchema::new("string")
         }))
     }

@@ -8,15 +8,16 @@ use serde_json::json;
 
 use super::{Events, History, HistoryQuery, lines::broken_off};
 use crate::{
-    db::{EventSize, Order},
+    db::{self, EventSize, Order, Range},
     event::EventId,
+    filter::Filter,
     http::{
         frame,
         problem::Problem,
         public_url::{PublicUrl, public},
         schema::Json,
     },
-    hub::{Gap, Hub},
+    hub::{Gap, Holes, Hub},
 };
 
 /// Events in an answer when no limit was asked for.
@@ -42,6 +43,7 @@ const PIECE_MAX_BYTES: usize = 64 * 1024;
 pub(super) async fn read_page(
     hub: &Hub,
     mut query: HistoryQuery,
+    holes: Holes,
     gap: Option<Gap>,
     uri: &Uri,
     public_url: Option<&PublicUrl>,
@@ -49,6 +51,8 @@ pub(super) async fn read_page(
     let limit = query.limit.unwrap_or(DEFAULT_LIMIT_EVENTS);
     // Before the first page is read: what is committed later may be in it or not.
     let mut cursor = query.range.after.max(hub.bounds().last_id);
+    let asked_after = query.range.after;
+    let mut range = query.range;
     let mut body = b"{\"events\":[".to_vec();
     let mut events = 0;
     let mut next;
@@ -107,20 +111,29 @@ pub(super) async fn read_page(
             query.read_on(id);
         }
     }
+    match (query.order, next) {
+        (Order::Ascending, Some(id)) => range.before = range.before.min(id.next()),
+        (Order::Descending, Some(id)) => range.after = range.after.max(id.previous()),
+        (_, None) => (),
+    }
     let cursor = match query.order {
         Order::Ascending => Some(next.unwrap_or(cursor).min(query.range.before.previous())),
         Order::Descending => None,
     };
     let next = next.map(|id| next_link(public_url, uri, query.order, id));
     let link = next.as_ref().map(|next| format!("<{next}>; rel=\"next\""));
-    let end = End {
+    let mut end = End {
+        filter: query.filter,
+        asked_after,
+        range,
+        holes,
         last_id: hub.bounds().last_id,
         next,
         cursor,
         gap,
     };
     let page = if rest.is_empty() {
-        end.write(hub, &mut body);
+        end.write(hub, &mut body).await?;
         Json::written(body)
     } else {
         let rest = Rest {
@@ -137,6 +150,12 @@ pub(super) async fn read_page(
 
 /// What follows the events of a page.
 struct End {
+    filter: Filter,
+    /// The cursor of the request. A page of the newest events lies above it.
+    asked_after: EventId,
+    /// What the page is of.
+    range: Range,
+    holes: Holes,
     last_id: EventId,
     next: Option<String>,
     cursor: Option<EventId>,
@@ -144,8 +163,14 @@ struct End {
 }
 
 impl End {
-    /// To be called after the last event was read: the first id tells then of events that were trimmed before they could be read.
-    fn write(&self, hub: &Hub, body: &mut Vec<u8>) {
+    /// To be called after the last event was read: the first id and the gap tell then of events that were trimmed before they could
+    /// be read.
+    async fn write(&mut self, hub: &Hub, body: &mut Vec<u8>) -> Result<(), db::Error> {
+        let found = self.holes.find(&self.filter, self.range).await?;
+        let found = found.map(|gap| Gap {
+            requested: Some(self.asked_after),
+            ..gap
+        });
         let tail = format!(
             "],\"first_id\":{},\"last_id\":{},\"next\":{}",
             hub.bounds().first_id,
@@ -156,10 +181,11 @@ impl End {
         if let Some(cursor) = self.cursor {
             write!(body, ",\"cursor\":{cursor}").expect("memory takes every byte");
         }
-        if let Some(gap) = &self.gap {
+        if let Some(gap) = self.gap.as_ref().or(found.as_ref()) {
             write!(body, ",\"gap\":{}", frame::gap_json(gap)).expect("memory takes every byte");
         }
         body.extend_from_slice(b"}\n");
+        Ok(())
     }
 }
 
@@ -190,7 +216,8 @@ impl Rest {
                 event.write_json(&mut piece);
             }
             if rest.events.is_empty() {
-                rest.end.write(&rest.hub, &mut piece);
+                let written = rest.end.write(&rest.hub, &mut piece).await;
+                written.map_err(broken_off)?;
                 return Ok(Some((piece, None)));
             }
             Ok(Some((piece, Some(rest))))
