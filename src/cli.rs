@@ -7,6 +7,8 @@ mod backup;
 mod bench;
 mod check;
 mod check_config;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod erase;
 mod export;
 mod import;
@@ -108,6 +110,10 @@ enum Command {
     /// Make, list, remove and check tokens of the access file. No hub need run.
     #[command(subcommand)]
     Token(token::Token),
+    /// Make the stream of a cluster, and look at it.
+    #[cfg(feature = "cluster")]
+    #[command(subcommand)]
+    Cluster(cluster::Cluster),
     /// Print a systemd unit that runs this program as a service.
     SystemdUnit,
     /// Print completions for a shell, such as `segno completions bash > /etc/bash_completion.d/segno`.
@@ -216,6 +222,8 @@ impl Cli {
             Command::Bench(bench) => bench::run(bench).await,
             Command::Ready(flags) => ready::run(flags).await,
             Command::Token(command) => token::run(command).await,
+            #[cfg(feature = "cluster")]
+            Command::Cluster(command) => cluster::run(command).await,
             Command::SystemdUnit => systemd_unit::run(),
             Command::Completions(flags) => reference::print_completions(&flags),
             Command::Man(flags) => reference::print_man_page(&flags),

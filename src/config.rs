@@ -3,6 +3,7 @@
 //! They are read whole before anything is opened, then turned into the plain settings of the rooms below. The doc comments are the
 //! help, and the tables of flags in the docs.
 
+mod cluster;
 mod tls;
 
 use std::{
@@ -16,6 +17,7 @@ use clap::{Args, ValueEnum};
 use humantime::parse_duration;
 use ipnet::IpNet;
 
+pub use self::cluster::ClusterFlags;
 pub use self::tls::TlsFlags;
 use crate::{
     event::DATA_MAX_BYTES,
@@ -52,6 +54,19 @@ pub struct ServeFlags {
         help_heading = "Storage"
     )]
     pub db: PathBuf,
+
+    /// The cluster that the hub belongs to.
+    #[command(flatten, next_help_heading = "Cluster")]
+    pub cluster: ClusterFlags,
+
+    /// Address at which the other hubs of the cluster reach this one, such as `http://10.0.0.1:8000`.
+    #[arg(
+        long,
+        env = "SEGNO_ADVERTISE",
+        value_name = "URL",
+        help_heading = "Cluster"
+    )]
+    pub advertise: Option<PublicUrl>,
 
     /// What is kept.
     #[command(flatten, next_help_heading = "Retention")]
@@ -342,6 +357,11 @@ impl ServeFlags {
             ticket_key: self.access.ticket_key_file.clone(),
             tls: self.tls.source(&self.db),
             public_url: listen.public_url.clone().or_else(|| self.tls.url()),
+            #[cfg(feature = "cluster")]
+            cluster: self.cluster.stream().map(|stream| hub::ClusterSettings {
+                stream,
+                advertise: self.advertise.as_ref().map(ToString::to_string),
+            }),
             drain_timeout: listen.drain_timeout,
             limits: limits::Settings {
                 header_timeout: listen.header_timeout,

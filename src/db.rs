@@ -15,6 +15,7 @@ mod erase;
 mod highest;
 mod intact;
 mod migrations;
+mod ordered;
 mod page;
 mod place;
 #[cfg(test)]
@@ -40,10 +41,12 @@ use sqlx::{
 };
 
 pub use self::{
+    append::Published,
     copy::{CopyError, Findings, backup, check, restore},
     draft::{KeyConflict, Outcome, Stored},
     erase::Erased,
     highest::Lost,
+    ordered::Reached,
     page::{EventSize, Order, Page, Range},
     schema::{Found, look},
     topics::TopicSummary,
@@ -54,6 +57,7 @@ use self::{
     draft::End,
     highest::{Highest, all_lost, skip_lost},
     intact::Intact,
+    ordered::{Before, find_reached},
     place::{Place, beside},
     reserve::Reserve,
     schema::{Content, guarded, inspect, migrate, read_only},
@@ -93,6 +97,10 @@ pub struct Appender {
     place: Place,
     intact: Intact,
     reserve: Reserve,
+    /// How far it has come in the order of a cluster; `None` where it is alone.
+    ordered: Option<Reached>,
+    /// While commands of a cluster are done, what is put back if they are not committed.
+    before: Option<Before>,
     /// Held as long as this is, and with it the file.
     _lock: File,
 }
@@ -120,6 +128,11 @@ pub enum OpenError {
     /// SQLite, but somebody else's, or not SQLite at all.
     #[error("{0} is not a segno file; choose another with --db")]
     NotSegno(PathBuf),
+    /// A file of a cluster, where the order of the cluster says what comes next.
+    #[error(
+        "{0} is one of a cluster's files; start it with --cluster, or import an export of it into a new file"
+    )]
+    OfCluster(PathBuf),
     /// A newer segno has changed its tables.
     #[error("{0} was written by a newer segno; run that one")]
     Newer(PathBuf),
@@ -304,6 +317,8 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         place: state.place,
         intact: state.intact,
         reserve,
+        ordered: state.reached,
+        before: None,
         _lock: lock,
     };
     Ok((log, appender))
@@ -313,6 +328,7 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
 struct Opened {
     connection: SqliteConnection,
     end: End,
+    reached: Option<Reached>,
     place: Place,
     intact: Intact,
 }
@@ -343,13 +359,23 @@ async fn open_locked(path: &Path) -> Result<(EventLog, Opened), OpenError> {
         .connect_with(options.read_only(true))
         .await
         .map_err(failed)?;
-    skip_lost(&mut connection, Highest::of(path).read()?)
-        .await
-        .map_err(failed)?;
-    let end = newest(&mut connection).await.map_err(failed)?;
+    let reached = find_reached(&mut connection).await.map_err(failed)?;
+    // In a cluster the order says what comes next, and an older copy catches up.
+    if reached.is_none() {
+        skip_lost(&mut connection, Highest::of(path).read()?)
+            .await
+            .map_err(failed)?;
+    }
+    let mut end = newest(&mut connection).await.map_err(failed)?;
+    let reached = reached.map(|(reached, last_created_at)| {
+        // Of the newest event, also where it is trimmed: other hubs may have it still.
+        end.last_created_at = end.last_created_at.max(last_created_at);
+        reached
+    });
     let log = EventLog::of(path, pool, &mut connection).await?;
     let state = Opened {
         end,
+        reached,
         place: Place::of(path).map_err(|source| place::io_error(path, source))?,
         intact: Intact::of(path, &mut connection).await?,
         connection,
@@ -445,11 +471,15 @@ async fn newest(connection: &mut SqliteConnection) -> Result<End, sqlx::Error> {
 }
 
 impl Appender {
-    /// Begins a transaction, after a check that no other program has changed the file.
+    /// Begins a transaction, after a check that no other program has changed the file; none inside the one of
+    /// [commands](Self::begin_commands).
     ///
     /// Not with sqlx's transactions: sqlx counts how deep they are, and the count is wrong once SQLite has rolled back by itself,
     /// as it may on a full disk. What is appended later would then be in a transaction that is never committed.
     async fn begin(&mut self) -> Result<(), Error> {
+        if self.before.is_some() {
+            return Ok(());
+        }
         self.look_at_files().await?;
         sqlx::query("begin immediate")
             .execute(&mut self.connection)
@@ -462,6 +492,9 @@ impl Appender {
 
     /// Commits what was begun, if it was done, else takes it back.
     async fn end<T>(&mut self, done: Result<T, Error>) -> Result<T, Error> {
+        if self.before.is_some() {
+            return done;
+        }
         let ended = match done {
             Ok(value) => sqlx::query("commit")
                 .execute(&mut self.connection)

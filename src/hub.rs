@@ -7,6 +7,10 @@ mod announcements;
 mod applier;
 mod batch;
 mod canary;
+#[cfg(feature = "cluster")]
+mod cluster;
+#[cfg(feature = "cluster")]
+mod clustered;
 mod command;
 mod feeds;
 mod gap;
@@ -31,13 +35,15 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "cluster")]
+use self::cluster::Cluster;
 use self::{
     announcements::Announcements,
     applier::Applier,
     canary::Canary,
     command::Act,
     feeds::Feeds,
-    order::Intake,
+    order::{Intake, Order},
     position::Position,
     progress::ProgressTable,
     queue::Queue,
@@ -60,8 +66,14 @@ pub use self::{
     subscription::{Delivery, Start, SubscribeError, Subscription},
     work::WorkError,
 };
+#[cfg(feature = "cluster")]
+pub use self::{
+    cluster::{Beat, ClusterStatus, GONE_AFTER, Peer},
+    clustered::{ClusterError, ClusterSettings},
+    order::find_beats,
+};
 use crate::{
-    db::{self, EventLog, FileSize, Stored, Trim},
+    db::{self, Appender, EventLog, FileSize, Stored, Trim},
     event::{Event, EventId, NewEvent, Topic},
     filter::Filter,
     metrics::Metrics,
@@ -111,6 +123,8 @@ struct Parts {
     settings: Settings,
     opened: Instant,
     draining: CancellationToken,
+    #[cfg(feature = "cluster")]
+    cluster: Option<Arc<Cluster>>,
 }
 
 /// The hub at a glance.
@@ -145,6 +159,9 @@ pub enum NotReady {
     /// One more publication would be refused.
     #[error("the publish queue is full")]
     Busy,
+    /// The hub is behind its cluster, or apart from it.
+    #[error("{0}")]
+    NotJoined(String),
 }
 
 impl Hub {
@@ -155,7 +172,20 @@ impl Hub {
         settings: Settings,
         metrics: Metrics,
     ) -> Result<(Self, Writer), db::OpenError> {
-        let (log, mut appender) = db::open(path).await?;
+        let (log, appender) = db::open(path).await?;
+        if appender.reached().is_some() {
+            return Err(db::OpenError::OfCluster(path.into()));
+        }
+        Self::with(path, log, appender, settings, metrics).await
+    }
+
+    async fn with(
+        path: &Path,
+        log: EventLog,
+        mut appender: Appender,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> Result<(Self, Writer), db::OpenError> {
         if let Err(error) = appender.hold_reserve() {
             tracing::warn!(%error, "there is no room for a reserve: on a full disk nothing can be deleted");
         }
@@ -187,6 +217,7 @@ impl Hub {
                 metrics: metrics.clone(),
                 slow_commit: settings.slow_commit,
             },
+            order: Order::Local,
         };
         let sources = Sources {
             log,
@@ -203,6 +234,8 @@ impl Hub {
             settings,
             opened,
             draining,
+            #[cfg(feature = "cluster")]
+            cluster: None,
         };
         let hub = Self {
             parts: Arc::new(parts),
@@ -231,9 +264,15 @@ impl Hub {
         start: Start,
         address: SocketAddr,
     ) -> Result<Subscription, SubscribeError> {
-        let begun = Subscription::begin(self.parts.sources.clone(), filter, start, address);
+        let begin = async {
+            #[cfg(feature = "cluster")]
+            if let Start::After(cursor) = start {
+                self.wait_for(cursor).await?;
+            }
+            Subscription::begin(self.parts.sources.clone(), filter, start, address).await
+        };
         tokio::select! {
-            begun = begun => begun,
+            begun = begin => begun,
             () = self.parts.draining.cancelled() => Err(SubscribeError::Draining),
         }
     }
@@ -246,6 +285,13 @@ impl Hub {
             true => Holes::after_a_cursor(sources),
             false => Holes::of_what_is_kept(sources),
         }
+    }
+
+    /// The event with this id; `None` if there is none. In a cluster an id above the newest is waited for, a second at most.
+    pub async fn event(&self, id: EventId) -> Result<Option<Event>, db::Error> {
+        #[cfg(feature = "cluster")]
+        self.wait_for_event(id).await;
+        self.log().event(id).await
     }
 
     /// The log, to read.
@@ -432,11 +478,23 @@ impl Hub {
         if self.parts.queue.is_full() {
             return Err(NotReady::Busy);
         }
+        #[cfg(feature = "cluster")]
+        if let Some(why) = self
+            .parts
+            .cluster
+            .as_ref()
+            .and_then(|cluster| cluster.is_not_ready())
+        {
+            return Err(NotReady::NotJoined(why));
+        }
         let probe = tokio::time::timeout(late_after, self.parts.work.chore(Chore::Probe));
         match probe.await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(WorkError::Draining)) => Err(NotReady::Draining),
             Ok(Err(WorkError::Log(error))) => Err(NotReady::CommitsFail(error)),
+            Ok(Err(error @ (WorkError::Unordered(_) | WorkError::OutcomeUnknown))) => {
+                Err(NotReady::NotJoined(error.to_string()))
+            }
             Err(_) => Err(NotReady::Late(late_after)),
         }
     }

@@ -19,6 +19,7 @@
 //!  hub/              knows: order, announcing, falling behind      no HTTP, no SQL
 //!    │
 //!  db                knows: SQLite, transactions                   no HTTP, no channels
+//!  jetstream         knows: NATS, how to read on when it fails     not what a command means
 //!    │
 //!  rights            knows: what a caller may do                   no I/O
 //!    │
@@ -86,6 +87,7 @@
 //! | a request becomes an event | `http/api/publish.rs`, whose bodies `http/api/body.rs` reads |
 //! | an event gets its id and time, and its key is judged | `db/draft.rs` |
 //! | what is asked for is put in order, as commands | `hub/order.rs`, `hub/command.rs` |
+//! | a cluster's order is followed | `hub/order/replicated.rs`, over `jetstream.rs` |
 //! | it is inserted and committed | `db/append.rs`, called by `hub/applier.rs` alone |
 //! | it is announced | `hub/announcements.rs`, called by `hub/applier.rs` alone |
 //! | a subscriber replays, then follows | `hub/subscription.rs` |
@@ -124,6 +126,8 @@ mod files;
 pub mod filter;
 pub mod http;
 pub mod hub;
+#[cfg(feature = "cluster")]
+pub mod jetstream;
 pub mod limits;
 pub mod metrics;
 pub mod monitor;

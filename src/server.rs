@@ -117,6 +117,9 @@ pub struct Settings {
     pub ticket_key: Option<PathBuf>,
     /// The certificate; without one nothing is encrypted.
     pub tls: Option<CertificateSource>,
+    /// The cluster that the hub belongs to; alone without one.
+    #[cfg(feature = "cluster")]
+    pub cluster: Option<hub::ClusterSettings>,
 }
 
 impl Default for Settings {
@@ -134,6 +137,8 @@ impl Default for Settings {
             access: None,
             ticket_key: None,
             tls: None,
+            #[cfg(feature = "cluster")]
+            cluster: None,
         }
     }
 }
@@ -163,12 +168,25 @@ fn open_access(settings: &Settings) -> Result<Access, AccessFileError> {
     }
 }
 
+async fn open_hub(settings: &Settings, metrics: Metrics) -> Result<(Hub, Writer), StartError> {
+    #[cfg(feature = "cluster")]
+    if let Some(cluster) = &settings.cluster {
+        let opening = Hub::open_in_cluster(&settings.db, settings.hub, cluster, metrics);
+        return opening.await.map_err(StartError::from);
+    }
+    Ok(Hub::open(&settings.db, settings.hub, metrics).await?)
+}
+
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The file was not opened.
     #[error(transparent)]
     Open(#[from] db::OpenError),
+    /// The cluster cannot be joined.
+    #[cfg(feature = "cluster")]
+    #[error(transparent)]
+    Cluster(#[from] hub::ClusterError),
     /// The access file is not right.
     #[error(transparent)]
     Access(#[from] AccessFileError),
@@ -206,7 +224,7 @@ impl Server {
         let connections =
             Connections::new(Opening::default(), limits.clone(), metrics.clone(), tls);
         let (hub, writer) = tokio::select! {
-            opened = Hub::open(&settings.db, settings.hub, metrics) => opened?,
+            opened = Box::pin(open_hub(&settings, metrics)) => opened?,
             () = accept(&listener, &connections) => unreachable!("accepts for ever"),
         };
         let http_settings = http::Settings {

@@ -34,6 +34,15 @@ where (select data_version from pragma_data_version) = ?2";
 /// How often an insert is tried while another program commits what is its own.
 const INSERT_TRIES: u32 = 10;
 
+/// Events that were published together.
+#[derive(Debug)]
+pub struct Published {
+    /// When they were put in order: their time, unless that of an earlier event is later.
+    pub at: Timestamp,
+    /// The events.
+    pub events: Vec<NewEvent>,
+}
+
 impl Appender {
     /// The newest id ever given in this file; zero if none.
     pub fn last_id(&self) -> EventId {
@@ -45,22 +54,17 @@ impl Appender {
         self.end.last_created_at
     }
 
-    /// Commits what was published, all of it in one transaction, in the order given, with ids that follow each other and
-    /// the time `at`, or that of the newest event if it is later.
+    /// Commits what was published, all of it in one transaction, in the order given, with ids that follow each other.
     ///
     /// Each inner list is stored whole or not at all: a key in it that stands for another event refuses the list, and
     /// the other lists are stored. On an error nothing is.
-    pub async fn append(
-        &mut self,
-        published: Vec<Vec<NewEvent>>,
-        at: Timestamp,
-    ) -> Result<Vec<Outcome>, Error> {
+    pub async fn append(&mut self, published: Vec<Published>) -> Result<Vec<Outcome>, Error> {
         self.look_at_files().await?;
         self.wait_for_room().await?;
         let mut draft = Draft::new(self.end, self.find_keys(&published).await?);
         let outcomes = published
             .into_iter()
-            .map(|events| draft.take(events, at))
+            .map(|Published { at, events }| draft.take(events, at))
             .collect();
         self.insert(&draft.into_fresh()).await?;
         Ok(outcomes)
@@ -157,10 +161,10 @@ impl Appender {
         }
     }
 
-    async fn find_keys(&mut self, published: &[Vec<NewEvent>]) -> Result<KeyedEvents, Error> {
+    async fn find_keys(&mut self, published: &[Published]) -> Result<KeyedEvents, Error> {
         let asked: Vec<_> = published
             .iter()
-            .flatten()
+            .flat_map(|published| &published.events)
             .filter_map(|event| Some((event.topic.as_str(), event.key.as_ref()?.as_str())))
             .collect();
         if asked.is_empty() {

@@ -11,7 +11,7 @@ use sqlx::{
 };
 
 /// Version, name and content of each file of `migrations/`.
-const FILES: [(i64, &str, &str); 3] = [
+const FILES: [(i64, &str, &str); 4] = [
     (
         1,
         "events",
@@ -23,6 +23,11 @@ const FILES: [(i64, &str, &str); 3] = [
         include_str!("../../migrations/0002_trimmed.sql"),
     ),
     (3, "log", include_str!("../../migrations/0003_log.sql")),
+    (
+        4,
+        "position",
+        include_str!("../../migrations/0004_position.sql"),
+    ),
 ];
 
 /// What a file goes through until this program can use it.
@@ -66,7 +71,12 @@ mod tests {
             .collect();
         assert_eq!(
             checksums,
-            ["daba9283f1d7ec4e", "67945be1d1f217e7", "a0a0e6989e5f49e8"]
+            [
+                "daba9283f1d7ec4e",
+                "67945be1d1f217e7",
+                "a0a0e6989e5f49e8",
+                "510598447788a970"
+            ]
         );
     }
 }

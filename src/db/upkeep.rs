@@ -79,6 +79,7 @@ impl Appender {
     /// It writes the same pages as an event does: on a disk that is nearly full, less might fit where an event does not.
     pub async fn probe(&mut self) -> Result<(), Error> {
         self.wait_for_room().await?;
+        self.touch_reached().await?;
         self.begin().await?;
         let probed = self.probe_inside().await;
         self.end(probed).await
@@ -90,7 +91,11 @@ impl Appender {
     }
 
     /// Refuses what would take the room that deleting needs.
-    pub(super) async fn wait_for_room(&mut self) -> Result<(), Error> {
+    pub async fn wait_for_room(&mut self) -> Result<(), Error> {
+        if self.before.is_some() {
+            // Asked before the commands were begun: SQLite copies nothing inside a transaction.
+            return Ok(());
+        }
         if !self.reserve.is_given_up() {
             if self.intact.growth_bytes() > GROWTH_MAX_BYTES {
                 let copied = sqlx::query("pragma wal_checkpoint(passive)")
@@ -123,8 +128,8 @@ impl Appender {
     }
 
     /// Gives up the reserve, if there is one, so that something can be deleted; true if that made room.
-    pub(super) async fn make_room(&mut self) -> bool {
-        if !self.reserve.give_up() {
+    pub async fn make_room(&mut self) -> bool {
+        if self.before.is_some() || !self.reserve.give_up() {
             return false;
         }
         // While there is room for what the file grows by. The WAL gives back as much and more.
@@ -133,8 +138,9 @@ impl Appender {
     }
 
     /// Where the reserve was given up, the WAL may not grow: the next step needs the same room.
-    pub(super) async fn empty_wal_of_full_disk(&mut self) {
-        if self.reserve.is_given_up()
+    pub async fn empty_wal_of_full_disk(&mut self) {
+        if self.before.is_none()
+            && self.reserve.is_given_up()
             && let Err(error) = self.clean_wal().await
         {
             tracing::warn!(

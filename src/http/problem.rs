@@ -1,5 +1,7 @@
 //! Refusals: one shape, and the only table of codes and statuses.
 
+mod of_hub;
+
 use std::{fmt, marker::PhantomData, net::IpAddr, sync::Arc, time::Duration};
 
 use poem::{
@@ -15,10 +17,8 @@ use poem_openapi::{
 use serde::Serialize;
 
 use crate::{
-    db,
     event::InvalidKey,
     filter::FilterTooLarge,
-    hub,
     limits::{Limit, LimitHit},
 };
 
@@ -107,6 +107,10 @@ codes! {
     LogBusy, SERVICE_UNAVAILABLE, "log_busy", "another process holds the file; try again after `Retry-After`";
     CommitsFail, SERVICE_UNAVAILABLE, "commits_fail", "the last commits failed; the detail says why";
     LogMoved, SERVICE_UNAVAILABLE, "log_moved", "the file was moved, deleted or replaced while the hub runs";
+    Unordered, SERVICE_UNAVAILABLE, "unordered", "the cluster puts nothing in order now, or this hub does not follow it any more; nothing was stored";
+    OutcomeUnknown, SERVICE_UNAVAILABLE, "outcome_unknown", "the cluster did not say in time whether it was stored; send it again with the same key";
+    NotJoined, SERVICE_UNAVAILABLE, "not_joined", "the hub is behind its cluster, or apart from it; the detail says why";
+    CommandTooLarge, PAYLOAD_TOO_LARGE, "command_too_large", "the events are more than `max_payload` of the servers that order the cluster";
     LogChanged, SERVICE_UNAVAILABLE, "log_changed", "another program changed the file while the hub runs";
     LogCorrupt, INTERNAL_SERVER_ERROR, "log_corrupt", "the file is damaged; `segno check` says where";
     DiskFailed, SERVICE_UNAVAILABLE, "disk_failed", "the disk failed to read, write or sync; try again after `Retry-After`";
@@ -318,72 +322,6 @@ impl ResponseError for Problem {
     }
 }
 
-impl From<&db::Error> for Problem {
-    fn from(error: &db::Error) -> Self {
-        match error {
-            db::Error::Full(_) => {
-                Self::new(Code::DiskFull, "the disk is full; nothing was stored. Free space, or keep less with the --keep flags")
-            }
-            db::Error::ReadOnly(_) => Self::new(
-                Code::ReadOnly,
-                "the file cannot be written; nothing was stored. Check its permissions and its file system",
-            ),
-            db::Error::Busy(_) => Self::new(
-                Code::LogBusy,
-                "another process holds the file; nothing was stored. Try again",
-            ),
-            db::Error::Moved(_) => Self::new(
-                Code::LogMoved,
-                "the file was moved, deleted or replaced while the hub runs; nothing was stored. Put that very file back, or \
-                 stop the hub, check which file is there, and start it",
-            ),
-            db::Error::Changed(_) => Self::new(
-                Code::LogChanged,
-                "another program changed the file while the hub runs; nothing was stored. Stop the hub, decide which file is \
-                 right, and start it: what is lost then is told to subscribers",
-            ),
-            db::Error::IdsExhausted => Self::new(
-                Code::IdsExhausted,
-                "the last id there can be was given; nothing was stored. Begin a new log with --db",
-            ),
-            db::Error::Corrupt(_) => Self::new(
-                Code::LogCorrupt,
-                "the file is damaged; nothing was stored. `segno check` says where, `segno restore` replaces it with a backup",
-            )
-            .because(error),
-            db::Error::Disk(_) => Self::new(
-                Code::DiskFailed,
-                "the disk failed to read, write or sync. The events are refused, but a crash of the machine may bring them \
-                 back: send them again with a key, so that each is stored once",
-            )
-            .because(error),
-            db::Error::Other(_) => {
-                Self::new(Code::Internal, "internal error").because(error)
-            }
-        }
-    }
-}
-
-impl From<db::Error> for Problem {
-    fn from(error: db::Error) -> Self {
-        Self::from(&error)
-    }
-}
-
-impl From<hub::PublishError> for Problem {
-    fn from(error: hub::PublishError) -> Self {
-        match &error {
-            hub::PublishError::Busy(_) => Self::new(
-                Code::Busy,
-                format_args!("{error} (--max-queue, --max-queue-bytes); try again"),
-            ),
-            hub::PublishError::Draining => Self::new(Code::Draining, error),
-            hub::PublishError::KeyConflict(conflict) => Self::new(Code::KeyConflict, conflict),
-            hub::PublishError::Log(log_error) => Self::from(&**log_error),
-        }
-    }
-}
-
 impl From<InvalidKey> for Problem {
     fn from(error: InvalidKey) -> Self {
         Self::new(Code::InvalidKey, error)
@@ -400,38 +338,9 @@ impl From<LimitHit> for Problem {
     }
 }
 
-impl From<hub::WorkError> for Problem {
-    fn from(error: hub::WorkError) -> Self {
-        match &error {
-            hub::WorkError::Draining => Self::new(Code::Draining, error),
-            hub::WorkError::Log(log_error) => Self::from(&**log_error),
-        }
-    }
-}
-
 impl From<FilterTooLarge> for Problem {
     fn from(error: FilterTooLarge) -> Self {
         Self::new(Code::FilterTooLarge, error)
-    }
-}
-
-impl From<hub::SubscribeError> for Problem {
-    fn from(error: hub::SubscribeError) -> Self {
-        match &error {
-            hub::SubscribeError::Draining => Self::new(Code::Draining, error),
-            hub::SubscribeError::Log(log_error) => Self::from(log_error),
-        }
-    }
-}
-
-impl From<hub::NotReady> for Problem {
-    fn from(error: hub::NotReady) -> Self {
-        match &error {
-            hub::NotReady::Draining => Self::new(Code::Draining, error),
-            hub::NotReady::Busy => Self::new(Code::Busy, error),
-            hub::NotReady::Late(_) => Self::new(Code::CanaryLate, error),
-            hub::NotReady::CommitsFail(_) => Self::new(Code::CommitsFail, error),
-        }
     }
 }
 

@@ -20,8 +20,8 @@ use super::{
     work::Chore,
 };
 use crate::{
-    db::{self, Appender, EventLog, Outcome, Trim},
-    event::{Event, EventId, NewEvent, Timestamp, Topic},
+    db::{self, Appender, Erased, EventLog, Outcome, Published, Trim, TrimStep},
+    event::{Event, EventId},
     metrics::Metrics,
 };
 
@@ -38,6 +38,33 @@ pub(super) struct Applier {
     pub(super) slow_commit: Duration,
 }
 
+/// A command with its place in the order of a cluster.
+#[cfg(feature = "cluster")]
+#[derive(Debug)]
+pub(super) struct Sequenced {
+    pub(super) sequence: u64,
+    pub(super) id: String,
+    /// The bytes that it was read from, which the chain goes over.
+    pub(super) payload: bytes::Bytes,
+    pub(super) command: Command,
+}
+
+/// What a command did to the file, and is yet to be told.
+#[derive(Debug)]
+enum Changed {
+    Published(Vec<Outcome>),
+    /// `None`: there was nothing left to trim.
+    Trimmed {
+        trim: Trim,
+        step: Option<(TrimStep, u64)>,
+    },
+    MarkedTrimmed(TrimMark),
+    Erased(Option<Erased>),
+    ToldErased(Arc<Event>),
+    #[cfg(feature = "cluster")]
+    Nothing,
+}
+
 impl Applier {
     /// Does what `command` says, announces what it appended, and returns what came of it. `origins` is for log lines.
     ///
@@ -47,25 +74,112 @@ impl Applier {
         command: Command,
         origins: &Origins,
     ) -> Result<Applied, Arc<db::Error>> {
-        let Command { at, act } = command;
-        let applied = match act {
-            Act::Publish(events) => return self.publish(events, at, origins).await,
-            Act::TrimStep(trim) => self.trim_step(&trim).await.map(Applied::Trimmed),
-            Act::MarkTrimmed { topic, through } => {
-                let marked = self.mark_trimmed(&topic, through).await;
-                marked.map(|()| Applied::MarkedTrimmed)
+        let begun = Instant::now();
+        let span = origins.commit_span();
+        let is_publish = matches!(command.act, Act::Publish(_));
+        match self.change(command).instrument(span.clone()).await {
+            Ok(changed) => Ok(self.tell(changed, origins, &span, begun.elapsed())),
+            Err(error) => Err(self.failed(error, is_publish)),
+        }
+    }
+
+    /// Does what the commands say, in one transaction with how far the file has come by them: one command, or several that all
+    /// publish. Returns what came of each.
+    ///
+    /// On an error nothing was done.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn apply_sequenced(
+        &mut self,
+        commands: &[Sequenced],
+        origins: &Origins,
+    ) -> Result<Vec<Applied>, Arc<db::Error>> {
+        let begun = Instant::now();
+        match self.change_in_order(commands).await {
+            Ok(changed) => {
+                let took = begun.elapsed();
+                let applied = self.tell(changed, origins, &tracing::Span::none(), took);
+                Ok(part(applied, commands))
             }
-            Act::Erase(id) => self.erase(id, at).await.map(Applied::Erased),
-            Act::TellErased {
-                topic,
-                through,
-                events,
-            } => {
-                let told = self.tell_erased(&topic, through, events, at).await;
-                told.map(Applied::ToldErased)
+            Err(error) => {
+                self.metrics.failed_commits.inc();
+                self.raise_first_id(self.appender.first_id());
+                Err(self.upkeep.commit_failed(error))
+            }
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    async fn change_in_order(&mut self, commands: &[Sequenced]) -> Result<Changed, db::Error> {
+        let [first, ..] = commands else {
+            return Ok(Changed::Nothing);
+        };
+        let is_publish = matches!(first.command.act, Act::Publish(_));
+        if is_publish {
+            self.appender.wait_for_room().await?;
+        }
+        match self.try_in_order(commands).await {
+            // What deletes has the reserve.
+            Err(db::Error::Full(_)) if !is_publish && self.appender.make_room().await => {
+                self.try_in_order(commands).await
+            }
+            changed => changed,
+        }
+    }
+
+    #[cfg(feature = "cluster")]
+    async fn try_in_order(&mut self, commands: &[Sequenced]) -> Result<Changed, db::Error> {
+        self.appender.begin_commands().await?;
+        let changed = match commands {
+            [one] => self.change(one.command.clone()).await,
+            several => {
+                let published = several.iter().flat_map(|command| {
+                    let Act::Publish(lists) = &command.command.act else {
+                        unreachable!("several commands all publish")
+                    };
+                    let at = command.command.at;
+                    lists.iter().map(move |events| Published {
+                        at,
+                        events: events.clone(),
+                    })
+                });
+                let appended = self.appender.append(published.collect());
+                appended.await.map(Changed::Published)
             }
         };
-        applied.map_err(Arc::new)
+        let mut reached = self.reached().clone();
+        if let Ok(changed) = &changed {
+            let mut outcomes = changed.outcomes();
+            for command in commands {
+                reached.chain = chain(&reached.chain, command, &mut outcomes);
+                reached.sequence = command.sequence;
+                reached.command_id.clone_from(&command.id);
+            }
+        }
+        let changed = self.appender.end_commands(changed, &reached).await;
+        self.appender.empty_wal_of_full_disk().await;
+        changed
+    }
+
+    /// How far the file has come in the order of its cluster.
+    #[cfg(feature = "cluster")]
+    pub(super) fn reached(&self) -> &db::Reached {
+        let reached = self.appender.reached();
+        reached.expect("a file that is opened in a cluster has a place in its order")
+    }
+
+    /// The newest id.
+    #[cfg(feature = "cluster")]
+    pub(super) fn last_id(&self) -> EventId {
+        self.appender.last_id()
+    }
+
+    fn failed(&mut self, error: db::Error, is_publish: bool) -> Arc<db::Error> {
+        self.raise_first_id(self.appender.first_id());
+        if !is_publish {
+            return error.into();
+        }
+        self.metrics.failed_commits.inc();
+        self.upkeep.commit_failed(error)
     }
 
     /// Does what concerns this file alone, and answers who waits for it.
@@ -90,24 +204,110 @@ impl Applier {
         closed
     }
 
-    async fn publish(
-        &mut self,
-        events: Vec<Vec<NewEvent>>,
-        at: Timestamp,
-        origins: &Origins,
-    ) -> Result<Applied, Arc<db::Error>> {
-        let begun = Instant::now();
-        let span = origins.commit_span();
-        let appended = self.appender.append(events, at);
-        let outcomes = match appended.instrument(span.clone()).await {
-            Ok(outcomes) => outcomes,
-            Err(error) => {
-                self.metrics.failed_commits.inc();
-                return Err(self.upkeep.commit_failed(error));
+    /// Changes the file. What becomes of it depends on the file and the command alone.
+    async fn change(&mut self, command: Command) -> Result<Changed, db::Error> {
+        let Command { at, act } = command;
+        let appender = &mut self.appender;
+        Ok(match act {
+            Act::Publish(events) => {
+                let published = |events| Published { at, events };
+                let published = events.into_iter().map(published).collect();
+                Changed::Published(appender.append(published).await?)
             }
+            Act::TrimStep(trim) => {
+                let step = self.trim_step(&trim).await?;
+                Changed::Trimmed { trim, step }
+            }
+            Act::MarkTrimmed { topic, through } => {
+                appender.mark_trimmed(&topic, through).await?;
+                Changed::MarkedTrimmed(TrimMark { topic, through })
+            }
+            Act::Erase(id) => Changed::Erased(appender.erase(id, at).await?),
+            Act::TellErased {
+                topic,
+                through,
+                events,
+            } => {
+                let notice = appender.append_notice(&topic, through, events, at);
+                Changed::ToldErased(notice.await?)
+            }
+            #[cfg(feature = "cluster")]
+            Act::Beat(_) => Changed::Nothing,
+        })
+    }
+
+    async fn trim_step(&mut self, trim: &Trim) -> Result<Option<(TrimStep, u64)>, db::Error> {
+        let Some(step) = self.appender.trim_step(trim).await? else {
+            return Ok(None);
         };
-        let took = begun.elapsed();
-        self.upkeep.commit_worked();
+        let topic = trim.topic.as_ref();
+        if topic.is_none() {
+            // Raised before the events go: a reader that finds them gone then finds the cause too, and tells of it. Where
+            // a topic's go, the mark is that cause.
+            self.raise_first_id(step.next_id);
+        }
+        let trimmed = self.appender.trim(topic, step.through).await?;
+        Ok(Some((step, trimmed)))
+    }
+
+    /// Tells of what was committed, which `took` this long: announces what was appended, and counts.
+    fn tell(
+        &mut self,
+        changed: Changed,
+        origins: &Origins,
+        span: &tracing::Span,
+        took: Duration,
+    ) -> Applied {
+        let announcements = &self.announcements;
+        match changed {
+            Changed::Published(outcomes) => {
+                self.upkeep.commit_worked();
+                self.announce(&outcomes, origins, span, took);
+                Applied::Published(outcomes)
+            }
+            Changed::Trimmed { step: None, .. } => Applied::Trimmed(None),
+            Changed::Trimmed {
+                trim,
+                step: Some((step, trimmed)),
+            } => {
+                let topic = trim.topic.as_ref();
+                announcements.position.count_trimmed(trimmed);
+                self.metrics.trim_steps.inc();
+                self.metrics.trimmed_events.inc_by(trimmed);
+                announcements.recent.forget(topic, step.through);
+                if topic.is_some() {
+                    self.raise_first_id(self.appender.first_id());
+                }
+                Applied::Trimmed(Some(trimmed))
+            }
+            Changed::MarkedTrimmed(mark) => {
+                announcements.trim_marks.push(mark);
+                Applied::MarkedTrimmed
+            }
+            Changed::Erased(None) => Applied::Erased(None),
+            Changed::Erased(Some(erased)) => {
+                self.upkeep.wal_is_stale();
+                announcements.recent.replace(&erased.event);
+                announcements.announce(erased.notice.as_slice());
+                Applied::Erased(Some(erased.event))
+            }
+            Changed::ToldErased(notice) => {
+                self.upkeep.wal_is_stale();
+                announcements.announce(std::slice::from_ref(&notice));
+                Applied::ToldErased(notice)
+            }
+            #[cfg(feature = "cluster")]
+            Changed::Nothing => Applied::Beat,
+        }
+    }
+
+    fn announce(
+        &self,
+        outcomes: &[Outcome],
+        origins: &Origins,
+        span: &tracing::Span,
+        took: Duration,
+    ) {
         let fresh: Vec<_> = outcomes
             .iter()
             .flatten()
@@ -116,11 +316,10 @@ impl Applier {
             .map(|stored| stored.event.clone())
             .collect();
         log_commit(origins, &fresh, took);
-        let announcing = tracing::debug_span!(parent: &span, "announce");
+        let announcing = tracing::debug_span!(parent: span, "announce");
         let announced = announcing.in_scope(|| self.announcements.announce(&fresh));
         log_announcement(&fresh, announced);
-        self.count(&outcomes, fresh.len(), took);
-        Ok(Applied::Published(outcomes))
+        self.count(outcomes, fresh.len(), took);
     }
 
     fn count(&self, outcomes: &[Outcome], events: usize, took: Duration) {
@@ -149,73 +348,82 @@ impl Applier {
         }
     }
 
-    async fn erase(&mut self, id: EventId, at: Timestamp) -> Result<Option<Arc<Event>>, db::Error> {
-        let Some(erased) = self.appender.erase(id, at).await? else {
-            return Ok(None);
-        };
-        self.upkeep.wal_is_stale();
-        self.announcements.recent.replace(&erased.event);
-        self.announcements.announce(erased.notice.as_slice());
-        Ok(Some(erased.event))
-    }
-
-    async fn tell_erased(
-        &mut self,
-        topic: &Topic,
-        through: EventId,
-        events: u64,
-        at: Timestamp,
-    ) -> Result<Arc<Event>, db::Error> {
-        let appended = self.appender.append_notice(topic, through, events, at);
-        let notice = appended.await?;
-        self.upkeep.wal_is_stale();
-        self.announcements.announce(std::slice::from_ref(&notice));
-        Ok(notice)
-    }
-
-    async fn trim_step(&mut self, trim: &Trim) -> Result<Option<u64>, db::Error> {
-        let Some(step) = self.appender.trim_step(trim).await? else {
-            return Ok(None);
-        };
-        let topic = trim.topic.as_ref();
-        let position = &self.announcements.position;
-        let first_id = position.first_id();
-        if topic.is_none() {
-            // Raised before the events go: a reader that finds them gone then finds the cause too, and tells of it. Where
-            // a topic's go, the mark is that cause.
-            self.raise_first_id(step.next_id);
-        }
-        let trimmed = match self.appender.trim(topic, step.through).await {
-            Ok(trimmed) => trimmed,
-            Err(error) => {
-                position.set_first_id(first_id);
-                return Err(error);
-            }
-        };
-        position.count_trimmed(trimmed);
-        self.metrics.trim_steps.inc();
-        self.metrics.trimmed_events.inc_by(trimmed);
-        self.announcements.recent.forget(topic, step.through);
-        if topic.is_some() {
-            self.raise_first_id(self.appender.first_id());
-        }
-        Ok(Some(trimmed))
-    }
-
     /// `None`: no event is left.
     fn raise_first_id(&self, first_id: Option<EventId>) {
         let first_id = first_id.unwrap_or(self.appender.last_id().next());
         self.announcements.position.set_first_id(first_id);
     }
+}
 
-    async fn mark_trimmed(&mut self, topic: &Topic, through: EventId) -> Result<(), db::Error> {
-        self.appender.mark_trimmed(topic, through).await?;
-        self.announcements.trim_marks.push(TrimMark {
-            topic: topic.clone(),
-            through,
-        });
-        Ok(())
+/// What came of each of `commands`.
+#[cfg(feature = "cluster")]
+fn part(applied: Applied, commands: &[Sequenced]) -> Vec<Applied> {
+    let Applied::Published(outcomes) = applied else {
+        return vec![applied];
+    };
+    let mut outcomes = outcomes.into_iter();
+    let published = commands.iter().map(|command| {
+        let lists = outcome_count(&command.command.act);
+        Applied::Published(outcomes.by_ref().take(lists).collect())
+    });
+    published.collect()
+}
+
+/// How many outcomes a command has.
+#[cfg(feature = "cluster")]
+fn outcome_count(act: &Act) -> usize {
+    if let Act::Publish(lists) = act {
+        return lists.len();
     }
+    1
+}
+
+#[cfg(feature = "cluster")]
+impl Changed {
+    /// What came of it in words, one for each list of a publish, else one.
+    fn outcomes(&self) -> std::vec::IntoIter<String> {
+        let outcomes = match self {
+            Self::Published(outcomes) => outcomes.iter().map(in_words).collect(),
+            Self::Trimmed { step, .. } => vec![format!("{step:?}")],
+            Self::MarkedTrimmed(_) | Self::Nothing => vec![String::new()],
+            Self::Erased(erased) => {
+                let notice = erased.as_ref().and_then(|erased| erased.notice.as_ref());
+                let notice = notice.map(|notice| (notice.id, notice.created_at.as_millis()));
+                vec![format!("{} {notice:?}", erased.is_some())]
+            }
+            Self::ToldErased(notice) => {
+                vec![format!("{} {}", notice.id, notice.created_at.as_millis())]
+            }
+        };
+        outcomes.into_iter()
+    }
+}
+
+#[cfg(feature = "cluster")]
+fn in_words(outcome: &Outcome) -> String {
+    match outcome {
+        Ok(stored) => stored.iter().fold(String::new(), |words, stored| {
+            let (id, at) = (stored.event.id, stored.event.created_at.as_millis());
+            words + &format!("{id} {at} {}\n", stored.duplicate)
+        }),
+        Err(conflict) => format!("conflict {}", conflict.id),
+    }
+}
+
+/// The chain after `command`, whose outcomes are taken from `outcomes`: SHA-256 over the chain before it, its bytes, and what came
+/// of it.
+#[cfg(feature = "cluster")]
+fn chain(before: &str, command: &Sequenced, outcomes: &mut impl Iterator<Item = String>) -> String {
+    let mut digest = ring::digest::Context::new(&ring::digest::SHA256);
+    digest.update(before.as_bytes());
+    digest.update(&command.payload);
+    let lists = outcome_count(&command.command.act);
+    for outcome in outcomes.by_ref().take(lists) {
+        digest.update(outcome.as_bytes());
+        digest.update(&[0]);
+    }
+    let hex = |byte: &u8| format!("{byte:02x}");
+    digest.finish().as_ref().iter().map(hex).collect()
 }
 
 fn log_commit(origins: &Origins, events: &[Arc<Event>], took: Duration) {

@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "cluster")]
+use super::cluster::Beat;
 use crate::{
     db::{Outcome, Trim},
     event::{Event, EventId, NewEvent, Timestamp, Topic},
@@ -35,6 +37,9 @@ pub(super) enum Act {
         through: EventId,
         events: u64,
     },
+    /// Tell the others that this hub is there, and how far it is.
+    #[cfg(feature = "cluster")]
+    Beat(Beat),
 }
 
 /// What came of a command.
@@ -49,6 +54,8 @@ pub(super) enum Applied {
     Erased(Option<Arc<Event>>),
     /// The event that tells of it.
     ToldErased(Arc<Event>),
+    #[cfg(feature = "cluster")]
+    Beat,
 }
 
 impl Command {

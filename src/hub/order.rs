@@ -1,10 +1,19 @@
-//! Who puts commands in order. Here is the writer, the one task that does so; [`local`] is the order of a hub that is alone.
+//! Who puts commands in order. Here is the writer, the one task that does so; [`local`] is the order of a hub that is alone,
+//! [`replicated`] that of a hub of a cluster.
 
 mod local;
+#[cfg(feature = "cluster")]
+mod replicated;
+#[cfg(feature = "cluster")]
+mod wire;
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "cluster")]
+pub(super) use self::replicated::Replicated;
+#[cfg(feature = "cluster")]
+pub use self::replicated::find_beats;
 use super::{applier::Applier, queue::Publication, work::Work};
 use crate::db;
 
@@ -20,6 +29,15 @@ const COMMIT_MAX_PUBLICATIONS: usize = 1024;
 pub struct Writer {
     pub(super) intake: Intake,
     pub(super) applier: Applier,
+    pub(super) order: Order,
+}
+
+/// Who puts commands in order.
+#[derive(Debug)]
+pub(super) enum Order {
+    Local,
+    #[cfg(feature = "cluster")]
+    Replicated(Box<Replicated>),
 }
 
 /// Where what is asked for comes from.
@@ -34,7 +52,12 @@ impl Writer {
     /// Commits what comes until the hub drains, then what was taken by then, and ends the feeds. To be [closed](Self::close)
     /// when nobody reads any more.
     pub async fn run(mut self) -> Self {
-        local::run(&mut self.intake, &mut self.applier).await;
+        let (intake, applier) = (&mut self.intake, &mut self.applier);
+        match &mut self.order {
+            Order::Local => local::run(intake, applier).await,
+            #[cfg(feature = "cluster")]
+            Order::Replicated(order) => order.run(intake, applier).await,
+        }
         // Who waits for a piece of work learns at once that it is not done.
         self.intake.work.close();
         while self.intake.work.try_recv().is_ok() {}

@@ -59,6 +59,15 @@ pub enum PublishError {
     /// The commit failed.
     #[error("the events could not be committed")]
     Log(#[source] Arc<db::Error>),
+    /// The cluster puts nothing in order.
+    #[error("the cluster takes no events: {0}")]
+    Unordered(Arc<str>),
+    /// The cluster may have put them in order: they are stored then, or will be.
+    #[error("the cluster did not say whether the events are stored")]
+    OutcomeUnknown,
+    /// They cannot be put in order together: more bytes than the servers of the cluster take.
+    #[error("together the events are more than the {0} bytes that NATS takes")]
+    TooLarge(usize),
 }
 
 /// What the writer takes from the queue.

@@ -57,6 +57,9 @@ pub enum SubscribeError {
     /// The hub takes no more subscribers.
     #[error("the hub is draining")]
     Draining,
+    /// The subscriber was at a hub that is ahead of this one, and this one cannot catch up.
+    #[error("the subscriber is ahead of this hub, which is apart from its cluster")]
+    NotJoined(#[source] super::WorkError),
     /// The log could not tell where to begin.
     #[error("the start of the subscription was not found")]
     Log(#[from] db::Error),
@@ -507,8 +510,12 @@ mod tests {
             key: None,
         };
         let committed = 600;
-        let events = (0..2 * committed).map(|_| vec![event()]).collect();
-        appender.append(events, Timestamp::now()).await.unwrap();
+        let published = |_| db::Published {
+            at: Timestamp::from_millis(1),
+            events: vec![event()],
+        };
+        let events = (0..2 * committed).map(published).collect();
+        appender.append(events).await.unwrap();
         let bounds = |last_id| Bounds {
             first_id: EventId::from_row(1),
             last_id: EventId::from_row(last_id),

@@ -14,14 +14,64 @@ use super::{
 };
 use crate::{db, event::Event};
 
-/// Where somebody waits for the end of a piece of work.
-pub(super) type WorkReply<T> = oneshot::Sender<Result<T, Arc<db::Error>>>;
+/// Where somebody waits for what comes of a command.
+pub(super) type WorkReply<T> = oneshot::Sender<Result<T, NotApplied>>;
+
+/// Where somebody waits for the end of a chore.
+pub(super) type ChoreReply = oneshot::Sender<Result<(), Arc<db::Error>>>;
+
+/// Why a command was not applied.
+#[derive(Debug, Clone)]
+pub(super) enum NotApplied {
+    /// The file refused.
+    Log(Arc<db::Error>),
+    /// It was not put in order, and is not in it.
+    #[cfg(feature = "cluster")]
+    Unordered(Arc<str>),
+    /// It may be in the order, or come into it.
+    #[cfg(feature = "cluster")]
+    OutcomeUnknown,
+    /// It cannot be put in order: more than this many bytes.
+    #[cfg(feature = "cluster")]
+    TooLarge(usize),
+}
+
+impl From<NotApplied> for PublishError {
+    fn from(error: NotApplied) -> Self {
+        match error {
+            NotApplied::Log(error) => Self::Log(error),
+            #[cfg(feature = "cluster")]
+            NotApplied::Unordered(why) => Self::Unordered(why),
+            #[cfg(feature = "cluster")]
+            NotApplied::OutcomeUnknown => Self::OutcomeUnknown,
+            #[cfg(feature = "cluster")]
+            NotApplied::TooLarge(max_bytes) => Self::TooLarge(max_bytes),
+        }
+    }
+}
+
+impl From<NotApplied> for WorkError {
+    fn from(error: NotApplied) -> Self {
+        match error {
+            NotApplied::Log(error) => Self::Log(error),
+            #[cfg(feature = "cluster")]
+            NotApplied::Unordered(why) => Self::Unordered(why),
+            #[cfg(feature = "cluster")]
+            NotApplied::OutcomeUnknown => Self::OutcomeUnknown,
+            #[cfg(feature = "cluster")]
+            NotApplied::TooLarge(_) => unreachable!("work is small"),
+        }
+    }
+}
 
 /// One piece of work.
 #[derive(Debug)]
 pub(super) enum Work {
     Change(Change),
     Chore(Chore),
+    /// Apply all that is in order by now.
+    #[cfg(feature = "cluster")]
+    Barrier(WorkReply<()>),
 }
 
 /// Work that belongs to the order of events.
@@ -40,11 +90,14 @@ pub(super) enum Waiting {
     MarkTrimmed(WorkReply<()>),
     Erase(WorkReply<Option<Arc<Event>>>),
     TellErased(WorkReply<Arc<Event>>),
+    /// For a [beat](Act::Beat), each of them.
+    #[cfg(feature = "cluster")]
+    Barriers(Vec<WorkReply<()>>),
 }
 
 impl Waiting {
     /// Tells them. Who has gone needs no answer.
-    pub(super) fn answer(self, applied: Result<Applied, Arc<db::Error>>) {
+    pub(super) fn answer(self, applied: Result<Applied, NotApplied>) {
         let applied = match applied {
             Ok(applied) => applied,
             Err(error) => return self.refuse(&error),
@@ -59,22 +112,34 @@ impl Waiting {
             (Self::MarkTrimmed(reply), Applied::MarkedTrimmed) => _ = reply.send(Ok(())),
             (Self::Erase(reply), Applied::Erased(event)) => _ = reply.send(Ok(event)),
             (Self::TellErased(reply), Applied::ToldErased(notice)) => _ = reply.send(Ok(notice)),
+            #[cfg(feature = "cluster")]
+            (Self::Barriers(replies), Applied::Beat) => {
+                for reply in replies {
+                    _ = reply.send(Ok(()));
+                }
+            }
             (waiting, applied) => unreachable!("{waiting:?} does not wait for {applied:?}"),
         }
     }
 
-    fn refuse(self, error: &Arc<db::Error>) {
+    fn refuse(self, error: &NotApplied) {
         let error = || error.clone();
         match self {
             Self::Publishers(replies) => {
                 for reply in replies {
-                    reply.send(Err(PublishError::Log(error())));
+                    reply.send(Err(error().into()));
                 }
             }
             Self::TrimStep(reply) => _ = reply.send(Err(error())),
             Self::MarkTrimmed(reply) => _ = reply.send(Err(error())),
             Self::Erase(reply) => _ = reply.send(Err(error())),
             Self::TellErased(reply) => _ = reply.send(Err(error())),
+            #[cfg(feature = "cluster")]
+            Self::Barriers(replies) => {
+                for reply in replies {
+                    _ = reply.send(Err(error()));
+                }
+            }
         }
     }
 }
@@ -83,13 +148,13 @@ impl Waiting {
 #[derive(Debug)]
 pub(super) enum Chore {
     /// Find out whether commits work.
-    Probe(WorkReply<()>),
+    Probe(ChoreReply),
     /// Drop the marks of trimmed topics that the first id tells as well.
-    ForgetMarks(WorkReply<()>),
+    ForgetMarks(ChoreReply),
     /// Give free pages back to the system.
-    Shrink(WorkReply<()>),
+    Shrink(ChoreReply),
     /// Empty the WAL into the file, if no reader is in the way.
-    CleanWal(WorkReply<()>),
+    CleanWal(ChoreReply),
 }
 
 /// Why a piece of work was not done.
@@ -101,6 +166,18 @@ pub enum WorkError {
     /// The file refused.
     #[error("the file of the event log could not be changed")]
     Log(#[source] Arc<db::Error>),
+    /// The cluster puts nothing in order. Nothing was done.
+    #[error("the cluster takes no changes: {0}")]
+    Unordered(Arc<str>),
+    /// The cluster may have put it in order, and then it is done.
+    #[error("the cluster did not say whether it was done")]
+    OutcomeUnknown,
+}
+
+impl From<Arc<db::Error>> for WorkError {
+    fn from(error: Arc<db::Error>) -> Self {
+        Self::Log(error)
+    }
 }
 
 impl From<db::Error> for WorkError {
@@ -135,19 +212,28 @@ impl WorkQueue {
     }
 
     /// Has the writer do a chore between two commits, and waits for it.
-    pub(super) async fn chore<T>(
+    pub(super) async fn chore(
         &self,
-        chore: impl FnOnce(WorkReply<T>) -> Chore,
-    ) -> Result<T, WorkError> {
+        chore: impl FnOnce(ChoreReply) -> Chore,
+    ) -> Result<(), WorkError> {
         self.ask(|reply| Work::Chore(chore(reply))).await
     }
 
-    async fn ask<T>(&self, work: impl FnOnce(WorkReply<T>) -> Work) -> Result<T, WorkError> {
+    /// Waits until all that is in order by now is applied.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn barrier(&self) -> Result<(), WorkError> {
+        self.ask(Work::Barrier).await
+    }
+
+    async fn ask<T, E: Into<WorkError>>(
+        &self,
+        work: impl FnOnce(oneshot::Sender<Result<T, E>>) -> Work,
+    ) -> Result<T, WorkError> {
         let (reply, done) = oneshot::channel();
         if self.0.send(work(reply)).await.is_err() {
             return Err(WorkError::Draining);
         }
         let done = done.await.map_err(|_| WorkError::Draining)?;
-        done.map_err(WorkError::Log)
+        done.map_err(Into::into)
     }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use segno::{
-    db::{self, Order, Range},
+    db::{self, Order, Published, Range},
     event::{Data, EventId, NewEvent, Timestamp, Topic},
     filter::Filter,
 };
@@ -211,7 +211,10 @@ impl LastCommit {
             key: None,
         };
         appender
-            .append(vec![vec![event]], Timestamp::now())
+            .append(vec![Published {
+                at: Timestamp::now(),
+                events: vec![event],
+            }])
             .await
             .unwrap();
         let page = log

@@ -9,7 +9,7 @@ use std::{
 };
 
 use segno::{
-    db::{self, Appender, EventLog, Order, Range, Trim},
+    db::{self, Appender, EventLog, Order, Published, Range, Trim},
     event::{Data, EventId, NewEvent, Timestamp, Topic},
     filter::Filter,
 };
@@ -736,7 +736,14 @@ async fn do_everything(log: &EventLog, appender: &mut Appender) {
         key: Some(segno::event::Key::new("k3").unwrap()),
     };
     _ = appender
-        .append(vec![vec![event()], vec![event()]], Timestamp::now())
+        .append(
+            [(); 2]
+                .map(|()| Published {
+                    at: Timestamp::now(),
+                    events: vec![event()],
+                })
+                .into(),
+        )
         .await;
     _ = appender.erase("5".parse().unwrap(), Timestamp::now()).await;
     let trim = Trim {

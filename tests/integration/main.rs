@@ -16,6 +16,8 @@ mod bodies;
 mod browser;
 mod clients;
 mod clock;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod command_line;
 mod console;
 mod console_access;
@@ -39,6 +41,8 @@ mod http2;
 mod javascript;
 mod jwt_issuer;
 mod limits;
+#[cfg(feature = "cluster")]
+mod nats;
 mod openapi;
 mod operator;
 mod proxies;

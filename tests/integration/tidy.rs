@@ -17,7 +17,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "crate::hub",
-        &["http", "server", "config", "retention", "monitor"],
+        &["http", "server", "config", "cli", "retention", "monitor"],
         "nothing below the hub knows it",
     ),
     (
@@ -45,6 +45,16 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
         "reqwest",
         &["client", "cli", "auth", "server"],
         "the client, the one who sends spans to a collector, the one who fetches the keys of issuers, and the one who orders certificates",
+    ),
+    (
+        "async_nats",
+        &["jetstream"],
+        "what the client of NATS does is dealt with in one place",
+    ),
+    (
+        "crate::jetstream",
+        &["hub", "config", "cli"],
+        "who puts commands in order is the hub's",
     ),
     ("broadcast", &["hub"], "announcing is the hub's"),
     (

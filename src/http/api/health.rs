@@ -130,6 +130,7 @@ impl Codes for Readiness {
         Code::Busy,
         Code::Draining,
         Code::CommitsFail,
+        Code::NotJoined,
         Code::CanaryLate,
     ];
 }

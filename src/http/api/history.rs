@@ -168,7 +168,7 @@ impl HistoryApi {
     ) -> Result<OneEvent, ProblemOf<ReadEvent>> {
         let id = id.0.get()?;
         let may_read = |topic: &str| Caller::of(request).may(Right::Follow, topic);
-        match self.0.hub.log().event(id).await? {
+        match self.0.hub.event(id).await? {
             Some(event) if may_read(event.topic.as_str()) => Ok((&event).into()),
             // The same words as for one that is not there.
             Some(_) | None => Err(unknown_event(id).into()),

@@ -441,7 +441,7 @@ macro_rules! publish_codes {
             Code::InvalidJson, Code::InvalidHeader, Code::InvalidKey, Code::InvalidEncoding, Code::DataTooDeep, Code::RequestTimeout,
             Code::KeyConflict, Code::EventTooLarge, Code::UnsupportedContentType, Code::UnsupportedContentEncoding,
             Code::TooManyBodyBytesOfAddress, Code::TooManyEventsOfAddress, Code::TooManyEventsOfCaller, Code::Internal, Code::TooManyBodyBytes, Code::Busy,
-            Code::Draining, Code::LogBusy, Code::LogMoved, Code::LogChanged, Code::LogCorrupt, Code::DiskFailed, Code::DiskFull,
+            Code::Draining, Code::LogBusy, Code::LogMoved, Code::LogChanged, Code::LogCorrupt, Code::DiskFailed, Code::DiskFull, Code::Unordered, Code::OutcomeUnknown, Code::CommandTooLarge,
             Code::IdsExhausted, Code::ReadOnly,
         ]
     };

@@ -6,7 +6,7 @@ use super::{
         command::{Act, Command},
         origin::Origins,
         queue::Publication,
-        work::{Change, Waiting, Work},
+        work::{Change, NotApplied, Waiting, Work},
     },
     COMMIT_MAX_PUBLICATIONS, Intake,
 };
@@ -52,7 +52,7 @@ async fn publish(publications: &mut Vec<Publication>, applier: &mut Applier) {
     if !events.is_empty() {
         let command = Command::now(Act::Publish(events));
         let applied = applier.apply(command, &origins).await;
-        Waiting::Publishers(replies).answer(applied);
+        Waiting::Publishers(replies).answer(applied.map_err(NotApplied::Log));
     }
     for ping in pings {
         _ = ping.send(());
@@ -63,8 +63,11 @@ async fn work(work: Work, applier: &mut Applier) {
     match work {
         Work::Change(Change { act, waiting }) => {
             let applied = applier.apply(Command::now(act), &Origins::default()).await;
-            waiting.answer(applied);
+            waiting.answer(applied.map_err(NotApplied::Log));
         }
         Work::Chore(chore) => applier.chore(chore).await,
+        // What was put in order before is applied.
+        #[cfg(feature = "cluster")]
+        Work::Barrier(reply) => _ = reply.send(Ok(())),
     }
 }

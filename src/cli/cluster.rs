@@ -1,0 +1,207 @@
+//! `segno cluster`: the stream that several hubs have in common.
+
+use std::{fmt::Write, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use humantime::{format_duration, parse_duration};
+use uuid::Uuid;
+
+use super::{print, rounded};
+use crate::{
+    config::ClusterFlags,
+    db,
+    event::{EventId, Timestamp},
+    hub::find_beats,
+    jetstream::{About, Error, JetStream, NewStream},
+};
+
+/// What may be done with a cluster.
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum Cluster {
+    /// Make the stream that puts the commands of the hubs in order. Once: a hub never makes one by itself.
+    Init(InitFlags),
+    /// Show the stream and the hubs that it hears of. Ends with 1 if something is wrong.
+    Status(StatusFlags),
+}
+
+/// What `segno cluster init` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct InitFlags {
+    /// The stream.
+    #[command(flatten)]
+    cluster: ClusterFlags,
+
+    /// File whose events the log begins with. Its hub must be stopped. It is then a file of the cluster, and the other hubs get a
+    /// copy of it.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+
+    /// Servers that keep a copy of each command. Fewer than 3 lose what was acknowledged when one of them is lost.
+    #[arg(long, default_value = "3", value_name = "N", value_parser = parse_replicas)]
+    replicas: usize,
+
+    /// How long a command stays in the stream. A hub that was away for longer needs a copy of another hub's file.
+    #[arg(long, default_value = "24h", value_name = "AGE", value_parser = parse_duration)]
+    keep_age: Duration,
+
+    /// Bytes of commands that stay in the stream.
+    #[arg(long, default_value = "8589934592", value_name = "BYTES")]
+    keep_bytes: u64,
+}
+
+/// What `segno cluster status` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct StatusFlags {
+    /// The stream.
+    #[command(flatten)]
+    cluster: ClusterFlags,
+}
+
+/// Longest wait for a server.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// What the servers should take at once. Below it an event or a batch that a hub alone takes may be refused.
+const MAX_PAYLOAD_WANTED: usize = 16 * 1024 * 1024;
+
+/// Clocks that differ more are told of: times of events do not go back, so the fastest clock decides.
+const CLOCKS_DIFFER_MS: i64 = 2000;
+
+fn parse_replicas(text: &str) -> Result<usize, String> {
+    let replicas = text
+        .parse()
+        .ok()
+        .filter(|replicas| [1, 3, 5].contains(replicas));
+    replicas.ok_or_else(|| "it is 1, 3 or 5".into())
+}
+
+pub(super) async fn run(command: Cluster) -> anyhow::Result<()> {
+    match command {
+        Cluster::Init(flags) => init(flags).await,
+        Cluster::Status(flags) => status(flags).await,
+    }
+}
+
+async fn open(flags: &ClusterFlags) -> anyhow::Result<JetStream> {
+    let settings = flags.stream().context("--cluster says where NATS is")?;
+    Ok(JetStream::open(&settings).await?)
+}
+
+async fn init(flags: InitFlags) -> anyhow::Result<()> {
+    let stream = open(&flags.cluster).await?;
+    let name = &flags.cluster.stream;
+    match stream.about_within(ANSWER_WITHIN).await {
+        Ok(_) => bail!("there is a stream {name} already; `segno cluster status` shows it"),
+        Err(Error::NoStream(_)) => (),
+        Err(error) => return Err(error.into()),
+    }
+    let epoch = Uuid::new_v4().to_string();
+    let mut new = NewStream {
+        epoch: epoch.clone(),
+        log_id: Uuid::new_v4().to_string(),
+        begins_empty: true,
+        replicas: flags.replicas,
+        max_age: flags.keep_age,
+        max_bytes: flags.keep_bytes,
+    };
+    if let Some(path) = &flags.from {
+        let (log, mut appender) = db::open(path).await?;
+        if appender.reached().is_some() {
+            bail!("{} is a file of a cluster already", path.display());
+        }
+        new.log_id = log.id().into();
+        new.begins_empty = appender.last_id() == EventId::ZERO;
+        stream.create(new).await?;
+        let beginning = db::Reached {
+            epoch,
+            sequence: 0,
+            command_id: String::new(),
+            chain: String::new(),
+        };
+        appender.join_order(&beginning).await?;
+        log.close().await;
+        appender.close().await?;
+    } else {
+        stream.create(new).await?;
+    }
+    let mut text = format!("made the stream {name}; start each hub with --cluster\n");
+    warn(&mut text, &stream, &stream.about().await?);
+    print(&text)
+}
+
+fn warn(text: &mut String, stream: &JetStream, about: &About) {
+    let max_payload = stream.command_max_bytes();
+    if max_payload < MAX_PAYLOAD_WANTED - 4096 {
+        _ = writeln!(
+            text,
+            "warning: NATS takes {max_payload} bytes at once (max_payload), so that larger events and batches are refused; set it to \
+             16 to 32 MiB"
+        );
+    }
+    if about.replicas < 3 {
+        _ = writeln!(
+            text,
+            "warning: {} server keeps the commands; with its disk, what no hub has applied is lost",
+            about.replicas
+        );
+    }
+}
+
+async fn status(flags: StatusFlags) -> anyhow::Result<()> {
+    let stream = open(&flags.cluster).await?;
+    let about = stream.about_within(ANSWER_WITHIN).await?;
+    let mut text = format!(
+        "stream  {}, commands {} to {}, on {} of {} servers\nlog     {}\n",
+        flags.cluster.stream,
+        about.first_sequence,
+        about.last_sequence,
+        about.current_replicas,
+        about.replicas,
+        about.log_id
+    );
+    let beats = find_beats(&stream).await?;
+    let mut is_wrong = about.current_replicas < about.replicas || beats.is_empty();
+    for (beat, at) in &beats {
+        let url = beat.url.as_deref().unwrap_or("(no --advertise)");
+        let age = Timestamp::now().as_millis().saturating_sub(at.as_millis());
+        let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
+        let chain = beat.chain.get(..12).unwrap_or("none");
+        _ = writeln!(
+            text,
+            "hub     {url} {}, version {}, at command {}, event {}, chain {chain}, {} ago",
+            beat.hub,
+            beat.version,
+            beat.sequence,
+            beat.last_id,
+            format_duration(rounded(age))
+        );
+        if i64::try_from(age.as_millis()).unwrap_or(0) > CLOCKS_DIFFER_MS * 2
+            || at.as_millis() > Timestamp::now().as_millis() + CLOCKS_DIFFER_MS
+        {
+            _ = writeln!(
+                text,
+                "warning: it is slow, or its clock is not this machine's"
+            );
+        }
+        let differs = |(other, _): &&(crate::hub::Beat, Timestamp)| {
+            other.sequence == beat.sequence && other.chain != beat.chain
+        };
+        if beats.iter().any(|other| differs(&other)) {
+            is_wrong = true;
+            _ = writeln!(
+                text,
+                "warning: its file differs from that of another hub at this command"
+            );
+        }
+    }
+    if beats.is_empty() {
+        text += "warning: no hub has told of itself lately\n";
+    }
+    warn(&mut text, &stream, &about);
+    text += "not seen from here: whether the servers sync what they acknowledge (sync_interval: always)\n";
+    print(&text)?;
+    match is_wrong {
+        true => bail!("the cluster is not as it should be"),
+        false => Ok(()),
+    }
+}

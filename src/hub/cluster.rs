@@ -1,0 +1,293 @@
+//! What a hub of a cluster knows of itself and of the others.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{db::Reached, event::Timestamp};
+
+/// A hub that has not told of itself for this long does not count.
+pub const GONE_AFTER: Duration = Duration::from_secs(15);
+
+/// How often a hub tells of itself.
+pub(super) const BEAT_EVERY: Duration = Duration::from_secs(2);
+
+/// How far a hub may be behind what it knows of the order, and count as ready.
+const LAG_MAX: Duration = Duration::from_secs(5);
+
+/// Places whose chain is remembered, to compare it with what the others tell: at 1,000 commands a second, a few beats.
+const REMEMBERED_PLACES: usize = 8192;
+
+/// What a hub tells the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Beat {
+    /// Its name: another one after each start.
+    pub hub: String,
+    /// Where the others reach it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// What it had applied.
+    pub sequence: u64,
+    /// The chain at that place.
+    pub chain: String,
+    /// Its id of the newest event.
+    pub last_id: i64,
+    /// Its version.
+    pub version: String,
+}
+
+/// A hub as the others know it.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// What it told last.
+    pub beat: Beat,
+    /// Time since then.
+    pub age: Duration,
+    /// How far its clock is ahead of this hub's, in milliseconds, as far as that can be told.
+    pub clock_ahead_ms: i64,
+    /// Whether its chain is this hub's; `None`: the place is not remembered, or not reached.
+    pub agrees: Option<bool>,
+}
+
+/// A hub of a cluster at a glance.
+#[derive(Debug, Clone)]
+pub struct ClusterStatus {
+    /// Its name: another one after each start.
+    pub hub: String,
+    /// How far its file has come.
+    pub reached: Reached,
+    /// The newest sequence it knows of.
+    pub known_sequence: u64,
+    /// How long it has been behind that.
+    pub lag: Duration,
+    /// Whether commands are put in order.
+    pub has_order: bool,
+    /// Whether it has applied a command of its own since it was started.
+    pub is_joined: bool,
+    /// Why it does not go on.
+    pub stopped: Option<String>,
+    /// Whether its file differs from those of the others.
+    pub is_diverged: bool,
+    /// The hubs that were heard of, this one too.
+    pub peers: Vec<Peer>,
+}
+
+#[derive(Debug)]
+struct Heard {
+    beat: Beat,
+    at: Instant,
+    clock_ahead_ms: i64,
+    agrees: Option<bool>,
+}
+
+#[derive(Debug)]
+struct State {
+    reached: Reached,
+    known_sequence: u64,
+    /// Since when it is behind.
+    behind_since: Option<Instant>,
+    has_order: bool,
+    is_joined: bool,
+    stopped: Option<String>,
+    heard: BTreeMap<String, Heard>,
+    /// Sequences and chains, oldest first.
+    places: VecDeque<(u64, String)>,
+}
+
+/// The state that the order keeps and others read.
+#[derive(Debug)]
+pub(super) struct Cluster {
+    name: String,
+    url: Option<String>,
+    state: Mutex<State>,
+}
+
+impl Cluster {
+    pub(super) fn new(name: String, url: Option<String>, reached: Reached) -> Self {
+        let state = State {
+            known_sequence: reached.sequence,
+            places: [(reached.sequence, reached.chain.clone())].into(),
+            reached,
+            behind_since: None,
+            has_order: false,
+            is_joined: false,
+            stopped: None,
+            heard: BTreeMap::new(),
+        };
+        Self {
+            name,
+            url,
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The sequence that the file has come to.
+    pub(super) fn sequence(&self) -> u64 {
+        self.state().reached.sequence
+    }
+
+    /// What this hub tells now.
+    pub(super) fn beat(&self, last_id: i64) -> Beat {
+        let state = self.state();
+        Beat {
+            hub: self.name.clone(),
+            url: self.url.clone(),
+            sequence: state.reached.sequence,
+            chain: state.reached.chain.clone(),
+            last_id,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// The stream has this sequence.
+    pub(super) fn knows(&self, sequence: u64) {
+        let mut state = self.state();
+        state.known_sequence = state.known_sequence.max(sequence);
+        if state.known_sequence > state.reached.sequence && state.behind_since.is_none() {
+            state.behind_since = Some(Instant::now());
+        }
+    }
+
+    /// The file has come this far.
+    pub(super) fn reached(&self, reached: &Reached) {
+        let mut state = self.state();
+        if state.places.len() == REMEMBERED_PLACES {
+            state.places.pop_front();
+        }
+        state
+            .places
+            .push_back((reached.sequence, reached.chain.clone()));
+        state.reached = reached.clone();
+        state.known_sequence = state.known_sequence.max(reached.sequence);
+        state.behind_since = (state.known_sequence > reached.sequence)
+            .then(|| state.behind_since.unwrap_or_else(Instant::now));
+    }
+
+    /// A hub, perhaps this one, told of itself; the command was put in order `at`.
+    pub(super) fn hear(&self, beat: Beat, at: Timestamp) {
+        let mut state = self.state();
+        let clock_ahead_ms = at.as_millis() - Timestamp::now().as_millis();
+        if beat.hub == self.name {
+            state.is_joined = true;
+        }
+        let agrees = state
+            .places
+            .iter()
+            .rev()
+            .find(|(sequence, _)| *sequence == beat.sequence)
+            .map(|(_, chain)| *chain == beat.chain);
+        if agrees == Some(false) {
+            tracing::error!(
+                hub = beat.hub,
+                sequence = beat.sequence,
+                "the files of two hubs of the cluster differ"
+            );
+        }
+        let heard = Heard {
+            at: Instant::now(),
+            clock_ahead_ms,
+            agrees,
+            beat,
+        };
+        state.heard.insert(heard.beat.hub.clone(), heard);
+        state
+            .heard
+            .retain(|_, heard| heard.at.elapsed() < GONE_AFTER);
+    }
+
+    /// Whether commands are put in order.
+    pub(super) fn set_has_order(&self, has_order: bool) {
+        let mut state = self.state();
+        if state.has_order != has_order {
+            match has_order {
+                true => tracing::info!("the cluster puts commands in order"),
+                false => tracing::error!(
+                    "NATS acknowledges nothing: publishing is refused until it does; streams and history go on"
+                ),
+            }
+        }
+        state.has_order = has_order;
+    }
+
+    /// The hub cannot apply what comes next. For good, until it is started anew.
+    pub(super) fn stop(&self, why: String) {
+        tracing::error!(
+            why,
+            "this hub does not follow the cluster any more; it serves what it has"
+        );
+        self.state().stopped.get_or_insert(why);
+    }
+
+    /// Why this hub takes no publishes; `None` if it does.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let state = self.state();
+        if let Some(why) = &state.stopped {
+            return Some(why.clone());
+        }
+        if state.is_diverged() {
+            return Some("the files of the hubs differ; `segno cluster status` says which".into());
+        }
+        (!state.has_order).then(|| "NATS acknowledges nothing".into())
+    }
+
+    /// Why this hub should get no clients; `None` if it should.
+    pub(super) fn is_not_ready(&self) -> Option<String> {
+        if let Some(why) = self.refusal() {
+            return Some(why);
+        }
+        let state = self.state();
+        if !state.is_joined {
+            return Some("it has not yet applied all that was in order when it was started".into());
+        }
+        let lag = state.lag();
+        (lag > LAG_MAX).then(|| format!("it is behind the order for {lag:.1?}"))
+    }
+
+    pub(super) fn status(&self) -> ClusterStatus {
+        let state = self.state();
+        let peers = state.heard.values().map(|heard| Peer {
+            beat: heard.beat.clone(),
+            age: heard.at.elapsed(),
+            clock_ahead_ms: heard.clock_ahead_ms,
+            agrees: heard.agrees,
+        });
+        ClusterStatus {
+            hub: self.name.clone(),
+            reached: state.reached.clone(),
+            known_sequence: state.known_sequence,
+            lag: state.lag(),
+            has_order: state.has_order,
+            is_joined: state.is_joined,
+            stopped: state.stopped.clone(),
+            is_diverged: state.is_diverged(),
+            peers: peers.collect(),
+        }
+    }
+}
+
+impl State {
+    fn lag(&self) -> Duration {
+        self.behind_since
+            .map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Whether this hub's chain is not that of the majority. Where there is none, no hub's is.
+    fn is_diverged(&self) -> bool {
+        let heard = || {
+            let recent = |heard: &&Heard| heard.at.elapsed() < GONE_AFTER;
+            self.heard.values().filter(recent)
+        };
+        let differ = heard().filter(|heard| heard.agrees == Some(false)).count();
+        let agree = heard().filter(|heard| heard.agrees == Some(true)).count();
+        differ > 0 && agree <= differ
+    }
+}

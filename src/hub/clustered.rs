@@ -1,0 +1,134 @@
+//! A hub as one of a cluster: how it comes to its file, and what waits for the others.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use super::{
+    Hub, Settings, SubscribeError, WorkError, Writer,
+    cluster::{Cluster, ClusterStatus},
+    order::{Order, Replicated},
+};
+use crate::{
+    db,
+    event::EventId,
+    jetstream::{self, JetStream},
+    metrics::Metrics,
+};
+
+/// The cluster that a hub belongs to.
+#[derive(Debug, Clone)]
+pub struct ClusterSettings {
+    /// Where commands are put in order.
+    pub stream: jetstream::Settings,
+    /// Where the other hubs reach this one.
+    pub advertise: Option<String>,
+}
+
+/// Why a hub did not open its file in a cluster.
+#[derive(Debug, thiserror::Error)]
+pub enum ClusterError {
+    /// The stream cannot be used.
+    #[error(transparent)]
+    Stream(#[from] jetstream::Error),
+    /// The file was not opened.
+    #[error(transparent)]
+    Open(#[from] db::OpenError),
+    /// The file could not be changed.
+    #[error(transparent)]
+    Log(#[from] db::Error),
+    /// The file is another log's.
+    #[error("{path} is not a file of this cluster; name another with --db, which is made")]
+    OtherLog {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file has to come from another hub.
+    #[error(
+        "the stream has not all of the log: take the file of another hub first (`segno cluster join`)"
+    )]
+    NeedsSnapshot,
+}
+
+/// Longest wait for the cluster before a client is told that what it asks for is not there.
+const BARRIER_WITHIN: Duration = Duration::from_secs(10);
+
+/// The same for a single event.
+const EVENT_WITHIN: Duration = Duration::from_secs(1);
+
+impl Hub {
+    /// Opens the file at `path` as one of a cluster. A file without events is made the beginning of the log.
+    ///
+    /// Waits for the cluster only where the file is not yet one of it.
+    pub async fn open_in_cluster(
+        path: &Path,
+        settings: Settings,
+        cluster: &ClusterSettings,
+        metrics: Metrics,
+    ) -> Result<(Self, Writer), ClusterError> {
+        let stream = JetStream::open(&cluster.stream).await?;
+        let (mut log, mut appender) = db::open(path).await?;
+        if appender.reached().is_none() {
+            let about = stream.about_within(BARRIER_WITHIN).await?;
+            if appender.last_id() > EventId::ZERO {
+                return Err(ClusterError::OtherLog { path: path.into() });
+            }
+            if !about.begins_empty || about.first_sequence > 1 {
+                return Err(ClusterError::NeedsSnapshot);
+            }
+            let beginning = db::Reached {
+                epoch: about.epoch,
+                sequence: 0,
+                command_id: String::new(),
+                chain: String::new(),
+            };
+            appender.found(&about.log_id, &beginning).await?;
+            log.close().await;
+            appender.close().await?;
+            (log, appender) = db::open(path).await?;
+        }
+        let reached = appender.reached().expect("it was put in order").clone();
+        let name = Uuid::new_v4().to_string();
+        let known = Arc::new(Cluster::new(
+            name,
+            cluster.advertise.clone(),
+            reached.clone(),
+        ));
+        let order = Replicated::new(stream, known.clone(), log.id().into(), reached);
+        let (mut hub, mut writer) = Self::with(path, log, appender, settings, metrics).await?;
+        writer.order = Order::Replicated(Box::new(order));
+        Arc::get_mut(&mut hub.parts)
+            .expect("nobody has it yet")
+            .cluster = Some(known);
+        Ok((hub, writer))
+    }
+
+    /// Waits until this hub has what a subscriber with this cursor has had elsewhere. What is above the newest id after that is
+    /// nowhere.
+    pub(super) async fn wait_for(&self, cursor: EventId) -> Result<(), SubscribeError> {
+        if self.parts.cluster.is_some() && cursor > self.position().committed() {
+            let barrier = timeout(BARRIER_WITHIN, self.parts.work.barrier()).await;
+            let barrier = barrier.unwrap_or(Err(WorkError::OutcomeUnknown));
+            barrier.map_err(SubscribeError::NotJoined)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until an event that another hub has given is here too, or is known to be nowhere, but not for long.
+    pub(super) async fn wait_for_event(&self, id: EventId) {
+        if self.parts.cluster.is_some() && id > self.position().committed() {
+            // Whether it came or not, the log says what there is.
+            _ = timeout(EVENT_WITHIN, self.parts.work.barrier()).await;
+        }
+    }
+
+    /// What is known of the cluster; `None` if the hub is alone.
+    pub fn cluster(&self) -> Option<ClusterStatus> {
+        self.parts.cluster.as_ref().map(|cluster| cluster.status())
+    }
+}

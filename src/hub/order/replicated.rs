@@ -1,0 +1,525 @@
+//! The order of a cluster: a hub proposes commands to a stream, and applies what it reads from the stream, its own commands and
+//! those of the others alike.
+//!
+//! One command of this hub is on its way at a time. What comes meanwhile goes into the next one, as it does where a commit is
+//! what takes time; several on their way at once were no faster, and would not keep the order in which they were asked for.
+
+use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
+
+use futures_util::future::{BoxFuture, FutureExt, pending};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use uuid::Uuid;
+
+use super::{
+    super::{
+        applier::{Applier, Sequenced},
+        cluster::{BEAT_EVERY, Beat, Cluster, GONE_AFTER},
+        command::{Act, Command},
+        origin::Origins,
+        queue::{NewEvents, Publication, Reply},
+        work::{Change, NotApplied, Waiting, Work, WorkReply},
+    },
+    COMMIT_MAX_PUBLICATIONS, Intake,
+    wire::{self, Identified, Lists, PUBLISH_ENVELOPE_BYTES},
+};
+use crate::{
+    db::Reached,
+    event::Timestamp,
+    jetstream::{self, COMMANDS_FORMAT, Entry, Follower, JetStream, ProposeError, Read},
+};
+
+/// How long a command is sent again before its outcome counts as unknown: an election takes up to 9 s.
+const PROPOSE_WITHIN: Duration = Duration::from_secs(15);
+
+/// Rest between two tries.
+const PROPOSE_AGAIN: Duration = Duration::from_millis(100);
+
+/// How long a command that was put in order may take to be applied here.
+const APPLY_WITHIN: Duration = Duration::from_secs(15);
+
+/// Rest before the stream is asked again at a start.
+const COMPARE_AGAIN: Duration = Duration::from_millis(250);
+
+/// Rest before a command that the file refused is tried again.
+const APPLY_AGAIN: Duration = Duration::from_secs(1);
+
+/// Commands that are applied in one transaction at most.
+const APPLY_MAX_COMMANDS: usize = 256;
+
+/// Bytes of commands that are applied in one transaction, one command at the least.
+const APPLY_MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Publications that wait behind the command on its way.
+const BACKLOG_MAX_PUBLICATIONS: usize = COMMIT_MAX_PUBLICATIONS;
+
+/// Puts the commands of this hub in the order of the cluster.
+pub(in super::super) struct Replicated {
+    stream: JetStream,
+    cluster: Arc<Cluster>,
+    /// Compares the file with the stream, before anything is read from it.
+    comparing: Option<BoxFuture<'static, Result<(), String>>>,
+    follower: Option<Follower>,
+    /// Publications that wait for the command on its way.
+    backlog: VecDeque<Encoded>,
+    /// A change that waits for it.
+    change: Option<Change>,
+    /// Who waits for the next beat.
+    barriers: Vec<WorkReply<()>>,
+    beat_is_due: bool,
+    on_its_way: Option<OnItsWay>,
+}
+
+/// A publication, as it will stand in a command.
+#[derive(Debug)]
+struct Encoded {
+    list: Vec<u8>,
+    reply: Reply,
+}
+
+/// The command that was proposed last and is not applied yet.
+struct OnItsWay {
+    id: String,
+    waiting: Waiting,
+    /// Ends with the sequence it has in the stream.
+    proposing: Option<BoxFuture<'static, Result<u64, ProposeError>>>,
+    deadline: Instant,
+}
+
+impl std::fmt::Debug for Replicated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replicated")
+            .field("on_its_way", &self.on_its_way)
+            .finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for OnItsWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnItsWay")
+            .field("id", &self.id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Replicated {
+    /// For a file that is a part of the log `log_id` and has come as far as `reached`.
+    pub(in super::super) fn new(
+        stream: JetStream,
+        cluster: Arc<Cluster>,
+        log_id: String,
+        reached: Reached,
+    ) -> Self {
+        Self {
+            comparing: Some(compare(stream.clone(), log_id, reached).boxed()),
+            follower: None,
+            stream,
+            cluster,
+            backlog: VecDeque::new(),
+            change: None,
+            barriers: Vec::new(),
+            beat_is_due: true,
+            on_its_way: None,
+        }
+    }
+
+    /// Proposes what comes, and applies what is in order, until the hub drains and what was taken by then is done.
+    pub(super) async fn run(&mut self, intake: &mut Intake, applier: &mut Applier) {
+        let mut read = Vec::new();
+        let mut taken = Vec::new();
+        let mut beats = interval(BEAT_EVERY);
+        beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            self.propose_next(applier);
+            if self.is_done(intake) {
+                return;
+            }
+            let room = BACKLOG_MAX_PUBLICATIONS.saturating_sub(self.backlog.len());
+            tokio::select! {
+                biased;
+                () = intake.draining.cancelled(), if !intake.publications.is_closed() => intake.publications.close(),
+                compared = compared(&mut self.comparing) => {
+                    self.comparing = None;
+                    match compared {
+                        Ok(()) => {
+                            self.follower = Some(self.stream.follow(applier.reached().sequence));
+                            self.cluster.set_has_order(true);
+                        }
+                        Err(why) => self.cluster.stop(why),
+                    }
+                }
+                () = read_next(&mut self.follower, &mut read) => {
+                    self.apply(mem::take(&mut read), applier).await;
+                }
+                proposed = proposed(&mut self.on_its_way) => match proposed {
+                    Some(proposed) => self.proposed(proposed),
+                    None => self.give_up(),
+                },
+                Some(work) = intake.work.recv(), if self.change.is_none() => match work {
+                    Work::Change(change) => self.change = Some(change),
+                    Work::Chore(chore) => applier.chore(chore).await,
+                    Work::Barrier(reply) => self.barriers.push(reply),
+                },
+                received = intake.publications.recv_many(&mut taken, room), if room > 0 && !(intake.publications.is_closed() && intake.publications.is_empty()) => {
+                    if received > 0 {
+                        taken.drain(..).for_each(|publication| self.take(publication));
+                    }
+                }
+                _ = beats.tick() => self.beat_is_due = true,
+            }
+        }
+    }
+
+    fn is_done(&self, intake: &Intake) -> bool {
+        intake.publications.is_closed()
+            && intake.publications.is_empty()
+            && self.backlog.is_empty()
+            && self.on_its_way.is_none()
+    }
+
+    fn take(&mut self, publication: Publication) {
+        match publication {
+            // What came before it is on its way or waits for that; the loop that it asks for works.
+            Publication::Ping(reply) => _ = reply.send(()),
+            Publication::Events(NewEvents { events, reply, .. }) => {
+                if let Some(why) = self.cluster.refusal() {
+                    return reply.send(Err(NotApplied::Unordered(why.into()).into()));
+                }
+                let list = Lists::encode(&events);
+                let max_bytes = self.stream.command_max_bytes();
+                if list.len() + PUBLISH_ENVELOPE_BYTES > max_bytes {
+                    return reply.send(Err(NotApplied::TooLarge(max_bytes).into()));
+                }
+                self.backlog.push_back(Encoded { list, reply });
+            }
+        }
+    }
+
+    /// Proposes what has waited, if nothing is on its way: a change, then publications, then a beat.
+    fn propose_next(&mut self, applier: &Applier) {
+        if self.on_its_way.is_some() {
+            return;
+        }
+        let id = Uuid::now_v7().to_string();
+        if let Some(why) = self.cluster.refusal() {
+            let error = NotApplied::Unordered(why.into());
+            self.refuse_waiting(&error);
+        }
+        if let Some(Change { act, waiting }) = self.change.take() {
+            let bytes = wire::encode(&id, &Command::now(act));
+            return self.propose(id, bytes, waiting);
+        }
+        if !self.backlog.is_empty() {
+            let max_bytes = self.stream.command_max_bytes() - PUBLISH_ENVELOPE_BYTES;
+            let (mut lists, mut replies) = (Lists::default(), Vec::new());
+            while let Some(next) = self.backlog.front()
+                && lists.bytes() + next.list.len() < max_bytes
+                && replies.len() < COMMIT_MAX_PUBLICATIONS
+            {
+                lists.push(&next.list);
+                replies.extend(self.backlog.pop_front().map(|next| next.reply));
+            }
+            let bytes = lists.into_command(&id, Timestamp::now());
+            return self.propose(id, bytes, Waiting::Publishers(replies));
+        }
+        // A beat is also how a hub without an order finds out that there is one again.
+        if self.follower.is_some() && (self.beat_is_due || !self.barriers.is_empty()) {
+            self.beat_is_due = false;
+            let beat = self.cluster.beat(applier.last_id().as_i64());
+            let bytes = wire::encode(&id, &Command::now(Act::Beat(beat)));
+            let barriers = mem::take(&mut self.barriers);
+            self.propose(id, bytes, Waiting::Barriers(barriers));
+        }
+    }
+
+    fn propose(&mut self, id: String, bytes: Vec<u8>, waiting: Waiting) {
+        let stream = self.stream.clone();
+        let proposed = id.clone();
+        let proposing = async move {
+            let bytes = bytes::Bytes::from(bytes);
+            loop {
+                match stream.propose(&proposed, bytes.clone()).await {
+                    Err(ProposeError::Unacknowledged(why)) => {
+                        tracing::debug!(why, "a command was not acknowledged");
+                        sleep(PROPOSE_AGAIN).await;
+                    }
+                    proposed => return proposed,
+                }
+            }
+        };
+        self.on_its_way = Some(OnItsWay {
+            id,
+            waiting,
+            proposing: Some(proposing.boxed()),
+            deadline: Instant::now() + PROPOSE_WITHIN,
+        });
+    }
+
+    fn proposed(&mut self, proposed: Result<u64, ProposeError>) {
+        let on_its_way = self.on_its_way.as_mut().expect("it was proposed");
+        on_its_way.proposing = None;
+        match proposed {
+            Ok(sequence) if sequence <= self.cluster.sequence() => {
+                // Also where it was applied before the acknowledgement came: then it is not on its way any more.
+                self.cluster.stop(format!(
+                    "the stream was taken back: a new command is number {sequence} in it, and this hub has applied more"
+                ));
+                self.answer_on_its_way(NotApplied::OutcomeUnknown);
+            }
+            Ok(sequence) => {
+                on_its_way.deadline = Instant::now() + APPLY_WITHIN;
+                self.cluster.set_has_order(true);
+                self.cluster.knows(sequence);
+                if let Some(follower) = &self.follower {
+                    follower.knows(sequence);
+                }
+            }
+            Err(ProposeError::TooLarge) => {
+                let max_bytes = self.stream.command_max_bytes();
+                self.answer_on_its_way(NotApplied::TooLarge(max_bytes));
+            }
+            Err(ProposeError::Unacknowledged(_)) => unreachable!("is tried again"),
+        }
+    }
+
+    /// The command on its way has taken too long. It may yet come.
+    fn give_up(&mut self) {
+        let is_unordered = self
+            .on_its_way
+            .as_ref()
+            .is_some_and(|command| command.proposing.is_some());
+        if is_unordered {
+            self.cluster.set_has_order(false);
+        }
+        self.answer_on_its_way(NotApplied::OutcomeUnknown);
+    }
+
+    fn answer_on_its_way(&mut self, error: NotApplied) {
+        if let Some(command) = self.on_its_way.take() {
+            command.waiting.answer(Err(error));
+        }
+    }
+
+    fn refuse_waiting(&mut self, error: &NotApplied) {
+        for waiting in self.backlog.drain(..) {
+            waiting.reply.send(Err(error.clone().into()));
+        }
+        if let Some(change) = self.change.take() {
+            change.waiting.answer(Err(error.clone()));
+        }
+        for barrier in self.barriers.drain(..) {
+            _ = barrier.send(Err(error.clone()));
+        }
+    }
+
+    /// Applies what was read. Publications that follow each other share a transaction.
+    async fn apply(&mut self, read: Vec<Read>, applier: &mut Applier) {
+        let mut run: Vec<Entry> = Vec::new();
+        let mut run_bytes = 0;
+        let mut read = read.into_iter().peekable();
+        while let Some(next) = read.next() {
+            let entry = match next {
+                Read::Entry(entry) => entry,
+                Read::Gone(sequence) => {
+                    return self.cluster.stop(format!(
+                        "the command {sequence} is no more in the stream; stop this hub, remove its file, and start it: it \
+                         takes the file of another hub"
+                    ));
+                }
+            };
+            run_bytes += entry.payload.len();
+            run.push(entry);
+            if read.peek().is_none() || run_bytes >= APPLY_MAX_BYTES {
+                run_bytes = 0;
+                if self.apply_run(mem::take(&mut run), applier).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+
+    async fn apply_run(&mut self, entries: Vec<Entry>, applier: &mut Applier) -> Result<(), ()> {
+        let mut commands = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            match wire::decode(&entry.payload) {
+                Ok(identified) => commands.push(Sequenced {
+                    sequence: entry.sequence,
+                    id: identified.id,
+                    payload: entry.payload.clone(),
+                    command: identified.command,
+                }),
+                Err(error) => {
+                    self.cluster
+                        .stop(format!("{error}, sequence {}", entry.sequence));
+                    return Err(());
+                }
+            }
+        }
+        let is_publish = |command: &Sequenced| matches!(command.command.act, Act::Publish(_));
+        let mut rest = commands;
+        while !rest.is_empty() {
+            let publishes = rest
+                .iter()
+                .take_while(|command| is_publish(command))
+                .count();
+            let later = rest.split_off(publishes.max(1));
+            self.apply_together(mem::replace(&mut rest, later), applier)
+                .await;
+        }
+        Ok(())
+    }
+
+    /// Applies commands in one transaction, and tries again until it is done: what is in order cannot be refused.
+    async fn apply_together(&mut self, commands: Vec<Sequenced>, applier: &mut Applier) {
+        let mut failing = false;
+        let applied = loop {
+            match applier
+                .apply_sequenced(&commands, &Origins::default())
+                .await
+            {
+                Ok(applied) => break applied,
+                Err(error) => {
+                    if !mem::replace(&mut failing, true) {
+                        tracing::error!(
+                            error = &*error as &dyn std::error::Error,
+                            "a command of the cluster cannot be applied; trying again until it can"
+                        );
+                    }
+                    if let Some(command) = self.on_its_way.take_if(|_| true) {
+                        command.waiting.answer(Err(NotApplied::OutcomeUnknown));
+                    }
+                    self.refuse_waiting(&NotApplied::Log(error));
+                    sleep(APPLY_AGAIN).await;
+                }
+            }
+        };
+        self.cluster.reached(applier.reached());
+        for (command, applied) in commands.into_iter().zip(applied) {
+            let Sequenced { id, command, .. } = command;
+            if let Act::Beat(beat) = command.act {
+                self.cluster.hear(beat, command.at);
+            }
+            if let Some(mine) = self.on_its_way.take_if(|mine| mine.id == id) {
+                self.cluster.set_has_order(true);
+                mine.waiting.answer(Ok(applied));
+            }
+        }
+    }
+}
+
+/// Newest commands that are looked through for beats.
+const BEATS_WITHIN_COMMANDS: u64 = 2000;
+
+/// What the hubs of the cluster told last, by name, with the time of it. Hubs that tell nothing any more are not among them.
+///
+/// Reads the newest commands one by one: with more than a thousand commands a second a hub may be missed.
+pub async fn find_beats(stream: &JetStream) -> Result<Vec<(Beat, Timestamp)>, jetstream::Error> {
+    let last_sequence = stream.about().await?.last_sequence;
+    let mut found: Vec<(Beat, Timestamp)> = Vec::new();
+    for sequence in (1..=last_sequence)
+        .rev()
+        .take(usize::try_from(BEATS_WITHIN_COMMANDS).unwrap_or(usize::MAX))
+    {
+        let Some(entry) = stream.entry(sequence).await? else {
+            break;
+        };
+        let Ok(Identified { command, .. }) = wire::decode(&entry.payload) else {
+            continue;
+        };
+        let age = Timestamp::now()
+            .as_millis()
+            .saturating_sub(command.at.as_millis());
+        if u128::try_from(age).is_ok_and(|age| age > GONE_AFTER.as_millis()) {
+            break;
+        }
+        if let Act::Beat(beat) = command.act
+            && found.iter().all(|(known, _)| known.hub != beat.hub)
+        {
+            found.push((beat, command.at));
+        }
+    }
+    found.sort_by(|(a, _), (b, _)| (&a.url, &a.hub).cmp(&(&b.url, &b.hub)));
+    Ok(found)
+}
+
+/// Whether the stream is the one that the file was made by, and has at the file's place the command that was applied there.
+async fn compare(stream: JetStream, log_id: String, reached: Reached) -> Result<(), String> {
+    loop {
+        let about = match stream.about().await {
+            Ok(about) => about,
+            Err(error) => {
+                tracing::debug!(%error, "the stream of the cluster cannot be asked yet");
+                sleep(COMPARE_AGAIN).await;
+                continue;
+            }
+        };
+        if about.log_id != log_id || about.epoch != reached.epoch {
+            return Err("the stream orders another log, or was made anew".into());
+        }
+        if about.format != COMMANDS_FORMAT {
+            return Err(format!(
+                "the stream has commands of format {}, and this version knows {COMMANDS_FORMAT}",
+                about.format
+            ));
+        }
+        if about.last_sequence < reached.sequence {
+            return Err(format!(
+                "the stream was taken back: it ends at {}, and this hub has applied {}",
+                about.last_sequence, reached.sequence
+            ));
+        }
+        if reached.sequence + 1 < about.first_sequence {
+            return Err(format!(
+                "the stream begins at {}, and this hub has applied {}; stop it, remove its file, and start it: it takes the \
+                 file of another hub",
+                about.first_sequence, reached.sequence
+            ));
+        }
+        if reached.sequence < about.first_sequence {
+            return Ok(());
+        }
+        match stream.entry(reached.sequence).await {
+            Ok(Some(entry)) => {
+                let there = wire::decode(&entry.payload).map(|command| command.id);
+                return match there {
+                    Ok(id) if id == reached.command_id => Ok(()),
+                    _ => Err(format!(
+                        "the stream was taken back: number {} is another command than the one applied",
+                        reached.sequence
+                    )),
+                };
+            }
+            Ok(None) | Err(_) => sleep(COMPARE_AGAIN).await,
+        }
+    }
+}
+
+async fn compared(
+    comparing: &mut Option<BoxFuture<'static, Result<(), String>>>,
+) -> Result<(), String> {
+    match comparing {
+        Some(comparing) => comparing.await,
+        None => pending().await,
+    }
+}
+
+async fn read_next(follower: &mut Option<Follower>, read: &mut Vec<Read>) {
+    match follower {
+        Some(follower) => follower.read(read, APPLY_MAX_COMMANDS).await,
+        None => pending().await,
+    }
+}
+
+/// Waits until the command on its way is put in order; `None`: it has taken too long, that or to be applied after it.
+async fn proposed(on_its_way: &mut Option<OnItsWay>) -> Option<Result<u64, ProposeError>> {
+    let Some(command) = on_its_way else {
+        return pending().await;
+    };
+    let deadline = command.deadline;
+    let proposing = async {
+        match &mut command.proposing {
+            Some(proposing) => proposing.await,
+            None => pending().await,
+        }
+    };
+    tokio::time::timeout_at(deadline, proposing).await.ok()
+}
