@@ -105,7 +105,10 @@ fn operations_of(document: &mut Value) -> impl Iterator<Item = &mut Value> {
 /// A list may be empty, and poem-openapi says that it is required. A page fills examples in: one key for all that is tried would make
 /// the second event a duplicate of the first.
 fn mend_parameters(operation: &mut Value) {
-    let Some(parameters) = operation["parameters"].as_array_mut() else {
+    let Some(parameters) = operation
+        .get_mut("parameters")
+        .and_then(|parameters| parameters.as_array_mut())
+    else {
         return;
     };
     parameters.retain(|parameter| parameter["deprecated"] != true);

@@ -408,7 +408,7 @@ async fn the_form_can_be_read_on_a_phone_and_in_the_dark() {
         browser.click("#who summary").await;
         faint("the menu").await;
         let box_of = "(({left, right}) => left >= 0 && right <= innerWidth)(document.querySelector('#who > div').getBoundingClientRect())";
-        assert_eq!(browser.value(box_of).await, Value::Bool(true));
+        browser.expect(box_of, true).await;
         browser.press("\u{e00c}").await;
         browser
             .expect("document.querySelector('#who').open", false)
