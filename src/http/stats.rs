@@ -53,7 +53,8 @@ struct SetLimits {
     connections_per_address: u32,
     /// `--max-streams-per-address`.
     streams_per_address: u32,
-    /// `--max-rate-per-address`, in events a second; null where there is none.
+    /// `--max-rate-per-address`, in events a second; left out where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
     rate_per_address: Option<u32>,
     /// `--max-event-bytes`.
     event_bytes: u64,
