@@ -266,6 +266,32 @@ async fn a_stream_that_is_another_is_noticed_before_anything_is_taken() {
     assert_eq!(a.last_id().await, 1);
 }
 
+/// A hub of a later version proposed what this one does not know. What follows must not be applied without it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_command_is_never_skipped() {
+    let nats = Nats::start(1).await;
+    let stream = nats.make_stream("segno").await;
+    let a = hub(&nats).await;
+    a.publish("t", ["before"]).await;
+    let at = 1_764_000_000_000_u64;
+    let later = format!(r#"{{"id":"later","at":{at},"cursor":{{}}}}"#);
+    stream.propose("later", later.into()).await.unwrap();
+    let known = format!(
+        r#"{{"id":"known","at":{at},"publish":[[{{"topic":"t","type":"message","data":1}}]]}}"#
+    );
+    let refused = async {
+        while answer(a.get("/health/ready")).await.status == StatusCode::OK {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the hub to stop following", refused).await;
+    stream.propose("known", known.into()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(a.last_id().await, 1);
+    let refused = publish(&a, json!({"topic": "t", "data": 2})).await;
+    assert_eq!(refused.code(), "unordered");
+}
+
 const PUBLISHERS: usize = 8;
 const SUBSCRIBERS: usize = 12;
 

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use reqwest::StatusCode;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     access::{hub_with, token_entry},

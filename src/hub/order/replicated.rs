@@ -144,7 +144,7 @@ impl Replicated {
                             self.follower = Some(self.stream.follow(applier.reached().sequence));
                             self.cluster.set_has_order(true);
                         }
-                        Err(why) => self.cluster.stop(why),
+                        Err(why) => self.stop(why),
                     }
                 }
                 () = read_next(&mut self.follower, &mut read) => {
@@ -260,7 +260,7 @@ impl Replicated {
         match proposed {
             Ok(sequence) if sequence <= self.cluster.sequence() => {
                 // Also where it was applied before the acknowledgement came: then it is not on its way any more.
-                self.cluster.stop(format!(
+                self.stop(format!(
                     "the stream was taken back: a new command is number {sequence} in it, and this hub has applied more"
                 ));
                 self.answer_on_its_way(NotApplied::OutcomeUnknown);
@@ -279,6 +279,12 @@ impl Replicated {
             }
             Err(ProposeError::Unacknowledged(_)) => unreachable!("is tried again"),
         }
+    }
+
+    /// Follows the stream no further: what comes behind a command that was not applied must not be applied either.
+    fn stop(&mut self, why: String) {
+        self.follower = None;
+        self.cluster.stop(why);
     }
 
     /// The command on its way has taken too long. It may yet come.
@@ -320,7 +326,7 @@ impl Replicated {
             let entry = match next {
                 Read::Entry(entry) => entry,
                 Read::Gone(sequence) => {
-                    return self.cluster.stop(format!(
+                    return self.stop(format!(
                         "the command {sequence} is no more in the stream; stop this hub, remove its file, and start it: it \
                          takes the file of another hub"
                     ));
@@ -348,8 +354,7 @@ impl Replicated {
                     command: identified.command,
                 }),
                 Err(error) => {
-                    self.cluster
-                        .stop(format!("{error}, sequence {}", entry.sequence));
+                    self.stop(format!("{error}, sequence {}", entry.sequence));
                     return Err(());
                 }
             }
@@ -384,9 +389,7 @@ impl Replicated {
                             "a command of the cluster cannot be applied; trying again until it can"
                         );
                     }
-                    if let Some(command) = self.on_its_way.take_if(|_| true) {
-                        command.waiting.answer(Err(NotApplied::OutcomeUnknown));
-                    }
+                    self.answer_on_its_way(NotApplied::OutcomeUnknown);
                     self.refuse_waiting(&NotApplied::Log(error));
                     sleep(APPLY_AGAIN).await;
                 }
