@@ -76,7 +76,7 @@ pub struct TlsFlags {
     pub acme_ca: Option<PathBuf>,
 }
 
-/// Source: https://letsencrypt.org/docs/acme-protocol-updates/, production.
+/// Source: <https://letsencrypt.org/docs/acme-protocol-updates/>, production.
 const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 
 impl TlsFlags {
