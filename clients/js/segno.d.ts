@@ -100,6 +100,8 @@ export interface HistoryOptions extends Filter {
   until?: string;
   order?: "asc" | "desc";
   pageEvents?: number;
+  /** Events that should be among them are gone. */
+  onGap?: (gap: Gap) => void;
   signal?: AbortSignal;
 }
 

@@ -128,13 +128,19 @@ export class Segno {
     return { done: run(), stop: () => stopping.abort() };
   }
 
-  /** Yields stored events, page by page: the oldest first or, with `order: "desc"`, the newest. */
-  async *history({ topic, type, after, before, since, until, order, pageEvents = 1000, signal } = {}) {
+  /**
+   * Yields stored events, page by page: the oldest first or, with `order: "desc"`, the newest. What stands in the place of erased
+   * events is left out.
+   *
+   * `onGap` hears of events that should be among them and are gone.
+   */
+  async *history({ topic, type, after, before, since, until, order, pageEvents = 1000, onGap, signal } = {}) {
     const query = queryOf({ topic, type, after, before, since, until, order, limit: pageEvents });
     let path = `/events?${query}`;
     while (path) {
       const page = await this.#get(path, signal);
-      yield* page.events;
+      if (page.gap) onGap?.(page.gap);
+      yield* page.events.filter((event) => !event.type.startsWith(OWN));
       path = page.next && page.next.slice(page.next.indexOf("/events?"));
     }
   }

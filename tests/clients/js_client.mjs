@@ -73,6 +73,37 @@ const asked = {
     }
   },
 
+  /** What the callbacks hear until the event `end`. */
+  async callbacks() {
+    const options = {
+      after: 1,
+      onGap: (gap) => print("gap", gap.reason),
+      onRefused: (problem) => print("refused", problem.code),
+      onErased: (event) => print("erased", event.data.id),
+    };
+    for await (const { data } of hub.follow(options)) {
+      print(data);
+      if (data === "end") break;
+    }
+  },
+
+  /** Follows with a token, which is taken away. */
+  async expire() {
+    const reader = new Segno(url, { token: async () => process.env.TOKEN });
+    try {
+      for await (const { data } of reader.follow({ since: "start", onExpired: ({ reason }) => print("expired", reason) })) print(data);
+    } catch (error) {
+      print(error instanceof Refused, error.status, error.code);
+    }
+  },
+
+  /** What is left, and what is told of the rest. */
+  async lookAtWhatIsLeft() {
+    const found = [];
+    for await (const event of hub.history({ after: 1, onGap: (gap) => found.push(gap.reason) })) found.push(event.id);
+    print(found);
+  },
+
   async gap() {
     const gaps = [];
     for await (const { data } of hub.follow({ after: 900, onGap: (gap) => gaps.push(gap) })) {

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import sys
 
-from segno import AsyncSegno, NewEvent, Refused, Segno
+from segno import AsyncSegno, GaveUp, NewEvent, Refused, Segno
 
 
 def publish_ticks(url, count):
@@ -76,6 +76,54 @@ def refusals(url):
                 attempt()
             except Refused as refused:
                 print(refused.status, refused.code)
+
+
+def look_at_what_is_left(url):
+    """What is left, and what is told of the rest, by both clients, one of them with tokens."""
+    found = []
+    with Segno(url) as hub:
+        found += [event.id for event in hub.history(after=1, on_gap=lambda gap: found.append(gap.reason))]
+    print(found)
+    found.clear()
+
+    async def again():
+        async with AsyncSegno(url) as hub:
+            async for event in hub.history(after=1, on_gap=lambda gap: found.append(gap.reason)):
+                found.append(event.id)
+
+    asyncio.run(again())
+    print(found)
+
+
+def with_tokens(url, first, second):
+    """Publishes with one token and then the other, and prints who it is."""
+    tokens = iter([first, second] * 2)
+    with Segno(url, token=lambda: next(tokens)) as hub:
+        for number in range(2):
+            try:
+                print(hub.publish(number, topic="t").id)
+            except Refused as refused:
+                print(refused.status, refused.code)
+
+    async def again():
+        async def token():
+            return next(tokens)
+
+        async with AsyncSegno(url, token=token) as hub:
+            print((await hub.publish("x", topic="t")).id)
+        async with AsyncSegno(url, token=first) as hub:
+            print((await anext(aiter(hub.follow(since="start")))).data)
+
+    asyncio.run(again())
+
+
+def give_up(url):
+    """Nobody is there."""
+    try:
+        with Segno(url) as hub:
+            hub.publish("x", retry_for=0.3)
+    except GaveUp as error:
+        print(error.__cause__ is not None)
 
 
 def history(url):

@@ -4,7 +4,6 @@
 //! `target/clients`; the browsers are Debian's.
 
 use std::{
-    collections::BTreeMap,
     fs,
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
@@ -61,7 +60,7 @@ const PYTHON: [&str; 5] = [
 /// whatever a hub sends.
 const EARLY_WITH_THE_ID: [&str; 2] = ["eventsource 2", "fetch-event-source"];
 
-const BROWSERS: [&str; 2] = ["chromium", "firefox"];
+pub(crate) const BROWSERS: [&str; 2] = ["chromium", "firefox"];
 
 /// Longest wait in which no client makes progress. Seventeen of them share the processors, and two are browsers.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -154,10 +153,17 @@ impl Follower {
         }
     }
 
-    /// Opens the page of `pages` in a browser, one of [`BROWSERS`], at the address `page`, whose own `EventSource` follows `stream`.
-    fn browser(name: &'static str, page: &str, stream: &str, pages: &Pages) -> Self {
-        let report = format!("http://{}/report/{name}", pages.address);
-        let page = Url::parse_with_params(page, [("url", stream), ("report", &report)]).unwrap();
+    /// Opens one of `pages` in a browser, one of [`BROWSERS`], at the address `page`. The page reports what it gets, and is told the
+    /// rest by `parameters`.
+    pub(crate) fn browser(
+        name: &'static str,
+        page: &str,
+        parameters: &[(&str, &str)],
+        pages: &Pages,
+    ) -> Self {
+        let (report_to, report) = pages.new_report();
+        let mut page = Url::parse_with_params(page, parameters).unwrap();
+        page.query_pairs_mut().append_pair("report", &report_to);
         let profile = tempfile::tempdir().unwrap();
         let mut command = match name {
             "chromium" => {
@@ -202,9 +208,14 @@ impl Follower {
         Self {
             name,
             child,
-            report: pages.of(name),
+            report,
             _profile: Some(profile),
         }
+    }
+
+    /// What it said but for events.
+    pub(crate) fn errors(&self) -> Vec<String> {
+        self.report.lock().unwrap().errors.clone()
     }
 
     /// Events that it has, but for empty ones, which a client may make of what is none.
@@ -297,17 +308,20 @@ user_pref("services.settings.server", "data:,");
 user_pref("toolkit.telemetry.enabled", false);
 "#;
 
-/// Serves the page that browsers follow from, and takes their reports.
+/// Serves the pages that browsers follow from, `/page` and `/client`, and takes their reports.
 pub(crate) struct Pages {
     pub(crate) address: SocketAddr,
-    reports: Arc<Mutex<BTreeMap<String, Arc<Mutex<Report>>>>>,
+    /// Each is posted to `/report/` and its place.
+    reports: Reports,
     task: JoinHandle<()>,
 }
 
+type Reports = Arc<Mutex<Vec<Arc<Mutex<Report>>>>>;
+
 impl Pages {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let reports: Arc<Mutex<BTreeMap<String, Arc<Mutex<Report>>>>> = Arc::default();
+        let reports = Reports::default();
         Self {
             address: listener.local_addr().unwrap(),
             reports: reports.clone(),
@@ -324,10 +338,13 @@ impl Pages {
         }
     }
 
-    /// What the browser `name` reports.
-    fn of(&self, name: &str) -> Arc<Mutex<Report>> {
+    /// Where a page may report to, and what it reports.
+    fn new_report(&self) -> (String, Arc<Mutex<Report>>) {
         let mut reports = self.reports.lock().unwrap();
-        reports.entry(name.to_owned()).or_default().clone()
+        let report = Arc::default();
+        reports.push(Arc::clone(&report));
+        let url = format!("http://{}/report/{}", self.address, reports.len() - 1);
+        (url, report)
     }
 }
 
@@ -339,7 +356,7 @@ impl Drop for Pages {
 
 async fn answer_page(
     mut socket: TcpStream,
-    reports: &Mutex<BTreeMap<String, Arc<Mutex<Report>>>>,
+    reports: &Mutex<Vec<Arc<Mutex<Report>>>>,
 ) -> std::io::Result<()> {
     let mut request = Vec::new();
     let (head, body) = loop {
@@ -360,11 +377,13 @@ async fn answer_page(
     };
     let target = head.split(' ').nth(1).unwrap_or_default();
     let page = match target.strip_prefix("/report/") {
-        Some(name) => {
-            let report = reports.lock().unwrap().get(name).cloned();
-            *report.unwrap().lock().unwrap() = serde_json::from_str(&body).unwrap();
+        Some(place) => {
+            let place: usize = place.parse().unwrap();
+            let report = reports.lock().unwrap()[place].clone();
+            *report.lock().unwrap() = serde_json::from_str(&body).unwrap();
             ""
         }
+        None if target.starts_with("/client") => include_str!("../clients/client.html"),
         None => include_str!("../clients/follow.html"),
     };
     let answer = format!(
@@ -472,7 +491,7 @@ impl Crowd {
 
     fn open_browser(&mut self, name: &'static str, relay: &str, stream: &str) {
         let page = format!("{relay}/page");
-        let browser = Follower::browser(name, &page, stream, &self.pages);
+        let browser = Follower::browser(name, &page, &[("url", stream)], &self.pages);
         self.followers.push(browser);
     }
 
@@ -594,4 +613,49 @@ async fn slow_clients_of_others_come_back_to_a_proxy_that_was_away() {
     }
     publish(&hub.url(""), 11..=20).await;
     crowd.expect(20).await;
+}
+
+/// What stands before a hub that is away, in the order in which it says so.
+const AWAY: [&str; 4] = [
+    "HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 4\r\n\r\noops",
+    "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n",
+    "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 4\r\n\r\noops",
+    "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\nand no end of it",
+];
+
+/// The project's own clients go on where an `EventSource` gives up. Each hears every answer.
+#[tokio::test]
+async fn our_own_clients_outlive_every_answer_of_a_proxy_without_its_hub() {
+    let hub = TestHub::start().await;
+    let address = hub.address().parse().unwrap();
+    let mut following = Vec::new();
+    for name in ["segno", "segno async", "segno js"] {
+        let port = Port::reserve();
+        let relay = Relay::start(&port, address, address, []).await;
+        let stream = format!("{}/sse?topic=ticks&since=start", port.url());
+        following.push((port, relay, Follower::scripted(name, &stream, 20)));
+    }
+    publish(&hub.url(""), 1..=3).await;
+    let (mut relays, mut followers) = (Vec::new(), Vec::new());
+    for (port, relay, follower) in following {
+        expect(std::slice::from_ref(&follower), &[], 3).await;
+        relay.stop().await;
+        let proxy = TcpListener::bind(port.address()).await.unwrap();
+        let mut open = Vec::new();
+        for answer in AWAY {
+            let what = format!("{} to come back before {answer:?}", follower.name);
+            let (mut socket, _) = within(what, proxy.accept()).await.unwrap();
+            _ = socket.read(&mut [0; 4096]).await.unwrap();
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            if !answer.ends_with("end of it") {
+                socket.shutdown().await.unwrap();
+            }
+            open.push(socket);
+        }
+        drop((open, proxy));
+        relays.push(Relay::start(&port, address, address, []).await);
+        followers.push(follower);
+    }
+    publish(&hub.url(""), 4..=6).await;
+    expect(&followers, &relays, 6).await;
 }

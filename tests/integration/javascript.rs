@@ -8,9 +8,10 @@ use std::{
 };
 
 use super::{
+    access::{hub_with, token_entry},
     browser::Browser,
-    clients::installed,
-    test_hub::{Port, Program, TestHub, answer, segno},
+    clients::{BROWSERS, Follower, Pages, expect, installed, publish},
+    test_hub::{Port, Program, TestHub, answer, reqwest_client, segno, within},
 };
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js/segno.js");
@@ -23,13 +24,18 @@ fn node() -> Command {
 
 /// Asks `tests/clients/js_client.mjs`, and gives what it prints.
 async fn ask(what: &str, url: &str, arguments: &[&str]) -> String {
+    run(asked(what, url, arguments, &[])).await
+}
+
+fn asked(what: &str, url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/js_client.mjs");
     let mut command = node();
     command
         .env("SEGNO_JS", SOURCE)
+        .envs(variables.iter().copied())
         .args([script, what, url])
         .args(arguments);
-    run(command).await
+    command
 }
 
 async fn run(mut command: Command) -> String {
@@ -164,63 +170,137 @@ async fn javascript_calls_a_function_until_it_has_enough() {
 }
 
 #[tokio::test]
-async fn the_javascript_package_is_whole_and_the_hub_serves_it() {
-    let folder = Path::new(SOURCE).parent().unwrap();
+async fn javascript_calls_back_what_will_pass_and_what_was_erased() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.max_streams_per_address = 1.try_into().unwrap();
+    })
+    .await;
+    hub.publish("t", ["1", "2", "3", "4"]).await;
+    let erased = reqwest_client().delete(hub.url("/events/3"));
+    assert_eq!(answer(erased).await.status, 200);
+    hub.publish("t", ["end"]).await;
+    let holding = hub.follow("").await;
+    let url = hub.url("");
+    let running = tokio::spawn(async move { ask("callbacks", &url, &[]).await });
+    within("a refusal", async {
+        while hub.get_json("/stats").await["refused"]["streams_of_address"] == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    drop(holding);
+    assert_eq!(
+        within("the callbacks", running).await.unwrap(),
+        "\"refused\" \"too_many_streams_of_address\"\n2\n\"erased\" 3\n4\n\"erased\" 3\n\"end\"\n"
+    );
+}
+
+#[tokio::test]
+async fn javascript_hears_that_its_right_has_ended_and_then_throws() {
+    let operator = token_entry("segno_operator", "publish = [\"**\"]\noperate = true");
+    let reader = token_entry("segno_reader", "follow = [\"t\"]");
+    let hub = hub_with(&(operator.clone() + &reader)).await;
+    let operating =
+        |request: reqwest::RequestBuilder| answer(request.bearer_auth("segno_operator"));
+    let published = operating(hub.post("/topics/t").body("1")).await;
+    assert_eq!(published.status, 201);
+    let url = hub.url("");
+    let script = asked("expire", &url, &[], &[("TOKEN", "segno_reader")]);
+    let running = tokio::spawn(run(script));
+    within("the reader to follow", async {
+        while operating(hub.get("/stats")).await.json()["subscribers"] != 1 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    std::fs::write(hub.db().with_file_name("access.toml"), operator).unwrap();
+    let told = within("the end", running).await.unwrap();
+    let lines: Vec<&str> = told.lines().collect();
+    assert_eq!(lines[0], "1", "{told}");
+    assert!(lines[1].starts_with("\"expired\" \""), "{told}");
+    assert_eq!(lines[2], "true 401 \"credential_invalid\"", "{told}");
+}
+
+#[tokio::test]
+async fn javascript_looks_back_and_hears_what_is_gone() {
+    let hub = TestHub::start().await;
+    for topic in ["a", "b", "a", "b"] {
+        hub.publish(topic, ["x"]).await;
+    }
+    for path in ["/topics/a", "/events/2"] {
+        assert_eq!(
+            answer(reqwest_client().delete(hub.url(path))).await.status,
+            200
+        );
+    }
+    assert_eq!(
+        ask("lookAtWhatIsLeft", &hub.url(""), &[]).await,
+        "[\"trimmed\",4]\n"
+    );
+}
+
+/// Packs the package, and puts it into a project of its own, as npm does for who installs it.
+async fn project_with_the_package() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
     let mut pack = Command::new("npm");
-    pack.args(["pack", "--dry-run", "--json", "--offline"])
-        .current_dir(folder)
+    pack.args(["pack", "--json", "--offline", "--pack-destination"])
+        .arg(folder.path())
+        .current_dir(Path::new(SOURCE).parent().unwrap())
         .stdin(Stdio::null());
     let packed: serde_json::Value = serde_json::from_str(&run(pack).await).unwrap();
-    let files: Vec<&str> = packed[0]["files"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|file| file["path"].as_str().unwrap())
-        .collect();
+    std::fs::write(
+        folder.path().join("package.json"),
+        r#"{"private": true, "type": "module"}"#,
+    )
+    .unwrap();
+    let mut install = Command::new("npm");
+    install
+        .args(["install", "--offline", "--no-audit", "--no-fund"])
+        .arg(folder.path().join(packed[0]["filename"].as_str().unwrap()))
+        .current_dir(folder.path())
+        .stdin(Stdio::null());
+    run(install).await;
+    folder
+}
+
+/// What is installed has its files, its metadata and its types, and a program that uses them is accepted.
+#[tokio::test]
+async fn the_javascript_package_installs_and_its_types_are_right() {
+    let project = project_with_the_package().await;
+    let package = project.path().join("node_modules/segno");
     for file in [
         "segno.js",
         "segno.d.ts",
-        "package.json",
         "README.md",
         "LICENSE-MIT",
+        "LICENSE-APACHE",
     ] {
-        assert!(files.contains(&file), "{files:?}");
+        assert!(package.join(file).exists(), "{file}");
     }
-    let hub = TestHub::start().await;
-    let served = answer(hub.get("/segno.js")).await;
-    assert_eq!(
-        served.header("content-type"),
-        "text/javascript; charset=utf-8"
-    );
-    assert_eq!(served.body, std::fs::read_to_string(SOURCE).unwrap());
-}
+    let metadata = std::fs::read_to_string(package.join("package.json")).unwrap();
+    let metadata: serde_json::Value = serde_json::from_str(&metadata).unwrap();
+    assert_eq!(metadata["license"], "MIT OR Apache-2.0");
+    assert_eq!(metadata["version"], env!("CARGO_PKG_VERSION"));
 
-/// What the types promise is what the module has, and a program that uses them is accepted.
-#[tokio::test]
-async fn the_types_of_the_javascript_package_are_right() {
-    let folder = tempfile::tempdir().unwrap();
-    let program = folder.path().join("program.ts");
-    let types = SOURCE.replace(".js", ".d.ts");
+    let program = project.path().join("program.ts");
     std::fs::write(
         &program,
-        format!(
-            r#"import {{ Segno, Refused, browserStore, type Event, type Gap }} from "{SOURCE}";
-const hub = new Segno("http://localhost:8000", {{ token: async () => "t" }});
-const stored: {{ id: number; duplicate: boolean }} = await hub.publish({{ a: 1 }}, {{ topic: "t", key: "k" }});
+        r#"import { Segno, Refused, browserStore, type Event, type Gap } from "segno";
+const hub = new Segno("http://localhost:8000", { token: async () => "t" });
+const stored: { id: number; duplicate: boolean } = await hub.publish({ a: 1 }, { topic: "t", key: "k" });
 const onGap = (gap: Gap) => gap.reason === "trimmed";
-for await (const event of hub.follow<{{ a: number }}>({{ topic: ["a", "b"], store: browserStore("c"), onGap }})) {{
+for await (const event of hub.follow<{ a: number }>({ topic: ["a", "b"], store: browserStore("c"), onGap })) {
   const n: number = event.data.a;
   console.log(n, stored.id);
-}}
-for await (const event of hub.history({{ order: "desc" }})) {{
+}
+for await (const event of hub.history({ order: "desc", onGap })) {
   const typed: Event = event;
   console.log(typed.created_at);
-}}
-try {{ await hub.event(1); }} catch (error) {{ if (error instanceof Refused) console.log(error.code); }}
+}
+try { await hub.event(1); } catch (error) { if (error instanceof Refused) console.log(error.code); }
 // @ts-expect-error a start that there is not
-hub.follow({{ sinse: "start" }});
-"#
-        ),
+hub.follow({ sinse: "start" });
+"#,
     )
     .unwrap();
     let mut check = node();
@@ -237,17 +317,74 @@ hub.follow({{ sinse: "start" }});
         ])
         .arg(&program);
     run(check).await;
-    let exported = "import(process.argv[1]).then((module) => console.log(Object.keys(module).sort().join(' ')))";
+
+    let exported =
+        "import('segno').then((module) => console.log(Object.keys(module).sort().join(' ')))";
     let mut keys = node();
-    keys.args(["--input-type=module", "-e", exported, SOURCE]);
+    keys.args(["--input-type=module", "-e", exported])
+        .current_dir(project.path());
     let exported = run(keys).await;
-    let declared = std::fs::read_to_string(types).unwrap();
+    let declared = std::fs::read_to_string(package.join("segno.d.ts")).unwrap();
     for name in exported.split_whitespace() {
         assert!(
             declared.contains(&format!("class {name} "))
                 || declared.contains(&format!("function {name}(")),
             "{name} has no type"
         );
+    }
+    let exported: Vec<&str> = exported.split_whitespace().collect();
+    assert!(exported.contains(&"Segno"), "{exported:?}");
+
+    let hub = TestHub::start().await;
+    let served = answer(hub.get("/segno.js")).await;
+    assert_eq!(
+        served.header("content-type"),
+        "text/javascript; charset=utf-8"
+    );
+    let packed = std::fs::read_to_string(package.join("segno.js")).unwrap();
+    assert_eq!(served.body, packed);
+}
+
+/// A page of another origin, with the module that the hub serves, as an iterator and as a callback.
+#[tokio::test]
+async fn slow_pages_of_another_origin_follow_in_both_browsers_through_kills() {
+    let (folder, port, pages) = (
+        tempfile::tempdir().unwrap(),
+        Port::reserve(),
+        Pages::start().await,
+    );
+    let origin = format!("http://{}", pages.address);
+    let hub = || {
+        let mut command = segno();
+        command
+            .args(["serve", "--listen", &port.address().to_string(), "--db"])
+            .arg(folder.path().join("segno.db"))
+            .args(["--cors-origin", &origin])
+            .stderr(Stdio::null());
+        Program::spawn(command)
+    };
+    let mut program = hub().await;
+    publish(&port.url(), 1..=3).await;
+    let page = format!("{origin}/client");
+    let url = port.url();
+    let mut followers = Vec::new();
+    for browser in BROWSERS {
+        for how in ["iterator", "callback"] {
+            // A cursor that the hub does not have: they are told, and get everything.
+            let parameters = [("hub", url.as_str()), ("how", how), ("after", "900")];
+            followers.push(Follower::browser(browser, &page, &parameters, &pages));
+        }
+    }
+    expect(&followers, &[], 3).await;
+    for last in [6, 9] {
+        program.kill();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        program = hub().await;
+        publish(&url, last - 2..=last).await;
+        expect(&followers, &[], last).await;
+    }
+    for follower in &followers {
+        assert_eq!(follower.errors(), ["gap ahead 900"]);
     }
 }
 

@@ -6,14 +6,9 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
-
 use super::{
-    clients::{Follower, expect, installed, publish},
-    relay::Relay,
+    access::{hub_with, token_entry},
+    clients::{Follower, expect, installed},
     test_hub::{Port, Program, TestHub, answer, reqwest_client, segno, within},
 };
 
@@ -147,45 +142,6 @@ async fn slow_python_carries_20_000_events_through_kills() {
     assert_eq!(printed, "20000 True\nTrue\n10000\n");
 }
 
-/// What stands before a hub that is away, in the order in which it says so.
-const AWAY: [&str; 4] = [
-    "HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 4\r\n\r\noops",
-    "HTTP/1.1 429 Too Many Requests\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n",
-    "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 4\r\n\r\noops",
-    "HTTP/1.1 200 OK\r\ncontent-type: text/html\r\n\r\nand no end of it",
-];
-
-#[tokio::test]
-async fn python_outlives_every_answer_of_a_proxy_without_its_hub() {
-    let hub = TestHub::start().await;
-    let address = hub.address().parse().unwrap();
-    let port = Port::reserve();
-    let relay = Relay::start(&port, address, address, []).await;
-    let stream = format!("{}/sse?topic=ticks&since=start", port.url());
-    let followers = ["segno", "segno async"].map(|name| Follower::scripted(name, &stream, 20));
-    publish(&hub.url(""), 1..=3).await;
-    expect(&followers, &[], 3).await;
-    relay.stop().await;
-    {
-        let proxy = TcpListener::bind(port.address()).await.unwrap();
-        let mut open = Vec::new();
-        for answer in AWAY.into_iter().chain(AWAY) {
-            let (mut socket, _) = within("a follower to come back", proxy.accept())
-                .await
-                .unwrap();
-            _ = socket.read(&mut [0; 4096]).await.unwrap();
-            socket.write_all(answer.as_bytes()).await.unwrap();
-            if !answer.ends_with("end of it") {
-                socket.shutdown().await.unwrap();
-            }
-            open.push(socket);
-        }
-    }
-    publish(&hub.url(""), 4..=6).await;
-    let _relay = Relay::start(&port, address, address, []).await;
-    expect(&followers, &[], 6).await;
-}
-
 #[tokio::test]
 async fn python_keeps_its_cursor_in_a_file_that_tail_reads_as_well() {
     let hub = TestHub::start().await;
@@ -216,6 +172,16 @@ async fn python_keeps_its_cursor_in_a_file_that_tail_reads_as_well() {
     .arg(&state);
     assert_eq!(run(tail).await, "3\n4\n");
     assert_eq!(run(follow("1")).await, "5\n");
+    // A hub that has another log.
+    let other = TestHub::start().await;
+    let refused = client(
+        "follow_some",
+        &other.url(""),
+        &["1", state.to_str().unwrap()],
+    );
+    let refused = output_of(refused).await;
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(told.contains("LogChanged"), "{told}");
     std::fs::write(&state, "rubbish").unwrap();
     let refused = output_of(follow("1")).await;
     assert!(!refused.status.success());
@@ -257,4 +223,35 @@ async fn python_raises_what_will_not_pass_and_calls_back_what_will() {
         printed,
         "refused too_many_streams_of_address\n2\nerased 3\n4\nerased 3\nend\n"
     );
+}
+
+#[tokio::test]
+async fn python_looks_back_and_hears_what_is_gone() {
+    let hub = TestHub::start().await;
+    for topic in ["a", "b", "a", "b"] {
+        hub.publish(topic, ["x"]).await;
+    }
+    for path in ["/topics/a", "/events/2"] {
+        assert_eq!(
+            answer(reqwest_client().delete(hub.url(path))).await.status,
+            200
+        );
+    }
+    let printed = run(client("look_at_what_is_left", &hub.url(""), &[])).await;
+    assert_eq!(printed, "['trimmed', 4]\n['trimmed', 4]\n");
+}
+
+#[tokio::test]
+async fn python_shows_a_token_with_each_request_and_asks_for_it_anew() {
+    let all = token_entry("segno_all", "publish = [\"**\"]\nfollow = [\"**\"]");
+    let hub = hub_with(&all).await;
+    let arguments = ["segno_all", "segno_gone"];
+    let printed = run(client("with_tokens", &hub.url(""), &arguments)).await;
+    assert_eq!(printed, "1\n401 credential_invalid\n2\n0\n");
+}
+
+#[tokio::test]
+async fn python_gives_up_in_time() {
+    let url = Port::reserve().url();
+    assert_eq!(run(client("give_up", &url, &[])).await, "True\n");
 }

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from inspect import isawaitable
 from types import TracebackType
 from typing import Any
 
@@ -15,7 +16,11 @@ from ._events import Event, Gap, Loads, NewEvent, Stored
 from ._following import Following
 from ._publishing import HEADERS, Trying, batches, stored
 from ._store import CursorStore
-from ._sync import as_store, history_params, read_answer
+from ._sync import as_store, authorization, history_params, read_answer, read_page
+
+
+AsyncToken = str | Callable[[], str | None | Awaitable[str | None]] | None
+"""A token, or a function that gives one or an awaitable of one, asked before each request."""
 
 
 class AsyncSegno:
@@ -25,6 +30,7 @@ class AsyncSegno:
         self,
         url: str,
         *,
+        token: AsyncToken = None,
         headers: dict[str, str] | None = None,
         timeout: float = 30.0,
         silence: float = 60.0,
@@ -32,6 +38,7 @@ class AsyncSegno:
         http: httpx.AsyncClient | None = None,
     ) -> None:
         self._url = url.rstrip("/")
+        self._token = token
         self._headers = headers or {}
         self._timeout = httpx.Timeout(timeout)
         self._stream_timeout = httpx.Timeout(timeout, read=silence)
@@ -78,7 +85,7 @@ class AsyncSegno:
             while True:
                 try:
                     response = await self._http.post(
-                        f"{self._url}/events", content=body, headers=self._headers | HEADERS, timeout=self._timeout
+                        f"{self._url}/events", content=body, headers=await self._headers_with(HEADERS), timeout=self._timeout
                     )
                     wait = trying.answered(response)
                 except httpx.TransportError as error:
@@ -124,7 +131,7 @@ class AsyncSegno:
                     "GET",
                     f"{self._url}/sse",
                     params=params,
-                    headers=self._headers | headers,
+                    headers=await self._headers_with(headers),
                     timeout=self._stream_timeout,
                 ) as response:
                     if following.is_stream(response):
@@ -157,14 +164,15 @@ class AsyncSegno:
         until: str | None = None,
         order: str = "asc",
         page_events: int = 1000,
+        on_gap: Callable[[Gap], object] | None = None,
     ) -> AsyncIterator[Event]:
-        """Yields stored events, page by page, the oldest first or, with ``order="desc"``, the newest."""
+        """Yields stored events, page by page, the oldest first or, with ``order="desc"``, the newest. See :meth:`Segno.history`."""
         params = history_params(topic, type, after, before, since, until, order, page_events)
         url = httpx.URL(f"{self._url}/events", params=params)
         while True:
             page = await self._get(url)
-            for fields in page["events"]:
-                yield Event.read(fields)
+            for event in read_page(page, on_gap):
+                yield event
             if page["next"] is None:
                 return
             url = url.join(page["next"])
@@ -174,5 +182,9 @@ class AsyncSegno:
         return Event.read(await self._get(httpx.URL(f"{self._url}/events/{id}")))
 
     async def _get(self, url: httpx.URL) -> Any:
-        response = await self._http.get(url, headers=self._headers, timeout=self._timeout)
+        response = await self._http.get(url, headers=await self._headers_with({}), timeout=self._timeout)
         return read_answer(response, self._loads)
+
+    async def _headers_with(self, headers: dict[str, str]) -> dict[str, str]:
+        token = self._token() if callable(self._token) else self._token
+        return self._headers | authorization(await token if isawaitable(token) else token) | headers

@@ -13,15 +13,20 @@ import httpx
 
 from ._errors import Refused, read_problem
 from ._events import Event, Gap, Loads, NewEvent, Stored
-from ._following import Following, Params, filter_params
+from ._following import OWN, Following, Params, filter_params
 from ._publishing import HEADERS, Trying, batches, stored
 from ._store import CursorStore, FileStore
+
+
+Token = str | Callable[[], str | None] | None
+"""A token, or a function that gives one, asked before each request."""
 
 
 class Segno:
     """A hub at ``url``. It is a context manager, and may be shared between threads.
 
-    ``headers`` go with each request. ``timeout`` is how long one answer may take; ``silence`` how long nothing may come on a stream until
+    ``token`` is sent as ``Authorization: Bearer``: a text, or a function that gives one, asked before each request. ``headers`` go with each
+    request. ``timeout`` is how long one answer may take; ``silence`` how long nothing may come on a stream until
     it counts as dead (a hub sends something every 15 s by default). ``loads`` reads the JSON of events, such as
     ``functools.partial(json.loads, parse_float=decimal.Decimal)`` to keep every digit. ``http`` is an ``httpx.Client`` to use in place
     of one of its own; it is not closed.
@@ -31,6 +36,7 @@ class Segno:
         self,
         url: str,
         *,
+        token: Token = None,
         headers: dict[str, str] | None = None,
         timeout: float = 30.0,
         silence: float = 60.0,
@@ -38,6 +44,7 @@ class Segno:
         http: httpx.Client | None = None,
     ) -> None:
         self._url = url.rstrip("/")
+        self._token = token
         self._headers = headers or {}
         self._timeout = httpx.Timeout(timeout)
         self._stream_timeout = httpx.Timeout(timeout, read=silence)
@@ -88,7 +95,7 @@ class Segno:
             while True:
                 try:
                     response = self._http.post(
-                        f"{self._url}/events", content=body, headers=self._headers | HEADERS, timeout=self._timeout
+                        f"{self._url}/events", content=body, headers=self._headers_with(HEADERS), timeout=self._timeout
                     )
                     wait = trying.answered(response)
                 except httpx.TransportError as error:
@@ -143,7 +150,7 @@ class Segno:
                     "GET",
                     f"{self._url}/sse",
                     params=params,
-                    headers=self._headers | headers,
+                    headers=self._headers_with(headers),
                     timeout=self._stream_timeout,
                 ) as response:
                     if following.is_stream(response):
@@ -175,13 +182,17 @@ class Segno:
         until: str | None = None,
         order: str = "asc",
         page_events: int = 1000,
+        on_gap: Callable[[Gap], object] | None = None,
     ) -> Iterator[Event]:
-        """Yields stored events, page by page, the oldest first or, with ``order="desc"``, the newest."""
+        """Yields stored events, page by page, the oldest first or, with ``order="desc"``, the newest.
+
+        What stands in the place of erased events is left out. ``on_gap`` hears of events that should be among them and are gone.
+        """
         params = history_params(topic, type, after, before, since, until, order, page_events)
         url = httpx.URL(f"{self._url}/events", params=params)
         while True:
             page = self._get(url)
-            yield from map(Event.read, page["events"])
+            yield from read_page(page, on_gap)
             if page["next"] is None:
                 return
             url = url.join(page["next"])
@@ -191,8 +202,17 @@ class Segno:
         return Event.read(self._get(httpx.URL(f"{self._url}/events/{id}")))
 
     def _get(self, url: httpx.URL) -> Any:
-        response = self._http.get(url, headers=self._headers, timeout=self._timeout)
+        response = self._http.get(url, headers=self._headers_with({}), timeout=self._timeout)
         return read_answer(response, self._loads)
+
+    def _headers_with(self, headers: dict[str, str]) -> dict[str, str]:
+        token = self._token() if callable(self._token) else self._token
+        return self._headers | authorization(token) | headers
+
+
+def authorization(token: str | None) -> dict[str, str]:
+    """The header that shows a token, if there is one."""
+    return {"authorization": f"Bearer {token}"} if token else {}
 
 
 def as_store(store: CursorStore | str | os.PathLike[str] | None) -> CursorStore | None:
@@ -214,6 +234,14 @@ def history_params(
     given = {"after": after, "before": before, "since": since, "until": until, "order": order, "limit": page_events}
     named = [(name, str(value)) for name, value in given.items() if value is not None]
     return filter_params(topic, type) + named
+
+
+def read_page(page: Any, on_gap: Callable[[Gap], object] | None) -> Iterator[Event]:
+    """The events of a page that are the reader's, after a word about those that are gone."""
+    if on_gap and (gap := page.get("gap")):
+        on_gap(Gap.read(gap))
+    events = map(Event.read, page["events"])
+    return (event for event in events if not event.type.startswith(OWN))
 
 
 def read_answer(response: httpx.Response, loads: Loads) -> Any:
