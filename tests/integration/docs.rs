@@ -33,6 +33,7 @@ fn pages() -> Vec<String> {
         "README.md".to_owned(),
         "CONTRIBUTING.md".to_owned(),
         "CHANGELOG.md".to_owned(),
+        "examples/README.md".to_owned(),
     ];
     for entry in fs::read_dir(root().join("docs")).unwrap() {
         pages.push(format!(

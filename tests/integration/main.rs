@@ -31,6 +31,7 @@ mod disk;
 mod docs;
 mod drain;
 mod erase;
+mod examples;
 mod faults;
 mod filters;
 mod flags;

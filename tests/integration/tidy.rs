@@ -191,3 +191,54 @@ fn the_manifest_alone_is_enough_to_build_the_dependencies() {
         String::from_utf8_lossy(&read.stderr)
     );
 }
+
+/// The image is built from the files that the Dockerfile copies, and of these only from what `.dockerignore` lets through.
+#[test]
+fn the_image_is_built_with_every_file_that_the_program_includes() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .canonicalize()
+        .unwrap();
+    let read = |file: &str| fs::read_to_string(root.join(file)).unwrap();
+    let (dockerfile, ignored) = (read("Dockerfile"), read(".dockerignore"));
+    let let_through: Vec<&str> = ignored
+        .lines()
+        .filter_map(|line| line.strip_prefix('!'))
+        .collect();
+    let copied: Vec<&str> = dockerfile
+        .lines()
+        .filter_map(|line| line.strip_prefix("COPY "))
+        .filter(|sources| !sources.starts_with("--from"))
+        .flat_map(|copy| copy.rsplit_once(' ').unwrap().0.split(' '))
+        .collect();
+    assert!(copied.len() > 5, "{copied:?}");
+    for source in &copied {
+        assert!(root.join(source).exists(), "{source}");
+        assert!(
+            let_through
+                .iter()
+                .any(|path| Path::new(source).starts_with(path)),
+            ".dockerignore keeps {source} from the image"
+        );
+    }
+    let mut included = 0;
+    for (file, code) in code() {
+        let folder = root.join("src").join(&file);
+        for macro_name in ["include_str!(", "include_bytes!("] {
+            for argument in code.split(macro_name).skip(1) {
+                let Some(path) = argument.split('"').nth(1) else {
+                    continue;
+                };
+                let path = folder.parent().unwrap().join(path);
+                let path = path.canonicalize().unwrap();
+                let path = path.strip_prefix(&root).unwrap();
+                included += 1;
+                assert!(
+                    copied.iter().any(|source| path.starts_with(source)),
+                    "src/{file} includes {}, which is not in the image",
+                    path.display()
+                );
+            }
+        }
+    }
+    assert!(included > 5, "{included}");
+}
