@@ -127,7 +127,7 @@ enum Command {
 /// Where a client finds the hub.
 #[derive(Debug, Clone, Args)]
 struct HubAddress {
-    /// Address of the hub; `localhost:8000`, `:8000` and `8000` are short for plain HTTP.
+    /// Address of the hub; `localhost:8000`, `:8000` and `8000` are short for plain HTTP, `unix:/run/segno.sock` is a socket file.
     #[arg(
         long,
         env = "SEGNO_URL",

@@ -17,7 +17,7 @@ use reqwest::{
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::tls::explain;
+use self::{address::Address, tls::explain};
 pub use self::{
     sse_parser::{Message, SseParser},
     tls::{Authorities, AuthoritiesError},
@@ -52,7 +52,7 @@ pub struct Client {
 pub enum Error {
     /// The address of the hub cannot be one.
     #[error(
-        "'{0}' is not the address of a hub; it looks like http://127.0.0.1:8000 or localhost:8000"
+        "'{0}' is not the address of a hub; it looks like http://127.0.0.1:8000, localhost:8000 or unix:/run/segno.sock"
     )]
     InvalidUrl(String),
     /// The hub could not be reached, or the connection was cut.
@@ -160,10 +160,10 @@ struct Ids {
 }
 
 impl Client {
-    /// A client of the hub at `url`, such as `https://hub.example` or `localhost:8000`, which shows `token` if there is one, and trusts `authorities` beside those of the system. Connects
+    /// A client of the hub at `url`, such as `https://hub.example`, `localhost:8000` or `unix:/run/segno.sock`, which shows `token` if there is one, and trusts `authorities` beside those of the system. Connects
     /// when it is first used.
     pub fn new(url: &str, token: Option<&Token>, authorities: &Authorities) -> Result<Self, Error> {
-        let base = address::parse(url)?;
+        let Address { base, socket } = address::parse(url)?;
         // There is one, and the process may have several clients: the first installs it.
         _ = rustls::crypto::ring::default_provider().install_default();
         let headers: HeaderMap = token
@@ -171,9 +171,13 @@ impl Client {
             .into_iter()
             .collect();
         let http = || {
-            reqwest::Client::builder()
+            let client = reqwest::Client::builder()
                 .connect_timeout(ANSWER_TIMEOUT)
-                .default_headers(headers.clone())
+                .default_headers(headers.clone());
+            match &socket {
+                Some(path) => client.unix_socket(path.as_path()),
+                None => client,
+            }
         };
         let trusted = authorities.certificates().map_err(Error::Unreachable)?;
         let http = match http().tls_certs_merge(trusted.clone()).build() {

@@ -7,7 +7,7 @@ mod cluster;
 mod tls;
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     num::{NonZeroU32, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
@@ -28,7 +28,7 @@ use crate::{
         RATE_MAX_EVENTS,
     },
     retention::{Keep, KeepTopics, parse_age},
-    server,
+    server::{self, ListenAddress},
 };
 
 /// The flags of `segno serve`.
@@ -88,14 +88,26 @@ pub struct ServeFlags {
 /// Where the hub listens, and how long it waits.
 #[derive(Debug, Clone, Args)]
 pub struct ListenFlags {
-    /// Address to listen on; 0.0.0.0:8000 in a container.
+    /// Where to listen: `127.0.0.1:8000`; `8000` or `localhost:8000`, which mean the same; `:8000` for all addresses, as in a container;
+    /// `unix:/run/segno.sock` for programs of this machine. Repeat the flag for more; separate them by spaces in the variable.
     #[arg(
         long = "listen",
         env = "SEGNO_LISTEN",
         default_value = "127.0.0.1:8000",
-        value_name = "ADDRESS"
+        value_name = "ADDRESS",
+        value_delimiter = ' '
     )]
-    pub address: SocketAddr,
+    pub addresses: Vec<ListenAddress>,
+
+    /// Who may open a socket file of `--listen unix:…`: `0660` is the hub's user and group, `0666` everybody on this machine.
+    #[arg(
+        long,
+        env = "SEGNO_LISTEN_MODE",
+        default_value = "0660",
+        value_name = "MODE",
+        value_parser = parse_mode
+    )]
+    pub listen_mode: u32,
 
     /// Origin whose pages may use the hub from a browser, such as `https://example.com`; `*` allows all. Repeat the flag for
     /// more; separate them by spaces in the variable.
@@ -349,7 +361,8 @@ impl ServeFlags {
         let (listen, limits) = (&self.listen, &self.limits);
         let (keep, observe) = (&self.keep, &self.observe);
         server::Settings {
-            listen: listen.address,
+            listen: listen.addresses.clone(),
+            listen_mode: listen.listen_mode,
             db: self.db.clone(),
             heartbeat: listen.heartbeat,
             cors_origins: listen.cors_origins.clone(),
@@ -399,15 +412,19 @@ impl ServeFlags {
 
 /// Refuses to let everybody in from other machines, unless that was asked for.
 pub(crate) fn refuse_unasked_openness(
-    listen: SocketAddr,
+    listen: &[ListenAddress],
     access: Option<&Path>,
     open: bool,
 ) -> Result<(), String> {
-    if open || access.is_some() || listen.ip().to_canonical().is_loopback() {
+    let mut listen = listen.iter();
+    let Some(reachable) = listen.find(|address| !address.is_of_this_machine()) else {
+        return Ok(());
+    };
+    if open || access.is_some() {
         return Ok(());
     }
     Err(format!(
-        "other machines can reach {listen}, and everybody there could publish, read and erase everything; say who may do what with \
+        "other machines can reach {reachable}, and everybody there could publish, read and erase everything; say who may do what with \
          --access FILE (`segno token add NAME` creates one), or start with --open if that is meant"
     ))
 }
@@ -436,6 +453,13 @@ fn parse_collector(text: &str) -> Result<String, String> {
             "this build cannot send spans; build it with `--features otlp`, or `--features full` for everything".into(),
         ),
     }
+}
+
+/// Source: chmod(1); what lies above the last three digits means nothing for a socket.
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok();
+    mode.filter(|mode| *mode <= 0o777 && !text.starts_with('+'))
+        .ok_or_else(|| "a mode looks like 0660".into())
 }
 
 fn parse_network(text: &str) -> Result<IpNet, String> {
@@ -534,6 +558,15 @@ mod tests {
         assert!(parse_kept_bytes("1kB").is_err());
         assert_eq!(parse_queue_bytes("64MiB"), Ok(64 << 20));
         assert!(parse_queue_bytes("1MiB").is_err());
+    }
+
+    #[test]
+    fn a_mode_is_octal() {
+        assert_eq!(parse_mode("0660"), Ok(0o660));
+        assert_eq!(parse_mode("600"), Ok(0o600));
+        for bad in ["", "0o660", "888", "1777", "-1", "+1", "rw"] {
+            assert!(parse_mode(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

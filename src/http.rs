@@ -198,7 +198,10 @@ impl Endpoint for HubEndpoint {
 
 impl HubEndpoint {
     async fn answer(&self, mut request: Request, found: Result<(), RefusedCredential>) -> Answer {
-        if let Err(problem) = self.cross_site.check(&request, self.cors.as_ref()) {
+        if let Err(problem) =
+            self.cross_site
+                .check(&request, Caller::of(&request).peer, self.cors.as_ref())
+        {
             return problem.into_response().into();
         }
         if is_plain_publish(&request) {

@@ -27,7 +27,6 @@ mod upkeep;
 mod work;
 
 use std::{
-    net::SocketAddr,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -77,6 +76,7 @@ use crate::{
     event::{Event, EventId, NewEvent, Topic},
     filter::Filter,
     metrics::Metrics,
+    peer_address::PeerAddress,
 };
 
 /// What a hub is opened with.
@@ -255,21 +255,21 @@ impl Hub {
         self.parts.queue.publish(events, origin).await
     }
 
-    /// Begins to read what `filter` wants, from `start` on, for a subscriber at `address`.
+    /// Begins to read what `filter` wants, from `start` on, for the subscriber `peer`.
     ///
     /// Costs a read of the log where `start` is a time or a number of events, else nothing. A drain does not wait for it.
     pub async fn subscribe(
         &self,
         filter: Filter,
         start: Start,
-        address: SocketAddr,
+        peer: PeerAddress,
     ) -> Result<Subscription, SubscribeError> {
         let begin = async {
             #[cfg(feature = "cluster")]
             if let Start::After(cursor) = start {
                 self.wait_for(cursor).await?;
             }
-            Subscription::begin(self.parts.sources.clone(), filter, start, address).await
+            Subscription::begin(self.parts.sources.clone(), filter, start, peer).await
         };
         tokio::select! {
             begun = begin => begun,

@@ -26,6 +26,7 @@
 //!  files             knows: when a file has changed, and is whole  not what is in it
 //!    │
 //!  filter, event     know: what a valid topic, id or filter is     no I/O
+//!  peer_address      knows: who is at the other end of a connection
 //!  metrics           knows: what is counted                        not where it is read
 //!  process           knows: what this process takes of the machine
 //! ```
@@ -96,6 +97,7 @@
 //! | the caller of a request is found, before the ways of a request part | `http/caller.rs` |
 //! | a refusal gets its code and status | `http/problem.rs` |
 //! | a refusal becomes a stream, for browsers | `http/refused_stream.rs` |
+//! | a socket is bound, a connection is accepted | `server/listener.rs` |
 //! | a client that does not read is cut | `server/paced_socket.rs`, over HTTP/2 `server/http2.rs` |
 //! | the certificate is read, and read again | `server/tls.rs` |
 //! | it is ordered from an authority, and renewed | `server/acme.rs` |
@@ -108,7 +110,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`rights`], [`auth`], [`metrics`], [`process`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service_manager`], [`http`],
+//! [`event`], [`filter`], [`peer_address`], [`rights`], [`auth`], [`metrics`], [`process`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service_manager`], [`http`],
 //! [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
@@ -131,6 +133,7 @@ pub mod jetstream;
 pub mod limits;
 pub mod metrics;
 pub mod monitor;
+pub mod peer_address;
 pub mod process;
 pub mod retention;
 pub mod rights;

@@ -177,9 +177,7 @@ impl Limits {
             return Err(LimitHit::new(Limit::Connections, max, ONE_LESS_RETRY_AFTER));
         }
         if self.trusts(peer) {
-            let limits = self.clone();
-            let peer = Peer::Proxy(peer);
-            return Ok(ConnectionPermit { limits, peer });
+            return Ok(self.permit_proxy(peer));
         }
         let usage = self.usage(peer);
         let max = self.settings.max_connections_per_address.get();
@@ -194,6 +192,22 @@ impl Limits {
         let limits = self.clone();
         let peer = Peer::Client(peer, usage);
         Ok(ConnectionPermit { limits, peer })
+    }
+
+    /// Permits a connection from `peer`, which may say for whom it speaks whatever its address is, if one more may be open.
+    pub fn admit_proxy(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, LimitHit> {
+        let max = self.settings.max_connections.get();
+        match take_one(&self.connections, max) {
+            true => Ok(self.permit_proxy(peer)),
+            false => Err(LimitHit::new(Limit::Connections, max, ONE_LESS_RETRY_AFTER)),
+        }
+    }
+
+    fn permit_proxy(self: &Arc<Self>, proxy: IpAddr) -> ConnectionPermit {
+        ConnectionPermit {
+            limits: self.clone(),
+            peer: Peer::Proxy(proxy),
+        }
     }
 
     /// Logs that a request of `peer`, which hit a limit of its address, seems to come through a proxy that is not trusted.

@@ -33,7 +33,7 @@ pub async fn run(hub: &Hub, alive: impl Fn()) {
         }
         for slow in hub.find_slow() {
             tracing::warn!(
-                subscriber = %slow.address,
+                subscriber = %slow.peer,
                 cursor = slow.cursor.as_i64(),
                 lag_events = slow.lag_events,
                 behind_for_ms = in_millis(slow.behind_for),

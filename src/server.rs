@@ -9,6 +9,7 @@ mod audience;
 mod connection;
 mod framing;
 mod http2;
+mod listener;
 mod paced_socket;
 mod refusal;
 mod terms;
@@ -18,22 +19,16 @@ mod validity;
 use std::{
     future::pending,
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
     num::{NonZero, NonZeroU32},
     path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
-use poem::{
-    Endpoint,
-    http::uri::Scheme,
-    web::{LocalAddr, RemoteAddr},
-};
-#[cfg(target_os = "linux")]
-use socket2::SockRef;
+use futures_util::future::join_all;
+use poem::{Endpoint, http::uri::Scheme};
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
     runtime::{self, Runtime},
     task::JoinHandle,
 };
@@ -41,10 +36,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 #[cfg(feature = "acme")]
 pub use self::acme::AcmeSettings;
+pub use self::listener::{InvalidListenAddress, ListenAddress, ListenError, can_listen};
 pub(crate) use self::tls::read_certificates;
 pub use self::tls::{CertificateError, CertificateFiles, CertificateSource};
 use self::{
     audience::Audiences,
+    listener::{Listener, Socket},
     refusal::{Refuser, refusals_beside},
     terms::{Client, Terms},
     tls::{Certificates, Tls},
@@ -57,24 +54,10 @@ use crate::{
     limits::{self, ConnectionPermit, LimitHit, Limits},
     metrics::Metrics,
     monitor,
+    peer_address::PeerAddress,
     retention::{self, Keep},
     service_manager::Manager,
 };
-
-/// Connections the kernel holds for us before we accept them.
-///
-/// tokio's own `bind` says 128; of 1,000 clients that connected at once 515 had to send their SYN again, and each waited a
-/// second or more.
-const LISTEN_BACKLOG: u32 = 4096;
-
-/// Bytes of a connection that wait in the system to be sent.
-///
-/// As many as the system likes, up to 4 MB each, would be memory that clients that do not read can take. What is on its way does
-/// not count, so a client far away is served as fast as ever.
-///
-/// Source: `limits::a_page_that_nobody_reads`; 200 such clients had 750 MB of the system's memory, and have 37 MB.
-#[cfg(target_os = "linux")]
-const UNSENT_MAX_BYTES: u32 = 128 * 1024;
 
 /// Wait after a failed `accept`, most often for a file descriptor to come free.
 const ACCEPT_RETRY: Duration = Duration::from_millis(50);
@@ -93,8 +76,10 @@ pub fn connections_within(open_files: u64) -> u32 {
 /// What a server is started with.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Address to listen on; port 0 has the system choose one.
-    pub listen: SocketAddr,
+    /// Where to listen; at least one.
+    pub listen: Vec<ListenAddress>,
+    /// Who may open a socket file, as the system writes it: `0o660` is its owner and its group.
+    pub listen_mode: u32,
     /// The file that holds the events; made if there is none.
     pub db: PathBuf,
     /// Silence after which a stream sends a heartbeat.
@@ -125,7 +110,8 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            listen: ([127, 0, 0, 1], 8000).into(),
+            listen: vec![ListenAddress::Ip((Ipv4Addr::LOCALHOST, 8000).into())],
+            listen_mode: 0o660,
             db: "segno.db".into(),
             heartbeat: Duration::from_secs(15),
             cors_origins: Vec::new(),
@@ -148,7 +134,7 @@ impl Default for Settings {
 pub struct Server {
     hub: Hub,
     writer: JoinHandle<Writer>,
-    listener: TcpListener,
+    listeners: Vec<Listener>,
     connections: Connections<Opening>,
     settings: Settings,
     manager: Manager,
@@ -193,17 +179,9 @@ pub enum StartError {
     /// The certificate cannot be used.
     #[error("cannot use the certificate")]
     Certificate(#[from] CertificateError),
-    /// Another process listens there.
-    #[error("{0} is in use; is another segno running? choose another with --listen")]
-    AddressInUse(SocketAddr),
-    /// The address cannot be had.
-    #[error("cannot listen on {address}")]
-    Listen {
-        /// The address that was asked for.
-        address: SocketAddr,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// It cannot listen.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
     /// The socket of the service manager cannot be used.
     #[error("cannot tell the service manager")]
     Manager(#[source] io::Error),
@@ -213,8 +191,12 @@ impl Server {
     /// Listens, then opens the file, and starts the writer. Meanwhile it is [told](Opening) that the hub is starting; other
     /// requests wait for the end of it, and new connections until [`serve`](Self::serve).
     pub async fn start(settings: Settings) -> Result<Self, StartError> {
-        let address = settings.listen;
-        let listener = listen(address).map_err(|error| cannot_listen(address, error))?;
+        let listen = |address| Listener::open(address, settings.listen_mode);
+        let listeners: Vec<_> = settings
+            .listen
+            .iter()
+            .map(listen)
+            .collect::<Result<_, _>>()?;
         let access = Arc::new(open_access(&settings)?);
         let metrics = Metrics::default();
         let start = |source| Tls::start(source, metrics.certificate_expiry.clone()).map(Arc::new);
@@ -225,7 +207,7 @@ impl Server {
             Connections::new(Opening::default(), limits.clone(), metrics.clone(), tls);
         let (hub, writer) = tokio::select! {
             opened = Box::pin(open_hub(&settings, metrics)) => opened?,
-            () = accept(&listener, &connections) => unreachable!("accepts for ever"),
+            () = accept_all(&listeners, &connections) => unreachable!("accepts for ever"),
         };
         let http_settings = http::Settings {
             heartbeat: settings.heartbeat,
@@ -243,7 +225,7 @@ impl Server {
         Ok(Self {
             hub,
             writer: tokio::spawn(writer.run()),
-            listener,
+            listeners,
             connections,
             settings,
             manager,
@@ -251,11 +233,19 @@ impl Server {
         })
     }
 
-    /// The address it listens on, with the port the system chose if 0 was asked for.
-    pub fn address(&self) -> SocketAddr {
-        self.listener
-            .local_addr()
-            .expect("a listening socket has an address")
+    /// Where it listens, in the order of the settings, with the ports that the system chose where 0 was asked for.
+    pub fn addresses(&self) -> Vec<ListenAddress> {
+        self.listeners.iter().map(Listener::address).collect()
+    }
+
+    /// The first address of IP that it listens on; `None` if there are files alone.
+    pub fn ip_address(&self) -> Option<SocketAddr> {
+        self.addresses()
+            .into_iter()
+            .find_map(|address| match address {
+                ListenAddress::Ip(address) => Some(address),
+                ListenAddress::Unix(_) => None,
+            })
     }
 
     /// The files that can be read again while the hub runs.
@@ -270,7 +260,7 @@ impl Server {
         }
     }
 
-    /// Where the hub is on this machine: `https` if it has a certificate.
+    /// How its addresses of IP are spoken to: `https` if it has a certificate.
     pub fn scheme(&self) -> &'static str {
         self.connections.tls.as_ref().map_or("http", |_| "https")
     }
@@ -288,10 +278,9 @@ impl Server {
     /// For a person who asks the service manager.
     fn status(&self) -> String {
         let Bounds { first_id, last_id } = self.hub.bounds();
-        format!(
-            "listening on {}, events {first_id} to {last_id}",
-            self.address()
-        )
+        let addresses: Vec<_> = self.addresses().iter().map(ToString::to_string).collect();
+        let addresses = addresses.join(" and ");
+        format!("listening on {addresses}, events {first_id} to {last_id}")
     }
 
     /// Serves until `stop` is ready, then drains: takes no more connections and events, answers the publishers that wait,
@@ -299,7 +288,7 @@ impl Server {
     pub async fn serve(mut self, stop: impl Future<Output = ()>) -> Result<(), db::Error> {
         self.manager.ready(&self.status());
         tokio::select! {
-            () = accept(&self.listener, &self.connections) => unreachable!("accepts for ever"),
+            () = accept_all(&self.listeners, &self.connections) => unreachable!("accepts for ever"),
             () = retention::run(&self.hub, &self.settings.keep) => unreachable!("keeps looking"),
             () = monitor::run(&self.hub, || self.manager.alive()) => unreachable!("keeps watching"),
             () = keep_certificates(self.connections.tls.as_deref()) => unreachable!("keeps looking"),
@@ -309,7 +298,7 @@ impl Server {
             // A hub that cannot write must not look as if it could.
             ended = &mut self.writer => panic!("the writer ended by itself: {ended:?}"),
         }
-        drop(self.listener);
+        drop(self.listeners);
         // Next the writer: publishers have their answers when it ends, and
         // the streams end with the feeds. Only then the connections, and last the file that they may still read.
         self.manager.stopping();
@@ -379,9 +368,11 @@ pub fn runtime() -> io::Result<Runtime> {
 pub fn serve_endpoint<E: Endpoint<Output: Into<Answer>> + 'static>(
     address: SocketAddr,
     endpoint: E,
-) -> io::Result<(SocketAddr, impl Future<Output = ()>)> {
-    let listener = listen(address)?;
-    let address = listener.local_addr()?;
+) -> Result<(SocketAddr, impl Future<Output = ()>), ListenError> {
+    let listener = Listener::open(&ListenAddress::Ip(address), 0)?;
+    let ListenAddress::Ip(address) = listener.address() else {
+        unreachable!("it was opened as one of IP");
+    };
     let limits = Limits::new(limits::Settings {
         max_connections: NonZeroU32::MAX,
         max_connections_per_address: NonZeroU32::MAX,
@@ -390,39 +381,6 @@ pub fn serve_endpoint<E: Endpoint<Output: Into<Answer>> + 'static>(
     let connections = Connections::new(endpoint, Arc::new(limits), Metrics::default(), None);
     let serving = async move { accept(&listener, &connections).await };
     Ok((address, serving))
-}
-
-/// Whether [`Server::start`] could listen there. Nobody who connects meanwhile is heard.
-pub fn can_listen(address: SocketAddr) -> Result<(), StartError> {
-    match bind(address) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(cannot_listen(address, error)),
-    }
-}
-
-fn cannot_listen(address: SocketAddr, source: io::Error) -> StartError {
-    match source.kind() == io::ErrorKind::AddrInUse {
-        true => StartError::AddressInUse(address),
-        false => StartError::Listen { address, source },
-    }
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    bind(address)?.listen(LISTEN_BACKLOG)
-}
-
-fn bind(address: SocketAddr) -> io::Result<TcpSocket> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
-    socket.set_reuseaddr(true)?;
-    // Connections have it from the socket that accepts them.
-    #[cfg(target_os = "linux")]
-    SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_MAX_BYTES)?;
-    socket.bind(address)?;
-    Ok(socket)
 }
 
 /// All connections there are.
@@ -436,25 +394,41 @@ struct Connections<E> {
     audiences: Arc<Audiences>,
 }
 
+async fn accept_all<E: Endpoint<Output: Into<Answer>> + 'static>(
+    listeners: &[Listener],
+    connections: &Connections<E>,
+) {
+    let accepting = listeners
+        .iter()
+        .map(|listener| accept(listener, connections));
+    join_all(accepting).await;
+}
+
 async fn accept<E: Endpoint<Output: Into<Answer>> + 'static>(
-    listener: &TcpListener,
+    listener: &Listener,
     connections: &Connections<E>,
 ) {
     let mut failing = false;
     loop {
         match listener.accept().await {
-            Ok((stream, remote)) => {
+            Ok((socket, peer)) => {
                 failing = false;
-                match connections.limits.admit(remote.ip()) {
-                    Ok(permit) => connections.spawn(stream, remote, permit),
-                    Err(hit) => connections.refuse(stream, remote, hit),
+                let admitted = match peer {
+                    PeerAddress::Ip(address) => connections.limits.admit(address.ip()),
+                    // Who may open the file may say for whom it speaks.
+                    PeerAddress::Unix => connections.limits.admit_proxy(peer.ip()),
+                };
+                match admitted {
+                    Ok(permit) => connections.spawn(socket, peer, permit),
+                    Err(hit) => connections.refuse(socket, peer, hit),
                 }
             }
             Err(error) if is_of_one_connection(&error) => (),
             Err(error) => {
                 // Trying again at once would spin, and a log line each time would fill the log.
                 if !failing {
-                    tracing::error!(%error, "cannot accept connections; trying again until it works");
+                    let address = listener.address();
+                    tracing::error!(%address, %error, "cannot accept connections; trying again until it works");
                 }
                 failing = true;
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -492,22 +466,25 @@ impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
         }
     }
 
-    fn spawn(&self, socket: TcpStream, remote: SocketAddr, permit: ConnectionPermit) {
-        // An event should not wait for the acknowledgement of the one before. Where it cannot be set, it is only slower.
-        _ = socket.set_nodelay(true);
-        let local = LocalAddr(socket.local_addr().unwrap_or(remote).into());
-        let client = Client {
+    fn spawn(&self, socket: Socket, peer: PeerAddress, permit: ConnectionPermit) {
+        socket.send_at_once();
+        let local = socket.local_address();
+        let client = |scheme| Client {
             local,
-            remote: RemoteAddr(remote.into()),
-            scheme: self.tls.as_ref().map_or(Scheme::HTTP, |_| Scheme::HTTPS),
+            peer,
+            scheme,
             permit: Arc::new(permit),
         };
-        if let Some(tls) = self.tls.clone() {
-            let (terms, refuser) = (self.terms.clone(), self.refuser.clone());
-            let served = connection::serve_tls(socket, tls, client, terms, refuser);
-            self.tasks.spawn(served);
-            return;
-        }
+        let (socket, client) = match (socket, &self.tls) {
+            (Socket::Ip(socket), Some(tls)) => {
+                let client = client(Scheme::HTTPS);
+                let (terms, refuser) = (self.terms.clone(), self.refuser.clone());
+                let served = connection::serve_tls(socket, tls.clone(), client, terms, refuser);
+                self.tasks.spawn(served);
+                return;
+            }
+            (socket, _) => (socket, client(Scheme::HTTP)),
+        };
         let served = connection::serve(socket, client, self.terms.clone());
         let audiences = self.audiences.clone();
         self.tasks.spawn(async move {
@@ -518,8 +495,8 @@ impl<E: Endpoint<Output: Into<Answer>> + 'static> Connections<E> {
         });
     }
 
-    fn refuse(&self, socket: TcpStream, remote: SocketAddr, hit: LimitHit) {
-        if let Some(refused) = self.refuser.refuse(socket, remote.ip(), hit) {
+    fn refuse(&self, socket: Socket, peer: PeerAddress, hit: LimitHit) {
+        if let Some(refused) = self.refuser.refuse(socket, peer.ip(), hit) {
             self.tasks.spawn(refused);
         }
     }

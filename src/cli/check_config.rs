@@ -1,6 +1,6 @@
 //! `segno serve --check-config`: the configuration and everything that is wrong with it, without serving.
 
-use std::{collections::BTreeSet, env, net::SocketAddr, path::PathBuf};
+use std::{collections::BTreeSet, env, path::PathBuf};
 
 use anyhow::bail;
 use clap::{
@@ -15,7 +15,7 @@ use crate::{
     auth::Access,
     config::refuse_unasked_openness,
     db::{self, Found},
-    server::{self, CertificateFiles, StartError},
+    server::{self, CertificateFiles, ListenAddress, ListenError},
 };
 
 /// The flag itself, which says nothing about the hub.
@@ -60,7 +60,7 @@ impl Report {
     async fn check(mut self, matches: &ArgMatches) -> anyhow::Result<()> {
         print(&table(matches))?;
         let in_use = self.look_at_file(matches).await;
-        self.look_at_address(matches, in_use);
+        self.look_at_addresses(matches, in_use);
         self.look_at_access(matches);
         self.look_at_certificate(matches);
         self.look_at_limits(matches);
@@ -124,18 +124,25 @@ impl Report {
         false
     }
 
-    fn look_at_address(&mut self, matches: &ArgMatches, hub_runs: bool) {
-        let Some(address) = self.value::<SocketAddr>(matches, "address") else {
-            return;
-        };
-        match server::can_listen(address) {
-            Ok(()) => (),
-            // A check before a restart is what this is for.
-            Err(StartError::AddressInUse(_)) if hub_runs => {
-                self.notes
-                    .push(format!("{address} is in use, probably by that hub"));
+    /// Where it would listen; `None` if that could not be read.
+    fn addresses(&self, matches: &ArgMatches) -> Option<Vec<ListenAddress>> {
+        match self.unread.contains("addresses") {
+            true => None,
+            false => Some(matches.get_many("addresses")?.cloned().collect()),
+        }
+    }
+
+    fn look_at_addresses(&mut self, matches: &ArgMatches, hub_runs: bool) {
+        for address in self.addresses(matches).unwrap_or_default() {
+            match server::can_listen(&address) {
+                Ok(()) => (),
+                // A check before a restart is what this is for.
+                Err(ListenError::InUse(_)) if hub_runs => {
+                    self.notes
+                        .push(format!("{address} is in use, probably by that hub"));
+                }
+                Err(error) => self.problems.push(in_one_line(&error.into())),
             }
-            Err(error) => self.problems.push(in_one_line(&error.into())),
         }
     }
 
@@ -151,15 +158,14 @@ impl Report {
             }
             return;
         }
-        let Some(listen) = self.value::<SocketAddr>(matches, "address") else {
+        let Some(listen) = self.addresses(matches) else {
             return;
         };
-        let who = if listen.ip().is_loopback() {
-            "on this machine"
-        } else {
-            "who reaches the hub"
+        let who = match listen.iter().all(ListenAddress::is_of_this_machine) {
+            true => "on this machine",
+            false => "who reaches the hub",
         };
-        match refuse_unasked_openness(listen, None, open) {
+        match refuse_unasked_openness(&listen, None, open) {
             Ok(()) => self
                 .notes
                 .push(format!("everybody {who} may do everything")),

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     config::{LogFormat, ServeFlags, refuse_small_queue, refuse_unasked_openness},
-    server::{CertificateSource, RereadFiles, Server, Settings},
+    server::{CertificateSource, ListenAddress, RereadFiles, Server, Settings},
 };
 
 /// Serves until a signal. `matches` says which flags were given.
@@ -33,7 +33,7 @@ async fn serve(flags: &ServeFlags, matches: &ArgMatches) -> anyhow::Result<()> {
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let mut settings = flags.settings();
     refuse_unasked_openness(
-        settings.listen,
+        &settings.listen,
         settings.access.as_deref(),
         flags.access.open,
     )
@@ -138,12 +138,15 @@ impl Signals {
     }
 }
 
+/// Whether other machines cannot reach it.
+fn is_of_this_machine(server: &Server) -> bool {
+    let addresses = server.addresses();
+    addresses.iter().all(ListenAddress::is_of_this_machine)
+}
+
 /// Which doors are open.
 fn who_may_do_what(server: &Server) -> String {
-    match (
-        server.access().describe(),
-        server.address().ip().is_loopback(),
-    ) {
+    match (server.access().describe(), is_of_this_machine(server)) {
         (Some(file), _) => file,
         (None, true) => "everybody on this machine may do everything".into(),
         (None, false) => "everybody who reaches it may do everything".into(),
@@ -152,45 +155,59 @@ fn who_may_do_what(server: &Server) -> String {
 
 /// Tells a person where everything is. Standard output may be full or closed; that must not end the hub.
 fn greet(server: &Server, settings: &Settings, log_format: LogFormat) {
-    let address = server.address();
-    let host = if address.ip().is_unspecified() {
-        "localhost".into()
-    } else {
-        format_ip(address.ip())
-    };
-    let base = match ordered_for(settings) {
-        Some(domain) => format!("https://{domain}"),
-        None => format!("{}://{host}:{}", server.scheme(), address.port()),
-    };
+    let addresses = server.addresses();
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let base = base_url(server, settings);
     let bounds = server.bounds();
     let version = env!("CARGO_PKG_VERSION");
     let access = who_may_do_what(server);
-    if server.access().is_open() && !address.ip().is_loopback() {
-        tracing::warn!(%address, "everybody who reaches the hub may do everything; --access says who may do what");
+    let listens = addresses.join(" and ");
+    if server.access().is_open() && !is_of_this_machine(server) {
+        tracing::warn!(
+            address = listens,
+            "everybody who reaches the hub may do everything; --access says who may do what"
+        );
     }
     if log_format == LogFormat::Json {
         let (first_id, last_id) = (bounds.first_id.as_i64(), bounds.last_id.as_i64());
-        tracing::info!(version, url = base, db = %settings.db.display(), first_id, last_id, keeps = %settings.keep, access, "listening");
+        tracing::info!(version, url = base.as_deref().unwrap_or(&listens), listens, db = %settings.db.display(), first_id, last_id, keeps = %settings.keep, access, "listening");
         return;
     }
     let kept = match bounds.first_id > bounds.last_id {
         true => "no events yet".to_owned(),
         false => format!("events {} to {}", bounds.first_id, bounds.last_id),
     };
-    let printed = print(&format!(
-        "segno {version}\n  \
-         console {base}/\n  \
-         stream  {base}/sse\n  \
-         docs    {base}/docs\n  \
-         file    {} ({kept})\n  \
+    let mut told = format!("segno {version}\n");
+    if let Some(base) = &base {
+        told += &format!("  console {base}/\n  stream  {base}/sse\n  docs    {base}/docs\n");
+    }
+    // One address is in the lines above.
+    if base.is_none() || addresses.len() > 1 {
+        told += &format!("  listens {listens}\n");
+    }
+    told += &format!(
+        "  file    {} ({kept})\n  \
          keeps   {}\n  \
          access  {access}\n",
         settings.db.display(),
         settings.keep,
-    ));
-    if let Err(error) = printed {
-        tracing::warn!(url = base, error = format!("{error:#}"), "listening");
+    );
+    if let Err(error) = print(&told) {
+        tracing::warn!(listens, error = format!("{error:#}"), "listening");
     }
+}
+
+/// Where a browser finds it; nowhere if it listens on socket files alone.
+fn base_url(server: &Server, settings: &Settings) -> Option<String> {
+    let address = server.ip_address()?;
+    if let Some(domain) = ordered_for(settings) {
+        return Some(format!("https://{domain}"));
+    }
+    let host = match address.ip().is_unspecified() {
+        true => "localhost".into(),
+        false => format_ip(address.ip()),
+    };
+    Some(format!("{}://{host}:{}", server.scheme(), address.port()))
 }
 
 /// The name that the hub has a certificate of an authority for: at its address, which has none, clients would refuse it.

@@ -1,12 +1,37 @@
 //! The address of a hub, as people write it.
 
+use std::path::PathBuf;
+
 use reqwest::Url;
 
 use super::Error;
 
+/// Where a hub is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    /// What requests are for.
+    pub(super) base: Url,
+    /// The socket file that connections go to, if it is not a host.
+    pub(super) socket: Option<PathBuf>,
+}
+
 /// Reads `http://host:8000` and `https://host`, and for plain HTTP the short forms `host:8000`, `host`, `:8000` and `8000`; without a
-/// host it is this machine.
-pub(super) fn parse(text: &str) -> Result<Url, Error> {
+/// host it is this machine. A socket file is `unix:/run/segno.sock`.
+pub(super) fn parse(text: &str) -> Result<Address, Error> {
+    match text.strip_prefix("unix:") {
+        Some("") => Err(Error::InvalidUrl(text.to_owned())),
+        Some(path) => Ok(Address {
+            base: Url::parse("http://localhost").expect("it is a URL"),
+            socket: Some(path.strip_prefix("//").unwrap_or(path).into()),
+        }),
+        None => Ok(Address {
+            base: parse_url(text)?,
+            socket: None,
+        }),
+    }
+}
+
+fn parse_url(text: &str) -> Result<Url, Error> {
     let invalid = || Error::InvalidUrl(text.to_owned());
     let is_port = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let port = text.strip_prefix(':').unwrap_or(text);
@@ -38,9 +63,20 @@ mod tests {
             (":8000", "http://127.0.0.1:8000/"),
             ("8000", "http://127.0.0.1:8000/"),
         ] {
-            assert_eq!(parse(text).unwrap().as_str(), url);
+            assert_eq!(parse_url(text).unwrap().as_str(), url);
         }
-        for text in ["", ":", ":x", "99999", "ftp://hub", "://x", "a b"] {
+        let socket = |text| parse(text).unwrap().socket;
+        assert_eq!(
+            socket("unix:/run/segno.sock"),
+            Some("/run/segno.sock".into())
+        );
+        assert_eq!(
+            socket("unix:///run/segno.sock"),
+            Some("/run/segno.sock".into())
+        );
+        assert_eq!(socket("unix:segno.sock"), Some("segno.sock".into()));
+        assert_eq!(socket("localhost:8000"), None);
+        for text in ["", ":", ":x", "99999", "ftp://hub", "://x", "a b", "unix:"] {
             let error = parse(text).unwrap_err();
             assert!(matches!(error, Error::InvalidUrl(_)), "{text}: {error:?}");
         }

@@ -117,7 +117,13 @@ pub(super) fn explain(error: reqwest::Error) -> Error {
             if is_about_name {
                 return Error::Name(io::Error::new(error.kind(), error.to_string()));
             }
-            if error.kind() == io::ErrorKind::ConnectionRefused {
+            // Of a socket file the last two: nobody has made it, or it is not for us.
+            let is_of_connecting = [
+                io::ErrorKind::ConnectionRefused,
+                io::ErrorKind::NotFound,
+                io::ErrorKind::PermissionDenied,
+            ];
+            if is_of_connecting.contains(&error.kind()) {
                 return Error::Connect(error.kind().into());
             }
         }

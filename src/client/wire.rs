@@ -20,10 +20,10 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpStream, lookup_host},
+    net::{TcpStream, UnixStream, lookup_host},
 };
 
-use super::{Authorities, Error, Token, refusal};
+use super::{Authorities, Error, Token, address::Address, refusal};
 
 /// A connection that sends one request after the other.
 pub struct Wire {
@@ -64,34 +64,27 @@ impl Wire {
     /// Connects to the hub at `url`, which may be short as for a [`Client`](super::Client).
     pub async fn open(url: &str, settings: WireSettings) -> Result<Self, Error> {
         let invalid = || Error::InvalidUrl(url.to_owned());
-        let uri: Uri = super::address::parse(url)?
-            .as_str()
-            .parse()
-            .map_err(|_| invalid())?;
+        let Address { base, socket } = super::address::parse(url)?;
+        let uri: Uri = base.as_str().parse().map_err(|_| invalid())?;
         let (scheme, usual_port) = match uri.scheme_str() {
             Some("http") => ("http", 80),
             Some("https") => ("https", 443),
             _ => return Err(invalid()),
         };
-        let host = uri.host().ok_or_else(invalid)?.trim_matches(['[', ']']);
-        let port = uri.port_u16().unwrap_or(usual_port);
-        let addresses: Vec<_> = lookup_host((host, port))
-            .await
-            .map_err(Error::Name)?
-            .collect();
-        let socket = TcpStream::connect(&addresses[..])
-            .await
-            .map_err(Error::Connect)?;
-        socket.set_nodelay(true).map_err(Error::Connect)?;
         let http2 = settings.http2;
-        let (sender, driver) = match scheme {
-            "http" => begin(socket, http2).await?,
-            _ => {
-                begin(
-                    settings.authorities.greet(socket, &uri, http2).await?,
-                    http2,
-                )
-                .await?
+        let (sender, driver) = if let Some(path) = socket {
+            let socket = UnixStream::connect(path).await.map_err(Error::Connect)?;
+            begin(socket, http2).await?
+        } else {
+            let host = uri.host().ok_or_else(invalid)?.trim_matches(['[', ']']);
+            let port = uri.port_u16().unwrap_or(usual_port);
+            let socket = connect(host, port).await?;
+            match scheme {
+                "http" => begin(socket, http2).await?,
+                _ => {
+                    let socket = settings.authorities.greet(socket, &uri, http2).await?;
+                    begin(socket, http2).await?
+                }
             }
         };
         Ok(Self {
@@ -177,6 +170,15 @@ impl Wire {
         }
         .map_err(Error::Cut)
     }
+}
+
+async fn connect(host: &str, port: u16) -> Result<TcpStream, Error> {
+    let addresses = lookup_host((host, port)).await.map_err(Error::Name)?;
+    let addresses: Vec<_> = addresses.collect();
+    let connected = TcpStream::connect(&addresses[..]).await;
+    let socket = connected.map_err(Error::Connect)?;
+    socket.set_nodelay(true).map_err(Error::Connect)?;
+    Ok(socket)
 }
 
 async fn begin<S>(socket: S, http2: bool) -> Result<(Sender, Driver), Error>

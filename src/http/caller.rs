@@ -1,9 +1,6 @@
 //! Who a request comes from. Found once, before the ways of a request part; asked by all that depends on it.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use poem::{Request, http::HeaderMap};
 
@@ -16,6 +13,7 @@ use crate::{
     auth::{Access, Identity, Pass},
     filter::{Allowed, Filter},
     limits::{Account, BodyPermit, ConnectionPermit, LimitHit, Limits, StreamPermit},
+    peer_address::PeerAddress,
     rights::Right,
 };
 
@@ -23,7 +21,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     /// The other end of the connection.
-    pub(super) address: SocketAddr,
+    pub(super) peer: PeerAddress,
     connection: Arc<ConnectionPermit>,
     /// What `X-Forwarded-For` says, if the request has one.
     forwarded: Option<Arc<str>>,
@@ -48,7 +46,7 @@ impl Caller {
             .expect("the server puts it into every request");
         let address = request.remote_addr().as_socket_addr();
         let caller = Self {
-            address: *address.expect("connections are TCP"),
+            peer: address.map_or(PeerAddress::Unix, |address| (*address).into()),
             connection: connection.clone(),
             forwarded: forwarded(request.headers()),
             identity,

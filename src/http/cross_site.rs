@@ -16,6 +16,7 @@ use super::{
     problem::{Code, Problem},
     public_url::{PublicUrl, authority_of},
 };
+use crate::peer_address::PeerAddress;
 
 /// Where a request comes from, as a browser sees it. Source: W3C Fetch Metadata Request Headers.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -56,11 +57,18 @@ pub(super) struct CrossSite {
 
 impl CrossSite {
     /// Refuses what a page of another site may have made a browser send, and a request that does not say clearly for whom it is.
-    pub(super) fn check(&self, request: &Request, cors: Option<&Cors>) -> Result<(), Problem> {
+    pub(super) fn check(
+        &self,
+        request: &Request,
+        peer: PeerAddress,
+        cors: Option<&Cors>,
+    ) -> Result<(), Problem> {
         let headers = request.headers();
         let host = host_of(request)?;
+        // No browser opens a socket file, and a proxy that does names the hub as it likes.
+        let asks_host = self.asks_host && peer != PeerAddress::Unix;
         // A request without one is from no browser.
-        if let Some(host) = host.filter(|_| self.asks_host) {
+        if let Some(host) = host.filter(|_| asks_host) {
             self.check_host(host)?;
         }
         let reads = matches!(
@@ -192,7 +200,8 @@ mod tests {
         }
         let origins: Vec<CorsOrigin> = origins.iter().map(|text| text.parse().unwrap()).collect();
         let cors = Cors::of(&origins);
-        let refused = cross_site.check(&request, cors.as_ref()).err();
+        let peer = PeerAddress::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
+        let refused = cross_site.check(&request, peer, cors.as_ref()).err();
         refused.map(|problem| problem.code().as_str())
     }
 

@@ -1,7 +1,6 @@
 //! What a subscriber, or an audience, is sent: blocks of bytes, from the opening to the farewell.
 
 use std::{
-    net::SocketAddr,
     pin::Pin,
     sync::{Arc, OnceLock},
     time::Duration,
@@ -18,6 +17,7 @@ use crate::{
     event::{Event, EventId},
     filter::Filter,
     hub::{Batch, Delivery, Subscription},
+    peer_address::PeerAddress,
 };
 
 /// How soon a client comes back after a cut: about 2 s, spread so that they do not come together.
@@ -101,18 +101,18 @@ impl EventStream {
         self.format
     }
 
-    /// Another stream, for the subscriber at `address`, that goes on where this one is.
-    pub(crate) fn fork(&self, address: SocketAddr) -> Self {
+    /// Another stream, for the subscriber `peer`, that goes on where this one is.
+    pub(crate) fn fork(&self, peer: PeerAddress) -> Self {
         Self {
             told: self.told,
             stage: self.stage,
-            ..Self::new(self.subscription.fork(address), self.format, self.heartbeat)
+            ..Self::new(self.subscription.fork(peer), self.format, self.heartbeat)
         }
     }
 
-    /// Where the subscriber is that it was made for.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.subscription.address()
+    /// The subscriber that it was made for.
+    pub(crate) fn peer(&self) -> PeerAddress {
+        self.subscription.peer()
     }
 
     /// Counts what was rendered last, `bytes` in all, as handed to `sockets` sockets.

@@ -5,7 +5,6 @@
 //! lock. Who is behind is found out by looking at all of them.
 
 use std::{
-    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{
@@ -18,7 +17,7 @@ use std::{
 
 use slab::Slab;
 
-use crate::event::EventId;
+use crate::{event::EventId, peer_address::PeerAddress};
 
 /// All subscribers there are.
 #[derive(Debug, Default)]
@@ -46,8 +45,8 @@ struct Episode {
 /// A subscriber that has been behind for long.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slow {
-    /// Where it is.
-    pub address: SocketAddr,
+    /// Who it is.
+    pub peer: PeerAddress,
     /// What it has.
     pub cursor: EventId,
     /// Ids between that and the newest event.
@@ -59,7 +58,7 @@ pub struct Slow {
 /// Where a subscriber is. Only its subscription changes it.
 #[derive(Debug)]
 struct Progress {
-    address: SocketAddr,
+    peer: PeerAddress,
     cursor: AtomicI64,
     /// How often it went to rest or back to work: odd while it is at work, which is everything but waiting for an event.
     turns: AtomicU64,
@@ -82,9 +81,9 @@ pub struct Behind {
 }
 
 impl ProgressTable {
-    pub(super) fn join(&self, address: SocketAddr) -> ProgressHandle {
+    pub(super) fn join(&self, peer: PeerAddress) -> ProgressHandle {
         let progress = Arc::new(Progress {
-            address,
+            peer,
             cursor: AtomicI64::new(0),
             turns: AtomicU64::new(1),
         });
@@ -135,7 +134,7 @@ impl ProgressTable {
             if behind_for >= slow_after && !episode.told {
                 episode.told = true;
                 slow.push(Slow {
-                    address: progress.address,
+                    peer: progress.peer,
                     cursor: EventId::from_row(progress.cursor.load(Relaxed)),
                     lag_events,
                     behind_for,
@@ -162,8 +161,8 @@ impl Progress {
 }
 
 impl ProgressHandle {
-    pub(super) fn address(&self) -> SocketAddr {
-        self.progress.address
+    pub(super) fn peer(&self) -> PeerAddress {
+        self.progress.peer
     }
 
     /// The subscriber has all it wants up to `cursor`.
@@ -197,9 +196,9 @@ mod tests {
     #[test]
     fn behind_is_who_is_at_work_with_events_to_come() {
         let subscribers = ProgressTable::default();
-        let address = "127.0.0.1:1".parse().unwrap();
+        let peer = PeerAddress::Unix;
         let places = [0, 4, 10, 10].map(|cursor| {
-            let place = subscribers.join(address);
+            let place = subscribers.join(peer);
             place.reached(EventId::from_row(cursor));
             place
         });
@@ -222,7 +221,7 @@ mod tests {
     #[test]
     fn a_slow_one_is_found_once_until_it_has_had_a_rest() {
         let subscribers = ProgressTable::default();
-        let place = subscribers.join("127.0.0.1:1".parse().unwrap());
+        let place = subscribers.join(PeerAddress::Unix);
         place.reached(EventId::from_row(3));
         let find = |millis| {
             let slow_after = Duration::from_millis(millis);

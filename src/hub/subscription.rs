@@ -1,6 +1,6 @@
 //! Replay, then live, with no seam: the hub's side of one subscriber.
 
-use std::{future::poll_fn, net::SocketAddr, pin::pin, sync::Arc};
+use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 
@@ -19,6 +19,7 @@ use crate::{
     event::{Event, EventId, Timestamp},
     filter::Filter,
     metrics::Metrics,
+    peer_address::PeerAddress,
 };
 
 /// Events a subscription takes from the log at a time. With [64 KiB of data](db::EventLog::page) this bounds what
@@ -133,7 +134,7 @@ impl Subscription {
         sources: Arc<Sources>,
         filter: Filter,
         start: Start,
-        address: SocketAddr,
+        peer: PeerAddress,
     ) -> Result<Self, SubscribeError> {
         let filter = Arc::new(filter);
         // Taken before the log is read: an event committed in between is then in both, and the cursor drops the copy.
@@ -144,7 +145,7 @@ impl Subscription {
             .join(&filter)
             .ok_or(SubscribeError::Draining)?;
         let mut subscription = Self {
-            progress: sources.progress.join(address),
+            progress: sources.progress.join(peer),
             sources,
             filter,
             cursor: EventId::ZERO,
@@ -222,9 +223,9 @@ impl Subscription {
         }
     }
 
-    /// Another subscription, for the subscriber at `address`, that goes on where this one is.
-    pub fn fork(&self, address: SocketAddr) -> Self {
-        let progress = self.sources.progress.join(address);
+    /// Another subscription, for the subscriber `peer`, that goes on where this one is.
+    pub fn fork(&self, peer: PeerAddress) -> Self {
+        let progress = self.sources.progress.join(peer);
         progress.reached(self.cursor);
         Self {
             progress,
@@ -241,8 +242,8 @@ impl Subscription {
     }
 
     /// Where the subscriber is that it was made for.
-    pub fn address(&self) -> SocketAddr {
-        self.progress.address()
+    pub fn peer(&self) -> PeerAddress {
+        self.progress.peer()
     }
 
     /// What it wants.
@@ -532,9 +533,9 @@ mod tests {
             metrics: Metrics::default(),
         };
         let start = Start::After(EventId::from_row(99));
-        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let peer = PeerAddress::Unix;
         let sources = Arc::new(sources);
-        let begun = Subscription::begin(sources.clone(), Filter::default(), start, address);
+        let begun = Subscription::begin(sources.clone(), Filter::default(), start, peer);
         let mut subscription = begun.await.unwrap();
         while !subscription.is_live() {
             match subscription.replay().await.unwrap() {

@@ -11,20 +11,20 @@ use std::{
     collections::HashMap,
     future::poll_fn,
     io,
-    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex},
     task::{Context, Poll},
 };
 
 use bytes::{Buf, Bytes};
-use tokio::{io::Interest, net::TcpStream, sync::mpsc};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::{connection::StreamSocket, framing::Framing};
+use super::{connection::StreamSocket, framing::Framing, listener::Socket};
 use crate::{
     auth::Pass,
     http::{EventStream, StreamKind},
     limits::StreamPermit,
+    peer_address::PeerAddress,
 };
 
 /// Members of one audience. More are another audience, which another thread may serve.
@@ -74,7 +74,7 @@ pub(super) struct Audience {
 /// A subscriber's side of a connection.
 #[derive(Debug)]
 struct Member {
-    socket: TcpStream,
+    socket: Socket,
     /// While it is held, the stream counts.
     _permit: StreamPermit,
     /// Ends when it may not go on; `None` if nothing can end that.
@@ -324,16 +324,16 @@ impl Audience {
 
     /// A member that is to be sent `pending` and then what comes after it, as an audience of its own.
     fn part(&self, member: Member, pending: Bytes) -> Box<Self> {
-        let stream = self.stream.fork(member.address());
+        let stream = self.stream.fork(member.peer());
         Self::of_one(member, pending, stream, self.framing)
     }
 
     /// Gives its only member, who is slow, a stream of its own, if the stream was begun by another who has left: what is told
     /// of it names who it is.
     fn own_stream(&mut self) {
-        let address = self.members[0].address();
-        if self.stream.address() != address {
-            self.stream = self.stream.fork(address);
+        let peer = self.members[0].peer();
+        if self.stream.peer() != peer {
+            self.stream = self.stream.fork(peer);
         }
     }
 
@@ -398,10 +398,8 @@ fn take_leave(member: Member, last: &Bytes, audiences: &Arc<Audiences>) {
 }
 
 impl Member {
-    /// Where the client is; nowhere if it has gone.
-    fn address(&self) -> SocketAddr {
-        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        self.socket.peer_addr().unwrap_or(nowhere)
+    fn peer(&self) -> PeerAddress {
+        self.socket.peer()
     }
 
     /// Writes what the socket takes at once, and tells how much that was.
@@ -461,7 +459,7 @@ fn poll_left(members: &[Member], context: &mut Context<'_>) -> Poll<(usize, Depa
 /// Waits until a connection whose other side is closed breaks. To read would say "closed" over and over.
 async fn broken(member: &Member) {
     // An error of the wait itself is as good as one of the connection.
-    _ = member.socket.ready(Interest::ERROR).await;
+    _ = member.socket.failed().await;
 }
 
 async fn receive(door: &mut Option<mpsc::Receiver<Box<Audience>>>) -> Option<Box<Audience>> {
@@ -482,7 +480,7 @@ mod tests {
     };
     use tokio::{
         io::AsyncReadExt,
-        net::{TcpListener, TcpSocket},
+        net::{TcpListener, TcpSocket, TcpStream},
     };
 
     use super::*;
@@ -522,7 +520,7 @@ mod tests {
         assert!(following.stream.is_live());
         let member = Member {
             pass: None,
-            socket,
+            socket: Socket::Ip(socket),
             _permit: following.permit,
         };
         let audience = Audience::of_one(member, Bytes::new(), following.stream, Framing::Plain);

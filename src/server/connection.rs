@@ -32,6 +32,7 @@ use tokio::{
 use super::{
     framing::{Framing, answer_head},
     http2,
+    listener::Socket,
     paced_socket::{PacedSocket, is_http2},
     refusal::Refuser,
     terms::{Client, Terms, into_response},
@@ -46,7 +47,7 @@ pub(super) const BUFFER_MAX_BYTES: usize = 64 * 1024;
 /// A stream with a socket to itself.
 #[derive(Debug)]
 pub(super) struct StreamSocket {
-    pub(super) socket: TcpStream,
+    pub(super) socket: Socket,
     /// What is to be sent before the stream.
     pub(super) head: Vec<u8>,
     pub(super) following: Following,
@@ -73,7 +74,7 @@ enum Outcome<S> {
 
 /// Serves the requests of a connection. Gives the socket back if it is a stream's from now on; else it is closed.
 pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
-    socket: TcpStream,
+    socket: Socket,
     client: Client,
     terms: Arc<Terms<E>>,
 ) -> Option<StreamSocket> {

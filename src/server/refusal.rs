@@ -25,6 +25,7 @@ use tokio::{
 
 use super::{
     framing::{Framing, answer_head},
+    listener::Socket,
     tls::Tls,
 };
 use crate::{
@@ -82,7 +83,7 @@ impl Refuser {
     /// Answers and closes, in a future to be run; `None` where too many are being answered, and the connection is closed.
     pub(super) fn refuse(
         &self,
-        socket: TcpStream,
+        socket: Socket,
         peer: IpAddr,
         hit: LimitHit,
     ) -> Option<impl Future<Output = ()> + use<>> {
@@ -93,12 +94,14 @@ impl Refuser {
         Some(async move {
             let refusal = |head: &[u8]| http::refusal(explain(hit, peer, head, &limits), head);
             // An error means that the client has gone, which needs no note.
-            _ = match tls {
-                None => tell(socket, refusal, headers.get()).await,
-                Some(tls) => match timeout(PATIENCE, tls.greet_refused(socket)).await {
-                    Ok(Ok(stream)) => tell(stream, refusal, headers.get()).await,
-                    Ok(Err(_)) | Err(_) => Ok(()),
-                },
+            _ = match (tls, socket) {
+                (Some(tls), Socket::Ip(socket)) => {
+                    match timeout(PATIENCE, tls.greet_refused(socket)).await {
+                        Ok(Ok(stream)) => tell(stream, refusal, headers.get()).await,
+                        Ok(Err(_)) | Err(_) => Ok(()),
+                    }
+                }
+                (_, socket) => tell(socket, refusal, headers.get()).await,
             };
             drop(room);
         })

@@ -1,10 +1,10 @@
 //! What connections of HTTP/1 and HTTP/2 share: whom they ask, who asks, and what is noted of them.
 
-use std::{fmt::Display, sync::Arc};
+use std::{fmt::Display, net::SocketAddr, sync::Arc};
 
 use hyper::body::Incoming;
 use poem::{
-    Endpoint, IntoResponse, Request, Response,
+    Addr, Endpoint, IntoResponse, Request, Response,
     http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
@@ -14,6 +14,7 @@ use crate::{
     http::{Answer, OneASecond},
     limits::ConnectionPermit,
     metrics::Metrics,
+    peer_address::PeerAddress,
 };
 
 /// What a connection needs to know.
@@ -66,7 +67,7 @@ impl<E> Terms<E> {
     ) {
         self.count_refused(code);
         if let Some(untold) = self.refused_below.pass() {
-            let client = &client.remote;
+            let client = client.peer;
             tracing::info!(%client, code, %error, untold, "{what}");
         }
     }
@@ -79,8 +80,9 @@ impl<E> Terms<E> {
 /// The client of a connection, and what all its requests share. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Client {
-    pub(super) local: LocalAddr,
-    pub(super) remote: RemoteAddr,
+    /// The hub's side; `None` for a socket file.
+    pub(super) local: Option<SocketAddr>,
+    pub(super) peer: PeerAddress,
     pub(super) scheme: Scheme,
     pub(super) permit: Arc<ConnectionPermit>,
 }
@@ -88,8 +90,13 @@ pub(super) struct Client {
 impl Client {
     /// A request of this client, as the hub takes it.
     pub(super) fn request(&self, request: hyper::Request<Incoming>) -> Request {
-        let (local, remote) = (self.local.clone(), self.remote.clone());
-        let mut request = Request::from((request, local, remote, self.scheme.clone()));
+        let local = LocalAddr(self.local.map_or_else(Addr::default, Addr::from));
+        let remote = match self.peer {
+            PeerAddress::Ip(address) => address.into(),
+            PeerAddress::Unix => Addr::default(),
+        };
+        let parts = (request, local, RemoteAddr(remote), self.scheme.clone());
+        let mut request = Request::from(parts);
         request.set_data(self.permit.clone());
         request
     }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use segno::server::{AcmeSettings, CertificateSource};
+use segno::server::{AcmeSettings, CertificateSource, ListenAddress};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::net::TcpStream;
@@ -102,7 +102,7 @@ fn trusting(pem: &[u8]) -> reqwest::Client {
 async fn hub(folder: TempDir, port: &Port, authority: &Port, trusted: &Path) -> TestHub {
     let directory = format!("https://{}/dir", authority.address());
     TestHub::start_in(folder, |settings| {
-        settings.listen = port.address();
+        settings.listen = vec![ListenAddress::Ip(port.address())];
         let kept = settings.db.with_extension("db-acme");
         settings.tls = Some(CertificateSource::Acme(AcmeSettings {
             email: Some("operator@hub.example".into()),

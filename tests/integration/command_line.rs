@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::test_hub::{Port, Program, TestHub, answer, segno, within};
 
 /// Runs to its end with `input` on standard input.
-async fn run(mut command: Command, input: &str) -> Output {
+pub(crate) async fn run(mut command: Command, input: &str) -> Output {
     let input = input.to_owned();
     let running = tokio::task::spawn_blocking(move || {
         let mut child = command
@@ -537,7 +537,7 @@ async fn openapi_prints_the_document() {
 }
 
 /// What `--check-config` says, by line, and its exit code.
-async fn checked(folder: &Path, args: &[&str]) -> (Vec<String>, Option<i32>) {
+pub(crate) async fn checked(folder: &Path, args: &[&str]) -> (Vec<String>, Option<i32>) {
     let mut command = segno();
     command.args(args).arg("--check-config").current_dir(folder);
     let output = run(command, "").await;
@@ -545,7 +545,7 @@ async fn checked(folder: &Path, args: &[&str]) -> (Vec<String>, Option<i32>) {
     (lines, output.status.code())
 }
 
-fn problems(lines: &[String]) -> Vec<&str> {
+pub(crate) fn problems(lines: &[String]) -> Vec<&str> {
     let problems = lines
         .iter()
         .filter_map(|line| line.strip_prefix("problem: "));

@@ -4,7 +4,7 @@
 //! Every promise of `segno::hub` that another engine would have to keep has its test here, and no test here looks behind the
 //! handle: the suite is run once for each engine. What holds for one file alone (its size, its WAL, its place) is tested elsewhere.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use segno::{
     db::{self, Order, Stored, Trim},
@@ -15,6 +15,7 @@ use segno::{
         SubscribeError, Subscription, WorkError, Writer,
     },
     metrics::Metrics,
+    peer_address::PeerAddress,
 };
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
@@ -97,8 +98,8 @@ fn filter(topics: &[&str]) -> Filter {
     Filter::new(patterns.collect(), vec![]).unwrap()
 }
 
-fn nowhere() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 1))
+fn nowhere() -> PeerAddress {
+    PeerAddress::Unix
 }
 
 fn after(id: i64) -> Start {

@@ -168,7 +168,7 @@ async fn a_name_that_was_rebound_to_the_hub_gets_nothing() {
     let listen = format!("127.0.0.1:{port}").parse().unwrap();
     let hub = TestHub::start_in(folder, |settings| {
         settings.public_url = Some(own);
-        settings.listen = listen;
+        settings.listen = vec![listen];
     })
     .await;
     browser

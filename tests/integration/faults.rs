@@ -109,7 +109,7 @@ async fn a_folder_that_is_not_there_or_an_address_that_is_taken_is_told() {
 
     let hub = TestHub::start().await;
     let mut taken = config(folder.path());
-    taken.listen = hub.address().parse().unwrap();
+    taken.listen = vec![hub.address().parse().unwrap()];
     let told = chain(&Server::start(taken).await.unwrap_err());
     assert!(
         told.starts_with("127.0.0.1:") && told.contains("is in use; is another segno running?"),

@@ -42,6 +42,7 @@ mod http2;
 mod javascript;
 mod jwt_issuer;
 mod limits;
+mod listening;
 #[cfg(feature = "cluster")]
 mod nats;
 mod openapi;

@@ -17,9 +17,9 @@ use super::{
 const AWAY: Duration = Duration::from_secs(6);
 
 /// A proxy that runs by its recipe; ends when dropped.
-struct Proxy {
+pub(crate) struct Proxy {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Drop for Proxy {
@@ -70,11 +70,16 @@ fn surrounded(proxy: &str, recipe: &str, port: u16) -> (String, &'static str) {
 
 impl Proxy {
     async fn start(proxy: &str, hub: &Port, folder: &Path) -> Self {
+        Self::run(proxy, &recipe(proxy, hub), folder).await
+    }
+
+    /// Runs `proxy` by `recipe`, and waits until it reaches the hub.
+    pub(crate) async fn run(proxy: &str, recipe: &str, folder: &Path) -> Self {
         let folder = folder.join(proxy);
         std::fs::create_dir(&folder).unwrap();
         let reserved = Port::reserve();
         let address = reserved.address();
-        let (file, command) = surrounded(proxy, &recipe(proxy, hub), address.port());
+        let (file, command) = surrounded(proxy, recipe, address.port());
         std::fs::write(folder.join("proxy.conf"), file).unwrap();
         // Those who do not set `SO_REUSEADDR` could not listen on a port that is bound.
         drop(reserved);

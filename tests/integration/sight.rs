@@ -13,7 +13,7 @@ use std::{
 };
 
 use prometheus_parse::{Scrape, Value};
-use segno::server::Server;
+use segno::server::{ListenAddress, Server};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpStream, UnixDatagram},
@@ -228,7 +228,7 @@ async fn a_hub_that_opens_its_file_is_live_not_ready_and_lets_others_wait() {
     );
     let port = Port::reserve();
     let mut config = config(folder.path());
-    config.listen = port.address();
+    config.listen = vec![ListenAddress::Ip(port.address())];
     let url = |path| format!("{}{path}", port.url());
     let http = reqwest_client();
     let looking = async {

@@ -13,7 +13,7 @@ use std::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use segno::{
     client::{Message, SseParser},
-    server::{Server, Settings},
+    server::{ListenAddress, Server, Settings},
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -93,7 +93,7 @@ pub(crate) struct TestHub {
 /// The settings tests run with: as by default, but for the address and the file.
 pub(crate) fn config(folder: &Path) -> Settings {
     Settings {
-        listen: ([127, 0, 0, 1], 0).into(),
+        listen: vec![ListenAddress::Ip(([127, 0, 0, 1], 0).into())],
         db: folder.join("segno.db"),
         ..Settings::default()
     }
@@ -113,7 +113,7 @@ impl TestHub {
         let mut config = config(folder.path());
         change(&mut config);
         let server = Server::start(config).await.unwrap();
-        let url = format!("{}://{}", server.scheme(), server.address());
+        let url = format!("{}://{}", server.scheme(), server.ip_address().unwrap());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let serving = tokio::spawn(async move {

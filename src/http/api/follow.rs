@@ -189,8 +189,8 @@ impl FollowApi {
         let start = starts.choose()?;
         let pass = caller.pass(&self.0.settings.access)?;
         let permit = caller.open_stream(&filter)?;
-        let address = caller.address;
-        let subscription = self.0.hub.subscribe(filter, start, address).await?;
+        let peer = caller.peer;
+        let subscription = self.0.hub.subscribe(filter, start, peer).await?;
         Ok(Following {
             stream: EventStream::new(subscription, query.format, self.0.settings.heartbeat)
                 .ending_after(count),

@@ -57,7 +57,7 @@ pub(super) async fn wait_for_events(
     let _permit = caller.open_stream(&query.filter)?;
     let filter = query.filter.clone();
     let start = Start::After(query.range.after);
-    let mut subscription = api.hub.subscribe(filter, start, caller.address).await?;
+    let mut subscription = api.hub.subscribe(filter, start, caller.peer).await?;
     tokio::select! {
         delivery = subscription.next() => Ok(match delivery? {
             Some(Delivery::Gap(gap)) => Some(gap),
