@@ -161,8 +161,8 @@ impl HubAddress {
         let Some(path) = &self.token_file else {
             return Ok(self.token.clone());
         };
-        let read = || anyhow::Ok(std::fs::read_to_string(path)?.parse()?);
-        let token = read().with_context(|| format!("cannot use the token in {}", path.display()));
+        let token = Token::read(path);
+        let token = token.with_context(|| format!("cannot use the token in {}", path.display()));
         token.map(Some)
     }
 

@@ -3,12 +3,13 @@
 //! Knows HTTP and nothing of the hub's inside. The command line, the tests and the benches use it.
 
 mod address;
+mod snapshot;
 mod sse_parser;
 mod tls;
 mod upkeep;
 mod wire;
 
-use std::{str::FromStr, time::Duration};
+use std::{path::Path, str::FromStr, time::Duration};
 
 use reqwest::{
     Response, StatusCode, Url,
@@ -19,6 +20,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::{address::Address, tls::explain};
 pub use self::{
+    snapshot::Snapshot,
     sse_parser::{Message, SseParser},
     tls::{Authorities, AuthoritiesError},
     upkeep::{TopicFigures, TopicPage},
@@ -125,6 +127,24 @@ impl Error {
 /// A credential that a client shows. [`Debug`](std::fmt::Debug) does not show it.
 #[derive(Debug, Clone)]
 pub struct Token(HeaderValue);
+
+/// Why a file has no token.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenFileError {
+    /// It cannot be read.
+    #[error("it cannot be read")]
+    Io(#[from] std::io::Error),
+    /// It has something else.
+    #[error(transparent)]
+    Form(#[from] InvalidToken),
+}
+
+impl Token {
+    /// The token that is all of a file.
+    pub fn read(path: &Path) -> Result<Self, TokenFileError> {
+        Ok(std::fs::read_to_string(path)?.parse()?)
+    }
+}
 
 /// Text that cannot be sent as a token.
 #[derive(Debug, thiserror::Error)]

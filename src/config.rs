@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use humantime::parse_duration;
 use ipnet::IpNet;
 
-pub use self::cluster::ClusterFlags;
+pub use self::cluster::{ClusterFlags, PeerFlags};
 pub use self::tls::TlsFlags;
 use crate::{
     event::DATA_MAX_BYTES,
@@ -67,6 +67,10 @@ pub struct ServeFlags {
         help_heading = "Cluster"
     )]
     pub advertise: Option<PublicUrl>,
+
+    /// How the other hubs are asked.
+    #[command(flatten, next_help_heading = "Cluster")]
+    pub peers: PeerFlags,
 
     /// What is kept.
     #[command(flatten, next_help_heading = "Retention")]
@@ -374,7 +378,10 @@ impl ServeFlags {
             cluster: self.cluster.stream().map(|stream| hub::ClusterSettings {
                 stream,
                 advertise: self.advertise.as_ref().map(ToString::to_string),
+                remove_after: hub::REMOVE_AFTER,
             }),
+            #[cfg(feature = "cluster")]
+            peers: self.peers.access(),
             drain_timeout: listen.drain_timeout,
             limits: limits::Settings {
                 header_timeout: listen.header_timeout,

@@ -9,6 +9,7 @@
 //! * A read takes one page and ends. No statement stays open while a subscriber is slow: that would pin the WAL.
 
 mod append;
+mod commands;
 mod copy;
 mod draft;
 mod erase;
@@ -22,6 +23,7 @@ mod place;
 mod plans;
 mod reserve;
 mod schema;
+mod snapshot;
 mod topics;
 mod trim;
 mod upkeep;
@@ -42,6 +44,7 @@ use sqlx::{
 
 pub use self::{
     append::Published,
+    commands::ErasedEvents,
     copy::{CopyError, Findings, backup, check, restore},
     draft::{KeyConflict, Outcome, Stored},
     erase::Erased,
@@ -49,6 +52,7 @@ pub use self::{
     ordered::Reached,
     page::{EventSize, Order, Page, Range},
     schema::{Found, look},
+    snapshot::Incoming,
     topics::TopicSummary,
     trim::{Trim, TrimStep},
     upkeep::{FileSize, Room},

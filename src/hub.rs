@@ -27,11 +27,13 @@ mod upkeep;
 mod work;
 
 use std::{
+    fs::File,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "cluster")]
@@ -68,8 +70,8 @@ pub use self::{
 #[cfg(feature = "cluster")]
 pub use self::{
     cluster::{Beat, ClusterStatus, GONE_AFTER, Peer},
-    clustered::{ClusterError, ClusterSettings},
-    order::find_beats,
+    clustered::{ClusterError, ClusterSettings, REMOVE_AFTER},
+    order::{NewestBeat, find_beats},
 };
 use crate::{
     db::{self, Appender, EventLog, FileSize, Stored, Trim},
@@ -123,6 +125,8 @@ struct Parts {
     settings: Settings,
     opened: Instant,
     draining: CancellationToken,
+    /// Whose turn it is to copy the log.
+    snapshots: Mutex<()>,
     #[cfg(feature = "cluster")]
     cluster: Option<Arc<Cluster>>,
 }
@@ -234,6 +238,7 @@ impl Hub {
             settings,
             opened,
             draining,
+            snapshots: Mutex::new(()),
             #[cfg(feature = "cluster")]
             cluster: None,
         };
@@ -309,6 +314,12 @@ impl Hub {
         self.position().events()
     }
 
+    /// Copies the log to a file without a name; its length is in bytes. One copy at a time is made, others wait.
+    pub async fn snapshot(&self) -> Result<(File, u64), db::CopyError> {
+        let _turn = self.parts.snapshots.lock().await;
+        self.log().snapshot().await
+    }
+
     /// The hub at a glance. Costs two looks at the file system, and nothing that grows with the log.
     pub async fn stats(&self) -> Stats {
         Stats {
@@ -373,6 +384,7 @@ impl Hub {
             let trim = Trim {
                 topic: Some(topic.clone()),
                 through,
+                erases: true,
             };
             let begun = Instant::now();
             let events = hub.trim(&trim).await?;

@@ -7,7 +7,9 @@
 //! * No consumer can be made for some seconds after a server that made them died. A single message can be had without one.
 //! * A message that was not acknowledged may be in the stream all the same. It is sent again under the same id.
 
-use std::{io, path::PathBuf, pin::pin, time::Duration};
+mod follower;
+
+use std::{io, path::PathBuf, time::Duration};
 
 use async_nats::{
     ConnectOptions, ServerAddr,
@@ -20,15 +22,16 @@ use async_nats::{
     },
 };
 use bytes::Bytes;
-use futures_util::{StreamExt, future::pending};
-use tokio::{
-    sync::{mpsc, watch},
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use futures_util::StreamExt;
+use tokio::time::{sleep, timeout};
+
+pub use self::follower::{Follower, Read};
 
 /// Longest wait for one answer of a server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long somebody who waits for the first answer should wait.
+pub const OPENED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Heartbeat of a consumer. Without one for twice as long it is made anew.
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -42,12 +45,6 @@ const BATCH_MESSAGES: usize = 256;
 /// Bytes asked for at once, of which one message may take all.
 const BATCH_MAX_BYTES: usize = 64 * 1024 * 1024;
 
-/// Messages that were read and wait to be applied.
-const READ_AHEAD_MESSAGES: usize = 64;
-
-/// How often a sequence that nobody has is asked for, before it counts as gone: a server may be behind the others.
-const GONE_AFTER_TRIES: u32 = 20;
-
 /// Bytes of a message that are not its payload: its subject and its headers.
 const ENVELOPE_BYTES: usize = 1024;
 
@@ -57,15 +54,15 @@ const LOG_ID: &str = "segno.log";
 const FORMAT: &str = "segno.format";
 const BEGINS_EMPTY: &str = "segno.begins_empty";
 
-/// The commands that the hubs of this version know.
-pub const COMMANDS_FORMAT: &str = "1";
+/// The commands that the hubs of this version know: those of this format, and of all before it.
+pub const COMMANDS_FORMAT: u32 = 1;
 
 /// Where the stream is.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Addresses of the servers, such as `nats://127.0.0.1:4222`.
     pub servers: Vec<String>,
-    /// Name of the stream, and of its one subject.
+    /// Name of the stream, and of the subject of its commands. Beats have one for each hub.
     pub stream: String,
     /// File with the credentials of NATS.
     pub credentials: Option<PathBuf>,
@@ -82,6 +79,8 @@ pub struct NewStream {
     pub log_id: String,
     /// Whether the log has no events before the first command.
     pub begins_empty: bool,
+    /// The commands that the hubs may propose.
+    pub format: u32,
     /// Servers that keep a copy.
     pub replicas: usize,
     /// How long a command is kept.
@@ -99,12 +98,14 @@ pub struct About {
     pub log_id: String,
     /// Whether the log has no events before the first command.
     pub begins_empty: bool,
-    /// The commands that the hubs have to know.
-    pub format: String,
+    /// The commands that the hubs may propose, and have to know: those of this format, and of all before it.
+    pub format: u32,
     /// Sequence of the oldest command kept; one above the newest where there is none.
     pub first_sequence: u64,
     /// Sequence of the newest command.
     pub last_sequence: u64,
+    /// Commands between these two that are gone: events in them were erased.
+    pub deleted: u64,
     /// Servers that keep a copy.
     pub replicas: usize,
     /// Servers that have all of it now, the leader too.
@@ -148,6 +149,26 @@ pub enum ProposeError {
     /// Nobody knows. To be sent again under the same id.
     #[error("no acknowledgement: {0}")]
     Unacknowledged(String),
+}
+
+/// What a command is filed under. All have one order.
+#[derive(Debug, Clone, Copy)]
+pub enum Subject<'a> {
+    /// What changes the log.
+    Commands,
+    /// What the hub of this name tells of itself.
+    Beats(&'a str),
+}
+
+/// What a hub told, by the clock of the servers.
+#[derive(Debug)]
+pub struct Told {
+    /// The command.
+    pub payload: Bytes,
+    /// How long ago.
+    pub age: Duration,
+    /// When, in milliseconds since 1970.
+    pub published_ms: i64,
 }
 
 /// A command as it stands in the stream.
@@ -218,12 +239,12 @@ impl JetStream {
         let metadata = [
             (EPOCH, new.epoch),
             (LOG_ID, new.log_id),
-            (FORMAT, COMMANDS_FORMAT.to_owned()),
+            (FORMAT, new.format.to_string()),
             (BEGINS_EMPTY, new.begins_empty.to_string()),
         ];
         let config = Config {
             name: self.name.clone(),
-            subjects: vec![self.name.clone()],
+            subjects: vec![self.name.clone(), self.beats_of("*")],
             storage: StorageType::File,
             retention: RetentionPolicy::Limits,
             discard: DiscardPolicy::Old,
@@ -271,9 +292,12 @@ impl JetStream {
             epoch: value(EPOCH)?,
             log_id: value(LOG_ID)?,
             begins_empty: value(BEGINS_EMPTY)? == "true",
-            format: value(FORMAT)?,
+            format: value(FORMAT)?
+                .parse()
+                .map_err(|_| Error::Foreign(self.name.clone()))?,
             first_sequence: info.state.first_sequence.max(1),
             last_sequence: info.state.last_sequence,
+            deleted: info.state.deleted_count.unwrap_or(0),
             replicas: info.config.num_replicas,
             current_replicas: followers + 1,
         })
@@ -305,13 +329,18 @@ impl JetStream {
 
     /// Has a command put in order, and returns its sequence. Tried once; a command that was sent before under the same `id` is
     /// found again and not put in order twice.
-    pub async fn propose(&self, id: &str, payload: Bytes) -> Result<u64, ProposeError> {
+    pub async fn propose(
+        &self,
+        subject: Subject<'_>,
+        id: &str,
+        payload: Bytes,
+    ) -> Result<u64, ProposeError> {
+        let subject = match subject {
+            Subject::Commands => self.name.clone(),
+            Subject::Beats(hub) => self.beats_of(hub),
+        };
         let message = PublishMessage::build().payload(payload).message_id(id);
-        let sent = timeout(
-            ANSWER_WITHIN,
-            self.context.send_publish(self.name.clone(), message),
-        )
-        .await;
+        let sent = timeout(ANSWER_WITHIN, self.context.send_publish(subject, message)).await;
         let acknowledged = match sent {
             Ok(Ok(sent)) => sent.await,
             Ok(Err(error)) => Err(error),
@@ -342,19 +371,84 @@ impl JetStream {
 
     /// Reads what comes after `applied`, for ever, each sequence once and none left out.
     pub fn follow(&self, applied: u64) -> Follower {
-        let (entries, read) = mpsc::channel(READ_AHEAD_MESSAGES);
-        let (acknowledged, known) = watch::channel(applied);
-        let reader = Reader {
-            stream: self.clone(),
-            next: applied + 1,
-            entries,
-            known,
+        Follower::begin(self.clone(), applied)
+    }
+
+    /// The newest beat of each hub that ever told of itself, as far as the stream goes back.
+    pub async fn newest_beats(&self) -> Result<Vec<Told>, Error> {
+        let unanswered = |error: &dyn std::fmt::Display| Error::Unanswered(error.to_string());
+        let config = pull::Config {
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            filter_subject: self.beats_of("*"),
+            ..reading()
         };
-        Follower {
-            entries: read,
-            acknowledged,
-            reading: tokio::spawn(reader.run()),
+        let reading = async {
+            let stream = self.stream().await;
+            let consumer: PullConsumer = stream
+                .create_consumer(config)
+                .await
+                .map_err(|error| unanswered(&error))?;
+            // Ends when there are no more.
+            let batch = consumer.fetch().max_messages(BATCH_MESSAGES).messages();
+            let mut messages = batch.await.map_err(|error| unanswered(&error))?;
+            // By the clock of the servers, as the time of a message is.
+            let now = consumer.cached_info().created;
+            let mut beats = Vec::new();
+            while let Some(message) = messages.next().await {
+                let message = message.map_err(|error| unanswered(&error))?;
+                let published = message
+                    .info()
+                    .map_err(|error| unanswered(&error))?
+                    .published;
+                let published_ms = published.unix_timestamp_nanos() / 1_000_000;
+                beats.push(Told {
+                    payload: message.payload.clone(),
+                    age: Duration::try_from(now - published).unwrap_or_default(),
+                    published_ms: i64::try_from(published_ms).unwrap_or(i64::MAX),
+                });
+            }
+            Ok(beats)
+        };
+        timeout(ANSWER_WITHIN, reading)
+            .await
+            .unwrap_or_else(|_| Err(Error::Unanswered("no answer in time".into())))
+    }
+
+    /// Overwrites a command with random bytes in every server's store, and removes it. Nothing happens if it is gone already.
+    ///
+    /// Their Raft logs are overwritten 2 to 3 minutes later, by themselves.
+    pub async fn delete(&self, sequence: u64) -> Result<(), Error> {
+        match timeout(ANSWER_WITHIN, async {
+            self.stream().await.delete_message(sequence).await
+        })
+        .await
+        {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => match self.entry(sequence).await? {
+                None => Ok(()),
+                Some(_) => Err(Error::Unanswered(error.to_string())),
+            },
+            Err(_) => Err(Error::Unanswered("no answer in time".into())),
         }
+    }
+
+    /// Allows commands up to those of `format`. To be called when all hubs know them.
+    pub async fn raise_format(&self, format: u32) -> Result<(), Error> {
+        let stream = self.stream().await;
+        let info = stream
+            .get_info()
+            .await
+            .map_err(|error| Error::Unanswered(error.to_string()))?;
+        let mut config = info.config;
+        config.metadata.insert(FORMAT.into(), format.to_string());
+        let updated = self.context.update_stream(config).await;
+        updated
+            .map(drop)
+            .map_err(|error| Error::Unanswered(error.to_string()))
+    }
+
+    fn beats_of(&self, hub: &str) -> String {
+        format!("{}.beat.{hub}", self.name)
     }
 
     async fn stream(&self) -> stream::Stream<()> {
@@ -369,11 +463,7 @@ impl JetStream {
             deliver_policy: DeliverPolicy::ByStartSequence {
                 start_sequence: from,
             },
-            ack_policy: AckPolicy::None,
-            memory_storage: true,
-            num_replicas: 1,
-            inactive_threshold: Duration::from_secs(30),
-            ..pull::Config::default()
+            ..reading()
         };
         let consumer: PullConsumer = self
             .stream()
@@ -393,144 +483,13 @@ impl JetStream {
     }
 }
 
-/// What a reader found.
-#[derive(Debug)]
-pub enum Read {
-    /// The next command.
-    Entry(Entry),
-    /// The next command is no more: it was deleted, or is older than what the stream keeps. Nothing follows.
-    Gone(u64),
-}
-
-/// Reads a stream. The reading ends when it is dropped.
-#[derive(Debug)]
-pub struct Follower {
-    entries: mpsc::Receiver<Read>,
-    acknowledged: watch::Sender<u64>,
-    reading: JoinHandle<()>,
-}
-
-impl Follower {
-    /// Waits for the next commands, and puts them behind `read`: at least one, at most `limit`.
-    ///
-    /// Dropping the future loses nothing.
-    pub async fn read(&mut self, read: &mut Vec<Read>, limit: usize) {
-        if self.entries.recv_many(read, limit).await == 0 {
-            // After the last that there can be.
-            pending().await
-        }
-    }
-
-    /// Tells that the stream has this sequence, so that it is fetched if it does not come.
-    pub fn knows(&self, sequence: u64) {
-        self.acknowledged
-            .send_if_modified(|known| std::mem::replace(known, sequence.max(*known)) < sequence);
-    }
-}
-
-impl Drop for Follower {
-    fn drop(&mut self) {
-        self.reading.abort();
-    }
-}
-
-struct Reader {
-    stream: JetStream,
-    next: u64,
-    entries: mpsc::Sender<Read>,
-    known: watch::Receiver<u64>,
-}
-
-/// Nobody reads any more, or nothing follows.
-struct Ended;
-
-impl Reader {
-    async fn run(mut self) {
-        let mut missed = 0;
-        loop {
-            let before = self.next;
-            let consumed = timeout(ANSWER_WITHIN, self.stream.consume(self.next)).await;
-            let ended = match consumed {
-                Ok(Ok(messages)) => self.consume(messages).await,
-                Ok(Err(error)) => {
-                    tracing::debug!(error, "no consumer");
-                    self.fetch_known().await
-                }
-                Err(_) => self.fetch_known().await,
-            };
-            missed = if self.next == before { missed + 1 } else { 0 };
-            if ended.is_err() || (missed > 1 && self.find_out_if_gone().await.is_err()) {
-                return;
-            }
-            sleep(Duration::from_millis(50)).await;
-        }
-    }
-
-    /// Reads until a sequence is left out, or a heartbeat.
-    async fn consume(&mut self, messages: pull::Stream) -> Result<(), Ended> {
-        let mut messages = pin!(messages);
-        loop {
-            let (known, next) = (&mut self.known, self.next);
-            let late = async {
-                if known.wait_for(|known| *known >= next).await.is_err() {
-                    pending::<()>().await;
-                }
-                sleep(LATE_AFTER).await;
-            };
-            let message = tokio::select! {
-                message = messages.next() => message,
-                () = late => {
-                    self.fetch_known().await?;
-                    continue;
-                }
-            };
-            let Some(Ok(message)) = message else {
-                return Ok(());
-            };
-            let Ok(sequence) = message.info().map(|info| info.stream_sequence) else {
-                return Ok(());
-            };
-            if sequence > self.next {
-                return Ok(());
-            }
-            if sequence == self.next {
-                let payload = message.payload.clone();
-                self.hand_on(Entry { sequence, payload }).await?;
-            }
-        }
-    }
-
-    /// Fetches, one by one, what the stream is known to have.
-    async fn fetch_known(&mut self) -> Result<(), Ended> {
-        while *self.known.borrow() >= self.next {
-            match self.stream.entry(self.next).await {
-                Ok(Some(entry)) => self.hand_on(entry).await?,
-                Ok(None) | Err(_) => break,
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether the next sequence was there and is no more.
-    async fn find_out_if_gone(&mut self) -> Result<(), Ended> {
-        let is_over = |about: &About| about.last_sequence >= self.next;
-        if !self.stream.about().await.is_ok_and(|about| is_over(&about)) {
-            return Ok(());
-        }
-        for _ in 0..GONE_AFTER_TRIES {
-            match self.stream.entry(self.next).await {
-                Ok(Some(entry)) => return self.hand_on(entry).await,
-                Ok(None) => sleep(LATE_AFTER).await,
-                Err(_) => return Ok(()),
-            }
-        }
-        _ = self.entries.send(Read::Gone(self.next)).await;
-        Err(Ended)
-    }
-
-    async fn hand_on(&mut self, entry: Entry) -> Result<(), Ended> {
-        self.next = entry.sequence + 1;
-        let sent = self.entries.send(Read::Entry(entry)).await;
-        sent.map_err(|_| Ended)
+/// A consumer that nobody has to take away, and whose messages nobody acknowledges.
+fn reading() -> pull::Config {
+    pull::Config {
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        num_replicas: 1,
+        inactive_threshold: Duration::from_secs(30),
+        ..pull::Config::default()
     }
 }

@@ -13,6 +13,7 @@
 //!    ├── limits      knows: what each address and caller has taken asked by server and http; no I/O
 //!    ├── auth        knows: tokens, tickets, the access file       asked by http: who is calling; no HTTP of the hub, no SQL
 //!    ├── monitor     knows: the clock, what is slow                talks to the hub
+//!    ├── joining     knows: how a hub comes to the file of another   asks it as a client
 //!    ├── service_manager   knows: what systemd wants to hear       nothing of the hub
 //!    └── http/       knows: requests, JSON, SSE frames, statuses   no SQL
 //!          │
@@ -110,7 +111,7 @@
 //!
 //! # In reading order
 //!
-//! [`event`], [`filter`], [`peer_address`], [`rights`], [`auth`], [`metrics`], [`process`], [`db`], [`hub`], [`retention`], [`monitor`], [`limits`], [`service_manager`], [`http`],
+//! [`event`], [`filter`], [`peer_address`], [`rights`], [`auth`], [`metrics`], [`process`], [`db`], [`hub`], [`retention`], [`monitor`], `joining`, [`limits`], [`service_manager`], [`http`],
 //! [`server`], [`config`], [`cli`], [`client`].
 
 #![cfg_attr(
@@ -130,6 +131,8 @@ pub mod http;
 pub mod hub;
 #[cfg(feature = "cluster")]
 pub mod jetstream;
+#[cfg(feature = "cluster")]
+pub mod joining;
 pub mod limits;
 pub mod metrics;
 pub mod monitor;

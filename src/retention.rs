@@ -127,6 +127,7 @@ impl Retention<'_> {
         let trim = Trim {
             topic: None,
             through: first_kept.previous(),
+            erases: false,
         };
         match first_kept > self.hub.bounds().first_id {
             true => self.hub.trim(&trim).await,
@@ -140,6 +141,7 @@ impl Retention<'_> {
             let all = Trim {
                 topic: None,
                 through: self.hub.bounds().last_id,
+                erases: false,
             };
             let Some(events) = self.hub.trim_step(&all).await? else {
                 break;
@@ -203,6 +205,7 @@ impl Retention<'_> {
         Ok(through.map(|through| Trim {
             topic: Some(topic),
             through,
+            erases: false,
         }))
     }
 

@@ -46,6 +46,8 @@ use self::{
     terms::{Client, Terms},
     tls::{Certificates, Tls},
 };
+#[cfg(feature = "cluster")]
+use crate::joining::{self, PeerAccess};
 use crate::{
     auth::{Access, AccessFileError},
     db,
@@ -105,6 +107,9 @@ pub struct Settings {
     /// The cluster that the hub belongs to; alone without one.
     #[cfg(feature = "cluster")]
     pub cluster: Option<hub::ClusterSettings>,
+    /// How the other hubs of the cluster are asked for their file.
+    #[cfg(feature = "cluster")]
+    pub peers: PeerAccess,
 }
 
 impl Default for Settings {
@@ -125,6 +130,8 @@ impl Default for Settings {
             tls: None,
             #[cfg(feature = "cluster")]
             cluster: None,
+            #[cfg(feature = "cluster")]
+            peers: PeerAccess::default(),
         }
     }
 }
@@ -157,11 +164,44 @@ fn open_access(settings: &Settings) -> Result<Access, AccessFileError> {
 async fn open_hub(settings: &Settings, metrics: Metrics) -> Result<(Hub, Writer), StartError> {
     #[cfg(feature = "cluster")]
     if let Some(cluster) = &settings.cluster {
-        let opening = Hub::open_in_cluster(&settings.db, settings.hub, cluster, metrics);
-        return opening.await.map_err(StartError::from);
+        return open_in_cluster(settings, cluster, metrics).await;
     }
     Ok(Hub::open(&settings.db, settings.hub, metrics).await?)
 }
+
+/// Takes the file of another hub first where that is needed, and waits for one that gives it.
+#[cfg(feature = "cluster")]
+async fn open_in_cluster(
+    settings: &Settings,
+    cluster: &hub::ClusterSettings,
+    metrics: Metrics,
+) -> Result<(Hub, Writer), StartError> {
+    loop {
+        let opening = Hub::open_in_cluster(&settings.db, settings.hub, cluster, metrics.clone());
+        match opening.await {
+            Err(hub::ClusterError::NeedsFile) => (),
+            opened => return Ok(opened?),
+        }
+        match joining::join(&cluster.stream, &settings.peers, &settings.db, None).await {
+            Ok(joined) => tracing::info!(
+                from = joined.from,
+                events = joined.findings.events,
+                "took the file of another hub"
+            ),
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "this hub has no file to begin with; trying again in {JOIN_AGAIN:?}"
+                );
+                tokio::time::sleep(JOIN_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// Rest before another hub is asked again for its file.
+#[cfg(feature = "cluster")]
+const JOIN_AGAIN: Duration = Duration::from_secs(3);
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]

@@ -7,13 +7,16 @@ use clap::{Args, Subcommand};
 use humantime::{format_duration, parse_duration};
 use uuid::Uuid;
 
-use super::{print, rounded};
+use super::{LogFile, counted, print, rounded};
 use crate::{
-    config::ClusterFlags,
+    config::{ClusterFlags, PeerFlags},
     db,
-    event::{EventId, Timestamp},
-    hub::find_beats,
-    jetstream::{About, Error, JetStream, NewStream},
+    event::EventId,
+    hub::{NewestBeat, find_beats},
+    jetstream::{
+        About, COMMANDS_FORMAT, Error, JetStream, NewStream, OPENED_WITHIN as ANSWER_WITHIN,
+    },
+    joining,
 };
 
 /// What may be done with a cluster.
@@ -23,6 +26,10 @@ pub(super) enum Cluster {
     Init(InitFlags),
     /// Show the stream and the hubs that it hears of. Ends with 1 if something is wrong.
     Status(StatusFlags),
+    /// Take the file of another hub, which this one goes on with. No hub may run on the file; what is there is kept under another name.
+    Join(JoinFlags),
+    /// Let the hubs propose the commands that are new in this version, once all of them are of it.
+    Upgrade(StatusFlags),
 }
 
 /// What `segno cluster init` may be told.
@@ -50,7 +57,7 @@ pub(super) struct InitFlags {
     keep_bytes: u64,
 }
 
-/// What `segno cluster status` may be told.
+/// What `segno cluster status` and `segno cluster upgrade` may be told.
 #[derive(Debug, Clone, Args)]
 pub(super) struct StatusFlags {
     /// The stream.
@@ -58,11 +65,31 @@ pub(super) struct StatusFlags {
     cluster: ClusterFlags,
 }
 
-/// Longest wait for a server.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// What `segno cluster join` may be told.
+#[derive(Debug, Clone, Args)]
+pub(super) struct JoinFlags {
+    /// The stream.
+    #[command(flatten)]
+    cluster: ClusterFlags,
+
+    /// How the other hubs are asked.
+    #[command(flatten)]
+    peers: PeerFlags,
+
+    /// Address of the hub whose file is taken; the one that has come furthest if not given.
+    #[arg(long, value_name = "URL")]
+    from: Option<String>,
+
+    /// Where the file is put.
+    #[command(flatten)]
+    log: LogFile,
+}
 
 /// What the servers should take at once. Below it an event or a batch that a hub alone takes may be refused.
 const MAX_PAYLOAD_WANTED: usize = 16 * 1024 * 1024;
+
+/// A hub that told of itself longer ago is told of: twice the time between two beats.
+const LATE_AFTER: Duration = Duration::from_secs(5);
 
 /// Clocks that differ more are told of: times of events do not go back, so the fastest clock decides.
 const CLOCKS_DIFFER_MS: i64 = 2000;
@@ -79,12 +106,34 @@ pub(super) async fn run(command: Cluster) -> anyhow::Result<()> {
     match command {
         Cluster::Init(flags) => init(flags).await,
         Cluster::Status(flags) => status(flags).await,
+        Cluster::Join(flags) => join(flags).await,
+        Cluster::Upgrade(flags) => upgrade(flags).await,
     }
 }
 
 async fn open(flags: &ClusterFlags) -> anyhow::Result<JetStream> {
     let settings = flags.stream().context("--cluster says where NATS is")?;
     Ok(JetStream::open(&settings).await?)
+}
+
+async fn join(flags: JoinFlags) -> anyhow::Result<()> {
+    let settings = flags
+        .cluster
+        .stream()
+        .context("--cluster says where NATS is")?;
+    let from = flags.from.as_deref();
+    let joined = joining::join(&settings, &flags.peers.access(), &flags.log.db, from).await?;
+    let mut text = format!(
+        "{}: {}, up to {}, from {}\n",
+        flags.log.db.display(),
+        counted(joined.findings.events),
+        joined.findings.last_id,
+        joined.from
+    );
+    if let Some(kept) = joined.kept {
+        _ = writeln!(text, "what was there is kept as {}", kept.display());
+    }
+    print(&text)
 }
 
 async fn init(flags: InitFlags) -> anyhow::Result<()> {
@@ -100,6 +149,7 @@ async fn init(flags: InitFlags) -> anyhow::Result<()> {
         epoch: epoch.clone(),
         log_id: Uuid::new_v4().to_string(),
         begins_empty: true,
+        format: COMMANDS_FORMAT,
         replicas: flags.replicas,
         max_age: flags.keep_age,
         max_bytes: flags.keep_bytes,
@@ -151,48 +201,19 @@ async fn status(flags: StatusFlags) -> anyhow::Result<()> {
     let stream = open(&flags.cluster).await?;
     let about = stream.about_within(ANSWER_WITHIN).await?;
     let mut text = format!(
-        "stream  {}, commands {} to {}, on {} of {} servers\nlog     {}\n",
+        "stream  {}, commands {} to {} of format {}, on {} of {} servers\nlog     {}\n",
         flags.cluster.stream,
         about.first_sequence,
         about.last_sequence,
+        about.format,
         about.current_replicas,
         about.replicas,
         about.log_id
     );
     let beats = find_beats(&stream).await?;
     let mut is_wrong = about.current_replicas < about.replicas || beats.is_empty();
-    for (beat, at) in &beats {
-        let url = beat.url.as_deref().unwrap_or("(no --advertise)");
-        let age = Timestamp::now().as_millis().saturating_sub(at.as_millis());
-        let age = Duration::from_millis(u64::try_from(age).unwrap_or(0));
-        let chain = beat.chain.get(..12).unwrap_or("none");
-        _ = writeln!(
-            text,
-            "hub     {url} {}, version {}, at command {}, event {}, chain {chain}, {} ago",
-            beat.hub,
-            beat.version,
-            beat.sequence,
-            beat.last_id,
-            format_duration(rounded(age))
-        );
-        if i64::try_from(age.as_millis()).unwrap_or(0) > CLOCKS_DIFFER_MS * 2
-            || at.as_millis() > Timestamp::now().as_millis() + CLOCKS_DIFFER_MS
-        {
-            _ = writeln!(
-                text,
-                "warning: it is slow, or its clock is not this machine's"
-            );
-        }
-        let differs = |(other, _): &&(crate::hub::Beat, Timestamp)| {
-            other.sequence == beat.sequence && other.chain != beat.chain
-        };
-        if beats.iter().any(|other| differs(&other)) {
-            is_wrong = true;
-            _ = writeln!(
-                text,
-                "warning: its file differs from that of another hub at this command"
-            );
-        }
+    for heard in &beats {
+        is_wrong |= describe(&mut text, heard, &beats);
     }
     if beats.is_empty() {
         text += "warning: no hub has told of itself lately\n";
@@ -204,4 +225,71 @@ async fn status(flags: StatusFlags) -> anyhow::Result<()> {
         true => bail!("the cluster is not as it should be"),
         false => Ok(()),
     }
+}
+
+/// Tells of a hub in a line, and of what is wrong with it in others; whether its file differs from that of another.
+fn describe(text: &mut String, heard: &NewestBeat, all: &[NewestBeat]) -> bool {
+    let beat = &heard.beat;
+    let url = beat.url.as_deref().unwrap_or("(no --advertise)");
+    let chain = beat.chain.get(..12).unwrap_or("none");
+    _ = writeln!(
+        text,
+        "hub     {url} {}, version {}, at command {}, event {}, chain {chain}, {} ago",
+        beat.hub,
+        beat.version,
+        beat.sequence,
+        beat.last_id,
+        format_duration(rounded(heard.age))
+    );
+    if heard.age > LATE_AFTER {
+        _ = writeln!(text, "warning: it should tell of itself every 2 s");
+    }
+    if heard.clock_ahead_ms.abs() > CLOCKS_DIFFER_MS {
+        _ = writeln!(
+            text,
+            "warning: its clock is {} ms ahead of that of NATS; the fastest clock of the hubs gives the times of events",
+            heard.clock_ahead_ms
+        );
+    }
+    let differs = |other: &&NewestBeat| {
+        other.beat.sequence == beat.sequence && other.beat.chain != beat.chain
+    };
+    let is_diverged = all.iter().any(|other| differs(&other));
+    if is_diverged {
+        _ = writeln!(
+            text,
+            "warning: its file differs from that of another hub at this command"
+        );
+    }
+    is_diverged
+}
+
+async fn upgrade(flags: StatusFlags) -> anyhow::Result<()> {
+    let stream = open(&flags.cluster).await?;
+    let about = stream.about_within(ANSWER_WITHIN).await?;
+    if about.format >= COMMANDS_FORMAT {
+        return print(&format!(
+            "nothing to do: the hubs may propose commands of format {}, and this version knows {COMMANDS_FORMAT}\n",
+            about.format
+        ));
+    }
+    let beats = find_beats(&stream).await?;
+    let older = beats
+        .iter()
+        .find(|heard| heard.beat.format < COMMANDS_FORMAT);
+    if let Some(NewestBeat { beat, .. }) = older {
+        bail!(
+            "the hub {} {} has version {}, which knows no commands of format {COMMANDS_FORMAT}; upgrade it first",
+            beat.url.as_deref().unwrap_or("(no --advertise)"),
+            beat.hub,
+            beat.version
+        );
+    }
+    if beats.is_empty() {
+        bail!("no hub has told of itself lately; start them first");
+    }
+    stream.raise_format(COMMANDS_FORMAT).await?;
+    print(&format!(
+        "the hubs may propose commands of format {COMMANDS_FORMAT}; a hub of an older version stops when it meets one\n"
+    ))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 #[cfg(feature = "cluster")]
-use crate::jetstream;
+use crate::{jetstream, joining::PeerAccess};
 
 /// The cluster that the hub belongs to.
 #[derive(Debug, Clone, Args)]
@@ -38,6 +38,30 @@ pub struct ClusterFlags {
     /// File with the certificate of the authority that signed those of NATS, as PEM.
     #[arg(long, env = "SEGNO_NATS_CA", value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
+}
+
+/// How a hub asks the others for their file.
+#[derive(Debug, Clone, Args)]
+pub struct PeerFlags {
+    /// File with the token that is shown to the other hubs of the cluster; it needs `operate`. Their file is taken where the stream has
+    /// not all of the log any more.
+    #[arg(long, env = "SEGNO_CLUSTER_TOKEN_FILE", value_name = "FILE")]
+    pub cluster_token_file: Option<PathBuf>,
+
+    /// File with the certificate of the authority that signed those of the other hubs, as PEM, where the system does not know it.
+    #[arg(long, env = "SEGNO_CLUSTER_CA", value_name = "FILE")]
+    pub cluster_ca: Option<PathBuf>,
+}
+
+#[cfg(feature = "cluster")]
+impl PeerFlags {
+    /// What they say.
+    pub(crate) fn access(&self) -> PeerAccess {
+        PeerAccess {
+            token_file: self.cluster_token_file.clone(),
+            ca: self.cluster_ca.clone(),
+        }
+    }
 }
 
 #[cfg(feature = "cluster")]

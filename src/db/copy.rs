@@ -105,7 +105,7 @@ pub async fn restore(
 }
 
 /// Copies the log at `from`, with what is in its WAL, to a new file beside `to`, which only its owner may read.
-async fn copy_beside(from: &Path, to: &Path) -> Result<PathBuf, CopyError> {
+pub(super) async fn copy_beside(from: &Path, to: &Path) -> Result<PathBuf, CopyError> {
     let unfinished = beside(to, ".new");
     let written = |source| CopyError::Write {
         path: unfinished.clone(),
@@ -133,7 +133,7 @@ async fn copy_beside(from: &Path, to: &Path) -> Result<PathBuf, CopyError> {
 }
 
 /// Renames the log and the files beside it. Notes its highest id first, so that ids go on above it.
-async fn set_aside(db: &Path) -> Result<PathBuf, CopyError> {
+pub(super) async fn set_aside(db: &Path) -> Result<PathBuf, CopyError> {
     let written = |source| CopyError::Write {
         path: db.into(),
         source,
@@ -170,7 +170,7 @@ async fn set_aside(db: &Path) -> Result<PathBuf, CopyError> {
     Ok(aside)
 }
 
-async fn sound(path: &Path) -> Result<Findings, CopyError> {
+pub(super) async fn sound(path: &Path) -> Result<Findings, CopyError> {
     let findings = check(path).await?;
     match findings.faults.is_empty() {
         true => Ok(findings),
@@ -182,7 +182,7 @@ async fn sound(path: &Path) -> Result<Findings, CopyError> {
 }
 
 /// Syncs a complete file, then gives it its name: at that path there is never half a file.
-fn put_in_place(unfinished: &Path, path: &Path) -> Result<(), CopyError> {
+pub(super) fn put_in_place(unfinished: &Path, path: &Path) -> Result<(), CopyError> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -198,7 +198,7 @@ fn put_in_place(unfinished: &Path, path: &Path) -> Result<(), CopyError> {
 }
 
 /// Connects to a file that was [looked into](super::schema::inspect), to read it.
-async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
+pub(super) async fn connect(path: &Path) -> Result<SqliteConnection, OpenError> {
     let failed = |source| open_error(path, source);
     let mut connection = read_only(path).connect().await.map_err(failed)?;
     let looked = sqlx::query("select count(*) from sqlite_schema")

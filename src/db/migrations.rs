@@ -11,7 +11,7 @@ use sqlx::{
 };
 
 /// Version, name and content of each file of `migrations/`.
-const FILES: [(i64, &str, &str); 4] = [
+const FILES: [(i64, &str, &str); 5] = [
     (
         1,
         "events",
@@ -27,6 +27,11 @@ const FILES: [(i64, &str, &str); 4] = [
         4,
         "position",
         include_str!("../../migrations/0004_position.sql"),
+    ),
+    (
+        5,
+        "commands",
+        include_str!("../../migrations/0005_commands.sql"),
     ),
 ];
 
@@ -75,7 +80,8 @@ mod tests {
                 "daba9283f1d7ec4e",
                 "67945be1d1f217e7",
                 "a0a0e6989e5f49e8",
-                "510598447788a970"
+                "510598447788a970",
+                "76c0a09093a5dced"
             ]
         );
     }

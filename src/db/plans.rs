@@ -3,7 +3,7 @@
 //! A line that says `SCAN events` without a limit reads the whole log; `USE TEMP B-TREE` sorts, and must never have rows
 //! with their data to sort.
 
-use super::{append, erase, page, topics, trim};
+use super::{append, commands, erase, page, topics, trim};
 
 /// The plan of each of the [`STATEMENTS`], a blank line between two.
 const PLANS: &str = include_str!("plans.txt");
@@ -40,6 +40,12 @@ async fn each_statement_reads_no_more_than_it_must() {
 /// The statements that run often or over much.
 const STATEMENTS: &[(&str, &str)] = &[
     ("append::INSERT", append::INSERT),
+    ("commands::NOTE_ERASED", commands::NOTE_ERASED),
+    (
+        "commands::NOTE_ERASED_OF_TOPIC",
+        commands::NOTE_ERASED_OF_TOPIC,
+    ),
+    ("commands::REMOVALS", commands::REMOVALS),
     ("append::INSERT_RUN", append::INSERT_RUN),
     ("append::FIND_KEYS", append::FIND_KEYS),
     ("page::PAGE_ASCENDING", page::PAGE_ASCENDING),

@@ -28,6 +28,8 @@ pub struct Trim {
     pub topic: Option<Topic>,
     /// The newest event to delete.
     pub through: EventId,
+    /// Whether what they were is to be gone for good, wherever it stands, and not only old.
+    pub erases: bool,
 }
 
 /// A part of a [`Trim`] that is small enough to run between two commits.

@@ -9,6 +9,7 @@ mod history;
 mod parameter;
 mod publish;
 mod receipt;
+mod snapshot;
 mod start;
 mod tickets;
 mod tutorial;
@@ -29,6 +30,7 @@ use self::{
     health::HealthApi,
     history::HistoryApi,
     parameter::{Checked, TopicPattern, TypePattern, all},
+    snapshot::SnapshotApi,
     tickets::TicketApi,
     tutorial::TutorialApi,
     whoami::AccessApi,
@@ -152,6 +154,7 @@ type Groups = (
     EraseApi,
     AccessApi,
     HealthApi,
+    SnapshotApi,
 );
 
 /// The groups as one API.
@@ -170,6 +173,7 @@ impl Operations {
             EraseApi(api()),
             AccessApi(api()),
             HealthApi(api()),
+            SnapshotApi(api()),
         )))
     }
 

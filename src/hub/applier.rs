@@ -19,6 +19,8 @@ use super::{
     upkeep::Upkeep,
     work::Chore,
 };
+#[cfg(feature = "cluster")]
+use crate::{db::ErasedEvents, event::Timestamp};
 use crate::{
     db::{self, Appender, Erased, EventLog, Outcome, Published, Trim, TrimStep},
     event::{Event, EventId},
@@ -37,6 +39,10 @@ pub(super) struct Applier {
     pub(super) metrics: Metrics,
     pub(super) slow_commit: Duration,
 }
+
+/// Commands that are removed from the stream one after the other before others get their turn.
+#[cfg(feature = "cluster")]
+const REMOVALS_AT_ONCE: u32 = 64;
 
 /// A command with its place in the order of a cluster.
 #[cfg(feature = "cluster")]
@@ -130,7 +136,10 @@ impl Applier {
     async fn try_in_order(&mut self, commands: &[Sequenced]) -> Result<Changed, db::Error> {
         self.appender.begin_commands().await?;
         let changed = match commands {
-            [one] => self.change(one.command.clone()).await,
+            [one] => match self.note_erased(one).await {
+                Ok(()) => self.change(one.command.clone()).await,
+                Err(error) => Err(error),
+            },
             several => {
                 let published = several.iter().flat_map(|command| {
                     let Act::Publish(lists) = &command.command.act else {
@@ -146,6 +155,13 @@ impl Applier {
                 appended.await.map(Changed::Published)
             }
         };
+        let changed = match changed {
+            Ok(changed) => self
+                .note_commands(commands, &changed)
+                .await
+                .map(|()| changed),
+            Err(error) => Err(error),
+        };
         let mut reached = self.reached().clone();
         if let Ok(changed) = &changed {
             let mut outcomes = changed.outcomes();
@@ -158,6 +174,76 @@ impl Applier {
         let changed = self.appender.end_commands(changed, &reached).await;
         self.appender.empty_wal_of_full_disk().await;
         changed
+    }
+
+    /// Notes which command published what.
+    #[cfg(feature = "cluster")]
+    async fn note_commands(
+        &mut self,
+        commands: &[Sequenced],
+        changed: &Changed,
+    ) -> Result<(), db::Error> {
+        let Changed::Published(outcomes) = changed else {
+            return Ok(());
+        };
+        let mut outcomes = outcomes.iter();
+        for command in commands {
+            let lists = outcome_count(&command.command.act);
+            let of_command = outcomes.by_ref().take(lists);
+            self.appender
+                .note_published(command.sequence, of_command)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Notes that what published the events that this command erases is to be removed.
+    #[cfg(feature = "cluster")]
+    async fn note_erased(&mut self, by: &Sequenced) -> Result<(), db::Error> {
+        let step;
+        let events = match &by.command.act {
+            Act::Erase(id) => ErasedEvents::One(*id),
+            Act::TrimStep(
+                trim @ Trim {
+                    topic: Some(topic),
+                    erases: true,
+                    ..
+                },
+            ) => {
+                step = self.appender.trim_step(trim).await?;
+                let Some(step) = &step else { return Ok(()) };
+                ErasedEvents::OfTopic(topic, step.through)
+            }
+            Act::Publish(_)
+            | Act::TrimStep(_)
+            | Act::MarkTrimmed { .. }
+            | Act::TellErased { .. }
+            | Act::Beat(_) => return Ok(()),
+        };
+        self.appender
+            .note_erased(events, by.sequence, by.command.at)
+            .await
+    }
+
+    /// Commands that may be removed from the stream, because what erased their events was applied by all hubs up to `by`, and was put
+    /// in order before `before`.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn find_removals(
+        &mut self,
+        by: u64,
+        before: Timestamp,
+    ) -> Result<Vec<u64>, db::Error> {
+        self.appender.removals(by, before, REMOVALS_AT_ONCE).await
+    }
+
+    /// They are removed, and the stream begins at `first_sequence`.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn forget_commands(
+        &mut self,
+        removed: &[u64],
+        first_sequence: u64,
+    ) -> Result<(), db::Error> {
+        self.appender.forget_commands(removed, first_sequence).await
     }
 
     /// How far the file has come in the order of its cluster.

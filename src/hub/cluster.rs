@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{db::Reached, event::Timestamp};
+use crate::{db::Reached, event::Timestamp, jetstream::COMMANDS_FORMAT};
 
 /// A hub that has not told of itself for this long does not count.
 pub const GONE_AFTER: Duration = Duration::from_secs(15);
@@ -39,6 +39,8 @@ pub struct Beat {
     pub last_id: i64,
     /// Its version.
     pub version: String,
+    /// The commands that it knows: those of this format, and of all before it.
+    pub format: u32,
 }
 
 /// A hub as the others know it.
@@ -130,6 +132,11 @@ impl Cluster {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The name of this hub.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The sequence that the file has come to.
     pub(super) fn sequence(&self) -> u64 {
         self.state().reached.sequence
@@ -145,7 +152,15 @@ impl Cluster {
             chain: state.reached.chain.clone(),
             last_id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            format: COMMANDS_FORMAT,
         }
+    }
+
+    /// What all hubs that are heard of have applied, this one too.
+    pub(super) fn applied_by_all(&self) -> u64 {
+        let state = self.state();
+        let heard = state.heard.values().map(|heard| heard.beat.sequence);
+        heard.fold(state.reached.sequence, u64::min)
     }
 
     /// The stream has this sequence.

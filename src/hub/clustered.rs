@@ -17,7 +17,7 @@ use super::{
 use crate::{
     db,
     event::EventId,
-    jetstream::{self, JetStream},
+    jetstream::{self, About, JetStream},
     metrics::Metrics,
 };
 
@@ -28,7 +28,13 @@ pub struct ClusterSettings {
     pub stream: jetstream::Settings,
     /// Where the other hubs reach this one.
     pub advertise: Option<String>,
+    /// How long after an erasure the command that published the event is removed from the stream: a hub that is started again
+    /// meanwhile still finds it.
+    pub remove_after: Duration,
 }
+
+/// [`ClusterSettings::remove_after`], if nothing else is said.
+pub const REMOVE_AFTER: Duration = Duration::from_mins(1);
 
 /// Why a hub did not open its file in a cluster.
 #[derive(Debug, thiserror::Error)]
@@ -50,9 +56,9 @@ pub enum ClusterError {
     },
     /// The file has to come from another hub.
     #[error(
-        "the stream has not all of the log: take the file of another hub first (`segno cluster join`)"
+        "the stream has not all of the log: the file of another hub is needed, which `segno cluster join` takes"
     )]
-    NeedsSnapshot,
+    NeedsFile,
 }
 
 /// Longest wait for the cluster before a client is told that what it asks for is not there.
@@ -60,6 +66,14 @@ const BARRIER_WITHIN: Duration = Duration::from_secs(10);
 
 /// The same for a single event.
 const EVENT_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether a file without events comes to have them all by what is in the stream.
+fn needs_no_file(about: &About) -> Result<(), ClusterError> {
+    match about.begins_empty && about.first_sequence == 1 && about.deleted == 0 {
+        true => Ok(()),
+        false => Err(ClusterError::NeedsFile),
+    }
+}
 
 impl Hub {
     /// Opens the file at `path` as one of a cluster. A file without events is made the beginning of the log.
@@ -72,14 +86,20 @@ impl Hub {
         metrics: Metrics,
     ) -> Result<(Self, Writer), ClusterError> {
         let stream = JetStream::open(&cluster.stream).await?;
+        if !path.exists() {
+            // Before one is made that would have to be taken away again.
+            needs_no_file(&stream.about_within(BARRIER_WITHIN).await?)?;
+        }
         let (mut log, mut appender) = db::open(path).await?;
         if appender.reached().is_none() {
             let about = stream.about_within(BARRIER_WITHIN).await?;
             if appender.last_id() > EventId::ZERO {
                 return Err(ClusterError::OtherLog { path: path.into() });
             }
-            if !about.begins_empty || about.first_sequence > 1 {
-                return Err(ClusterError::NeedsSnapshot);
+            if let Err(error) = needs_no_file(&about) {
+                log.close().await;
+                appender.close().await?;
+                return Err(error);
             }
             let beginning = db::Reached {
                 epoch: about.epoch,
@@ -99,7 +119,13 @@ impl Hub {
             cluster.advertise.clone(),
             reached.clone(),
         ));
-        let order = Replicated::new(stream, known.clone(), log.id().into(), reached);
+        let order = Replicated::new(
+            stream,
+            known.clone(),
+            log.id().into(),
+            reached,
+            cluster.remove_after,
+        );
         let (mut hub, mut writer) = Self::with(path, log, appender, settings, metrics).await?;
         writer.order = Order::Replicated(Box::new(order));
         Arc::get_mut(&mut hub.parts)

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 #[cfg(feature = "cluster")]
 pub(super) use self::replicated::Replicated;
 #[cfg(feature = "cluster")]
-pub use self::replicated::find_beats;
+pub use self::replicated::{NewestBeat, find_beats};
 use super::{applier::Applier, queue::Publication, work::Work};
 use crate::db;
 

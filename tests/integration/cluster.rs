@@ -16,7 +16,7 @@ use std::{
 };
 
 use reqwest::StatusCode;
-use segno::client::SseParser;
+use segno::{client::SseParser, jetstream::Subject};
 use serde_json::{Value, json};
 
 use super::{
@@ -26,13 +26,13 @@ use super::{
     },
 };
 
-async fn hub(nats: &Nats) -> TestHub {
+pub(crate) async fn hub(nats: &Nats) -> TestHub {
     let hub = TestHub::start_with(|settings| settings.cluster = nats.cluster("segno")).await;
     wait_until_ready(&hub).await;
     hub
 }
 
-async fn wait_until_ready(hub: &TestHub) {
+pub(crate) async fn wait_until_ready(hub: &TestHub) {
     let ready = async {
         loop {
             let answer = answer(hub.get("/health/ready")).await;
@@ -46,7 +46,7 @@ async fn wait_until_ready(hub: &TestHub) {
 }
 
 /// All rows and marks of a file, and how far it has come.
-fn content(db: &Path) -> String {
+pub(crate) fn content(db: &Path) -> String {
     let sql = "select id, topic, type, data, created_at, key from events order by id; \
                select * from trimmed order by topic; select id from log; \
                select epoch, sequence, command_id, last_created_at, chain from position";
@@ -60,7 +60,7 @@ fn content(db: &Path) -> String {
 }
 
 /// Waits until all files are the same, and returns what they have.
-async fn same_content(dbs: &[&Path]) -> String {
+pub(crate) async fn same_content(dbs: &[&Path]) -> String {
     let same = async {
         loop {
             let mut contents = Vec::new();
@@ -275,7 +275,10 @@ async fn an_unknown_command_is_never_skipped() {
     a.publish("t", ["before"]).await;
     let at = 1_764_000_000_000_u64;
     let later = format!(r#"{{"id":"later","at":{at},"cursor":{{}}}}"#);
-    stream.propose("later", later.into()).await.unwrap();
+    stream
+        .propose(Subject::Commands, "later", later.into())
+        .await
+        .unwrap();
     let known = format!(
         r#"{{"id":"known","at":{at},"publish":[[{{"topic":"t","type":"message","data":1}}]]}}"#
     );
@@ -285,7 +288,10 @@ async fn an_unknown_command_is_never_skipped() {
         }
     };
     within("the hub to stop following", refused).await;
-    stream.propose("known", known.into()).await.unwrap();
+    stream
+        .propose(Subject::Commands, "known", known.into())
+        .await
+        .unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(a.last_id().await, 1);
     let refused = publish(&a, json!({"topic": "t", "data": 2})).await;

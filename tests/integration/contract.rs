@@ -151,6 +151,7 @@ async fn next_gap(subscription: &mut Subscription) -> (GapReason, i64, i64) {
 
 fn trim(topic: Option<&str>, through: i64) -> Trim {
     Trim {
+        erases: false,
         topic: topic.map(|topic| Topic::new(topic).unwrap()),
         through: EventId::from_row(through),
     }

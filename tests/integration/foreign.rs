@@ -747,6 +747,7 @@ async fn do_everything(log: &EventLog, appender: &mut Appender) {
         .await;
     _ = appender.erase("5".parse().unwrap(), Timestamp::now()).await;
     let trim = Trim {
+        erases: false,
         topic: Some(topic.clone()),
         through: "50".parse().unwrap(),
     };

@@ -18,6 +18,7 @@ mod clients;
 mod clock;
 #[cfg(feature = "cluster")]
 mod cluster;
+mod cluster_join;
 mod command_line;
 mod console;
 mod console_access;

@@ -10,7 +10,7 @@ use std::{
 
 use segno::{
     hub::ClusterSettings,
-    jetstream::{JetStream, NewStream, Settings},
+    jetstream::{COMMANDS_FORMAT, JetStream, NewStream, Settings},
 };
 use tempfile::TempDir;
 use uuid::Uuid;
@@ -121,6 +121,7 @@ impl Nats {
         Some(ClusterSettings {
             stream: self.settings(stream),
             advertise: None,
+            remove_after: Duration::from_secs(1),
         })
     }
 
@@ -151,11 +152,36 @@ impl Nats {
         context.delete_stream(stream).await.unwrap();
     }
 
+    /// Removes all commands before `sequence`.
+    pub(crate) async fn purge(&self, stream: &str, sequence: u64) {
+        let client = async_nats::connect(self.urls()).await.unwrap();
+        let context = async_nats::jetstream::new(client);
+        let stream = context.get_stream(stream).await.unwrap();
+        stream.purge().sequence(sequence).await.unwrap();
+    }
+
+    pub(crate) async fn last_sequence(&self, stream: &str) -> u64 {
+        let stream = JetStream::open(&self.settings(stream)).await.unwrap();
+        let deadline = Duration::from_secs(10);
+        stream.about_within(deadline).await.unwrap().last_sequence
+    }
+
+    /// Whether any file of a server has `text`.
+    pub(crate) fn stores_have(&self, text: &str) -> bool {
+        let found = Command::new("grep")
+            .args(["--recursive", "--quiet", "--binary-files=text", text])
+            .arg(self.folder.path())
+            .status()
+            .unwrap();
+        found.success()
+    }
+
     fn new_stream(&self) -> NewStream {
         NewStream {
             epoch: Uuid::new_v4().to_string(),
             log_id: Uuid::new_v4().to_string(),
             begins_empty: true,
+            format: COMMANDS_FORMAT,
             replicas: self.count(),
             max_age: DEADLINE * 100,
             max_bytes: 1 << 30,

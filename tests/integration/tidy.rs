@@ -17,7 +17,15 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "crate::hub",
-        &["http", "server", "config", "cli", "retention", "monitor"],
+        &[
+            "http",
+            "server",
+            "config",
+            "cli",
+            "retention",
+            "monitor",
+            "joining",
+        ],
         "nothing below the hub knows it",
     ),
     (
@@ -38,7 +46,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ("crate::config", &["cli"], "flags become settings up there"),
     (
         "crate::client",
-        &["cli"],
+        &["cli", "joining"],
         "the client sees the hub from outside",
     ),
     (
@@ -53,7 +61,7 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     (
         "crate::jetstream",
-        &["hub", "config", "cli"],
+        &["hub", "config", "cli", "joining"],
         "who puts commands in order is the hub's",
     ),
     ("broadcast", &["hub"], "announcing is the hub's"),

@@ -20,12 +20,12 @@ use super::{
         work::{Change, NotApplied, Waiting, Work, WorkReply},
     },
     COMMIT_MAX_PUBLICATIONS, Intake,
-    wire::{self, Identified, Lists, PUBLISH_ENVELOPE_BYTES},
+    wire::{self, Lists, PUBLISH_ENVELOPE_BYTES},
 };
 use crate::{
     db::Reached,
     event::Timestamp,
-    jetstream::{self, COMMANDS_FORMAT, Entry, Follower, JetStream, ProposeError, Read},
+    jetstream::{self, COMMANDS_FORMAT, Entry, Follower, JetStream, ProposeError, Read, Subject},
 };
 
 /// How long a command is sent again before its outcome counts as unknown: an election takes up to 9 s.
@@ -49,6 +49,9 @@ const APPLY_MAX_COMMANDS: usize = 256;
 /// Bytes of commands that are applied in one transaction, one command at the least.
 const APPLY_MAX_BYTES: usize = 4 * 1024 * 1024;
 
+/// How often it is looked for commands whose events were erased.
+const REMOVE_EVERY: Duration = Duration::from_secs(10);
+
 /// Publications that wait behind the command on its way.
 const BACKLOG_MAX_PUBLICATIONS: usize = COMMIT_MAX_PUBLICATIONS;
 
@@ -67,6 +70,9 @@ pub(in super::super) struct Replicated {
     barriers: Vec<WorkReply<()>>,
     beat_is_due: bool,
     on_its_way: Option<OnItsWay>,
+    /// Removes commands whose events were erased; ends with those that are removed, and where the stream begins.
+    removing: Option<BoxFuture<'static, (Vec<u64>, u64)>>,
+    remove_after: Duration,
 }
 
 /// A publication, as it will stand in a command.
@@ -108,6 +114,7 @@ impl Replicated {
         cluster: Arc<Cluster>,
         log_id: String,
         reached: Reached,
+        remove_after: Duration,
     ) -> Self {
         Self {
             comparing: Some(compare(stream.clone(), log_id, reached).boxed()),
@@ -119,6 +126,8 @@ impl Replicated {
             barriers: Vec::new(),
             beat_is_due: true,
             on_its_way: None,
+            removing: None,
+            remove_after,
         }
     }
 
@@ -128,6 +137,8 @@ impl Replicated {
         let mut taken = Vec::new();
         let mut beats = interval(BEAT_EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut removals = interval(REMOVE_EVERY.min(self.remove_after));
+        removals.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             self.propose_next(applier);
             if self.is_done(intake) {
@@ -165,8 +176,42 @@ impl Replicated {
                     }
                 }
                 _ = beats.tick() => self.beat_is_due = true,
+                _ = removals.tick(), if self.removing.is_none() && self.follower.is_some() => self.begin_to_remove(applier).await,
+                (removed, first_sequence) = removed(&mut self.removing) => {
+                    self.removing = None;
+                    if let Err(error) = applier.forget_commands(&removed, first_sequence).await {
+                        tracing::debug!(%error, "what was removed from the stream is tried again");
+                    }
+                }
             }
         }
+    }
+
+    /// Removes from the stream what published the events that were erased. Every hub does so: it is done also where one is away.
+    async fn begin_to_remove(&mut self, applier: &mut Applier) {
+        if self.cluster.refusal().is_some() {
+            return;
+        }
+        let age_ms = i64::try_from(self.remove_after.as_millis()).unwrap_or(i64::MAX);
+        let before = Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(age_ms));
+        let by = self.cluster.applied_by_all();
+        let found = applier.find_removals(by, before).await.unwrap_or_default();
+        let stream = self.stream.clone();
+        let removing = async move {
+            let mut removed = Vec::new();
+            for sequence in found {
+                match stream.delete(sequence).await {
+                    Ok(()) => removed.push(sequence),
+                    Err(error) => {
+                        tracing::debug!(%error, sequence, "an erased event is not yet gone from the stream");
+                        break;
+                    }
+                }
+            }
+            let about = stream.about().await;
+            (removed, about.map_or(0, |about| about.first_sequence))
+        };
+        self.removing = Some(removing.boxed());
     }
 
     fn is_done(&self, intake: &Intake) -> bool {
@@ -233,11 +278,17 @@ impl Replicated {
 
     fn propose(&mut self, id: String, bytes: Vec<u8>, waiting: Waiting) {
         let stream = self.stream.clone();
+        let cluster = self.cluster.clone();
+        let is_beat = matches!(waiting, Waiting::Barriers(_));
         let proposed = id.clone();
         let proposing = async move {
             let bytes = bytes::Bytes::from(bytes);
+            let subject = match is_beat {
+                true => Subject::Beats(cluster.name()),
+                false => Subject::Commands,
+            };
             loop {
-                match stream.propose(&proposed, bytes.clone()).await {
+                match stream.propose(subject, &proposed, bytes.clone()).await {
                     Err(ProposeError::Unacknowledged(why)) => {
                         tracing::debug!(why, "a command was not acknowledged");
                         sleep(PROPOSE_AGAIN).await;
@@ -327,8 +378,8 @@ impl Replicated {
                 Read::Entry(entry) => entry,
                 Read::Gone(sequence) => {
                     return self.stop(format!(
-                        "the command {sequence} is no more in the stream; stop this hub, remove its file, and start it: it \
-                         takes the file of another hub"
+                        "the command {sequence} is no more in the stream; stop this hub, and take the file of another one with \
+                         `segno cluster join`"
                     ));
                 }
             };
@@ -409,38 +460,33 @@ impl Replicated {
     }
 }
 
-/// Newest commands that are looked through for beats.
-const BEATS_WITHIN_COMMANDS: u64 = 2000;
+/// What a hub told last.
+#[derive(Debug)]
+pub struct NewestBeat {
+    /// What it said.
+    pub beat: Beat,
+    /// How long ago.
+    pub age: Duration,
+    /// How far its clock is ahead of that of NATS, in milliseconds.
+    pub clock_ahead_ms: i64,
+}
 
-/// What the hubs of the cluster told last, by name, with the time of it. Hubs that tell nothing any more are not among them.
-///
-/// Reads the newest commands one by one: with more than a thousand commands a second a hub may be missed.
-pub async fn find_beats(stream: &JetStream) -> Result<Vec<(Beat, Timestamp)>, jetstream::Error> {
-    let last_sequence = stream.about().await?.last_sequence;
-    let mut found: Vec<(Beat, Timestamp)> = Vec::new();
-    for sequence in (1..=last_sequence)
-        .rev()
-        .take(usize::try_from(BEATS_WITHIN_COMMANDS).unwrap_or(usize::MAX))
-    {
-        let Some(entry) = stream.entry(sequence).await? else {
-            break;
-        };
-        let Ok(Identified { command, .. }) = wire::decode(&entry.payload) else {
-            continue;
-        };
-        let age = Timestamp::now()
-            .as_millis()
-            .saturating_sub(command.at.as_millis());
-        if u128::try_from(age).is_ok_and(|age| age > GONE_AFTER.as_millis()) {
-            break;
-        }
-        if let Act::Beat(beat) = command.act
-            && found.iter().all(|(known, _)| known.hub != beat.hub)
-        {
-            found.push((beat, command.at));
-        }
-    }
-    found.sort_by(|(a, _), (b, _)| (&a.url, &a.hub).cmp(&(&b.url, &b.hub)));
+/// What the hubs of the cluster told last, in the order of their addresses. Hubs that tell nothing any more are not among them.
+pub async fn find_beats(stream: &JetStream) -> Result<Vec<NewestBeat>, jetstream::Error> {
+    let told = stream.newest_beats().await?.into_iter();
+    let mut found: Vec<_> = told
+        .filter(|told| told.age < GONE_AFTER)
+        .filter_map(|told| {
+            let Command { at, act } = wire::decode(&told.payload).ok()?.command;
+            let Act::Beat(beat) = act else { return None };
+            Some(NewestBeat {
+                beat,
+                age: told.age,
+                clock_ahead_ms: at.as_millis() - told.published_ms,
+            })
+        })
+        .collect();
+    found.sort_by(|a, b| (&a.beat.url, &a.beat.hub).cmp(&(&b.beat.url, &b.beat.hub)));
     Ok(found)
 }
 
@@ -458,7 +504,7 @@ async fn compare(stream: JetStream, log_id: String, reached: Reached) -> Result<
         if about.log_id != log_id || about.epoch != reached.epoch {
             return Err("the stream orders another log, or was made anew".into());
         }
-        if about.format != COMMANDS_FORMAT {
+        if about.format > COMMANDS_FORMAT {
             return Err(format!(
                 "the stream has commands of format {}, and this version knows {COMMANDS_FORMAT}",
                 about.format
@@ -472,8 +518,8 @@ async fn compare(stream: JetStream, log_id: String, reached: Reached) -> Result<
         }
         if reached.sequence + 1 < about.first_sequence {
             return Err(format!(
-                "the stream begins at {}, and this hub has applied {}; stop it, remove its file, and start it: it takes the \
-                 file of another hub",
+                "the stream begins at {}, and this hub has applied {}; stop it, and take the file of another one with \
+                 `segno cluster join`",
                 about.first_sequence, reached.sequence
             ));
         }
@@ -491,6 +537,8 @@ async fn compare(stream: JetStream, log_id: String, reached: Reached) -> Result<
                     )),
                 };
             }
+            // It was removed, with what was erased. That the chains are equal has to do.
+            Ok(None) if about.deleted > 0 => return Ok(()),
             Ok(None) | Err(_) => sleep(COMPARE_AGAIN).await,
         }
     }
@@ -501,6 +549,13 @@ async fn compared(
 ) -> Result<(), String> {
     match comparing {
         Some(comparing) => comparing.await,
+        None => pending().await,
+    }
+}
+
+async fn removed(removing: &mut Option<BoxFuture<'static, (Vec<u64>, u64)>>) -> (Vec<u64>, u64) {
+    match removing {
+        Some(removing) => removing.await,
         None => pending().await,
     }
 }

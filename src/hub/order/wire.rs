@@ -75,6 +75,8 @@ struct WireTrim {
     through: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     events: Option<u64>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    erases: bool,
 }
 
 /// The bytes of publications, each of which may go into a command with others.
@@ -148,6 +150,7 @@ pub(super) fn encode(id: &str, command: &Command) -> Vec<u8> {
                 topic: trim.topic.as_ref().map(|topic| topic.as_str().to_owned()),
                 through: trim.through.as_i64(),
                 events: None,
+                erases: trim.erases,
             });
         }
         Act::MarkTrimmed { topic, through } => {
@@ -155,6 +158,7 @@ pub(super) fn encode(id: &str, command: &Command) -> Vec<u8> {
                 topic: Some(topic.as_str().to_owned()),
                 through: through.as_i64(),
                 events: None,
+                erases: false,
             });
         }
         Act::Erase(id) => wire.erase = Some(id.as_i64()),
@@ -167,6 +171,7 @@ pub(super) fn encode(id: &str, command: &Command) -> Vec<u8> {
                 topic: Some(topic.as_str().to_owned()),
                 through: through.as_i64(),
                 events: Some(*events),
+                erases: false,
             });
         }
         Act::Beat(beat) => wire.beat = Some(beat.clone()),
@@ -229,6 +234,7 @@ fn trim(trim: WireTrim) -> Result<Trim, UnknownCommand> {
     Ok(Trim {
         topic: trim.topic.is_some().then(|| topic(&trim)).transpose()?,
         through: EventId::from_row(trim.through),
+        erases: trim.erases,
     })
 }
 
@@ -292,10 +298,12 @@ mod tests {
             Act::TrimStep(Trim {
                 topic: None,
                 through,
+                erases: false,
             }),
             Act::TrimStep(Trim {
                 topic: Some(topic.clone()),
                 through,
+                erases: true,
             }),
             Act::MarkTrimmed {
                 topic: topic.clone(),

@@ -1,0 +1,178 @@
+//! Reads the stream of commands: each sequence once, in order, and none left out, whatever dies.
+
+use std::{pin::pin, time::Duration};
+
+use async_nats::jetstream::consumer::pull;
+use futures_util::{StreamExt, future::pending};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::{ANSWER_WITHIN, About, Entry, JetStream, LATE_AFTER};
+
+/// Messages that were read and wait to be applied.
+const READ_AHEAD_MESSAGES: usize = 64;
+
+/// How often a sequence that nobody has is asked for, before it counts as gone: a server may be behind the others.
+const GONE_AFTER_TRIES: u32 = 20;
+
+/// What a reader found.
+#[derive(Debug)]
+pub enum Read {
+    /// The next command.
+    Entry(Entry),
+    /// The next command is no more: it was deleted, or is older than what the stream keeps. Nothing follows.
+    Gone(u64),
+}
+
+/// Reads a stream. The reading ends when it is dropped.
+#[derive(Debug)]
+pub struct Follower {
+    entries: mpsc::Receiver<Read>,
+    acknowledged: watch::Sender<u64>,
+    reading: JoinHandle<()>,
+}
+
+impl Follower {
+    /// Reads what comes after `applied`.
+    pub(super) fn begin(stream: JetStream, applied: u64) -> Self {
+        let (entries, read) = mpsc::channel(READ_AHEAD_MESSAGES);
+        let (acknowledged, known) = watch::channel(applied);
+        let reader = Reader {
+            stream,
+            next: applied + 1,
+            entries,
+            known,
+        };
+        Self {
+            entries: read,
+            acknowledged,
+            reading: tokio::spawn(reader.run()),
+        }
+    }
+
+    /// Waits for the next commands, and puts them behind `read`: at least one, at most `limit`.
+    ///
+    /// Dropping the future loses nothing.
+    pub async fn read(&mut self, read: &mut Vec<Read>, limit: usize) {
+        if self.entries.recv_many(read, limit).await == 0 {
+            // After the last that there can be.
+            pending().await
+        }
+    }
+
+    /// Tells that the stream has this sequence, so that it is fetched if it does not come.
+    pub fn knows(&self, sequence: u64) {
+        self.acknowledged
+            .send_if_modified(|known| std::mem::replace(known, sequence.max(*known)) < sequence);
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.reading.abort();
+    }
+}
+
+struct Reader {
+    stream: JetStream,
+    next: u64,
+    entries: mpsc::Sender<Read>,
+    known: watch::Receiver<u64>,
+}
+
+/// Nobody reads any more, or nothing follows.
+struct Ended;
+
+impl Reader {
+    async fn run(mut self) {
+        let mut missed = 0;
+        loop {
+            let before = self.next;
+            let consumed = timeout(ANSWER_WITHIN, self.stream.consume(self.next)).await;
+            let ended = match consumed {
+                Ok(Ok(messages)) => self.consume(messages).await,
+                Ok(Err(error)) => {
+                    tracing::debug!(error, "no consumer");
+                    self.fetch_known().await
+                }
+                Err(_) => self.fetch_known().await,
+            };
+            missed = if self.next == before { missed + 1 } else { 0 };
+            if ended.is_err() || (missed > 1 && self.find_out_if_gone().await.is_err()) {
+                return;
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Reads until a sequence is left out, or a heartbeat.
+    async fn consume(&mut self, messages: pull::Stream) -> Result<(), Ended> {
+        let mut messages = pin!(messages);
+        loop {
+            let (known, next) = (&mut self.known, self.next);
+            let late = async {
+                if known.wait_for(|known| *known >= next).await.is_err() {
+                    pending::<()>().await;
+                }
+                sleep(LATE_AFTER).await;
+            };
+            let message = tokio::select! {
+                message = messages.next() => message,
+                () = late => {
+                    self.fetch_known().await?;
+                    continue;
+                }
+            };
+            let Some(Ok(message)) = message else {
+                return Ok(());
+            };
+            let Ok(sequence) = message.info().map(|info| info.stream_sequence) else {
+                return Ok(());
+            };
+            if sequence > self.next {
+                return Ok(());
+            }
+            if sequence == self.next {
+                let payload = message.payload.clone();
+                self.hand_on(Entry { sequence, payload }).await?;
+            }
+        }
+    }
+
+    /// Fetches, one by one, what the stream is known to have.
+    async fn fetch_known(&mut self) -> Result<(), Ended> {
+        while *self.known.borrow() >= self.next {
+            match self.stream.entry(self.next).await {
+                Ok(Some(entry)) => self.hand_on(entry).await?,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the next sequence was there and is no more.
+    async fn find_out_if_gone(&mut self) -> Result<(), Ended> {
+        let is_over = |about: &About| about.last_sequence >= self.next;
+        if !self.stream.about().await.is_ok_and(|about| is_over(&about)) {
+            return Ok(());
+        }
+        for _ in 0..GONE_AFTER_TRIES {
+            match self.stream.entry(self.next).await {
+                Ok(Some(entry)) => return self.hand_on(entry).await,
+                Ok(None) => sleep(LATE_AFTER).await,
+                Err(_) => return Ok(()),
+            }
+        }
+        _ = self.entries.send(Read::Gone(self.next)).await;
+        Err(Ended)
+    }
+
+    async fn hand_on(&mut self, entry: Entry) -> Result<(), Ended> {
+        self.next = entry.sequence + 1;
+        let sent = self.entries.send(Read::Entry(entry)).await;
+        sent.map_err(|_| Ended)
+    }
+}
