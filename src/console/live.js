@@ -1,6 +1,6 @@
 // The stream as it arrives, newest first.
 
-import { byId, code, element, number, plural, show, tell } from "./dom.js";
+import { byId, code, element, number, show, tell } from "./dom.js";
 import { readEvent, timeOf } from "./event.js";
 import { HUB, askJson, queryOf } from "./hub.js";
 import { countNews } from "./news.js";
@@ -199,7 +199,8 @@ function drawOlder() {
 function showNewer() {
   const newer = byId("newer");
   show(newer, held && newerEvents > 0);
-  newer.textContent = `${plural(newerEvents, "newer event", "newer events")} ↑`;
+  // Where there is no room for words, a number and an arrow say it.
+  newer.replaceChildren(number(newerEvents), element("span", {}, newerEvents === 1 ? " newer event" : " newer events"), " ↑");
 }
 
 /** Brings all but the rows up to date. */

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{browser::Browser, test_hub::TestHub};
+use super::{browser::Browser, console::FAINT, test_hub::TestHub};
 
 /// The names of the groups, from the top.
 const GROUPS: &str =
@@ -133,5 +133,28 @@ async fn it_fits_a_phone_and_takes_the_theme_of_the_console() {
     browser.go("about:blank").await;
     browser.go(&hub.url("/docs")).await;
     browser.expect(theme, Value::from("dark")).await;
+    browser.close_without_complaints().await;
+}
+
+/// In the dark it is turned about with the same contrast.
+#[tokio::test]
+async fn all_of_its_text_has_the_contrast_of_aa() {
+    let hub = TestHub::start().await;
+    let browser = docs(&hub).await;
+    browser.prefer("light").await;
+    browser.click("[data-tag=Erase]").await;
+    for operation in ["Publish-publish", "Stream-follow", "Erase-erase_event"] {
+        let operation = format!("#operations-{operation}");
+        browser
+            .click(&format!("{operation} .opblock-summary-control"))
+            .await;
+        browser
+            .expect_text(&format!("{operation} .responses-wrapper"), "Code")
+            .await;
+    }
+    // Its colours change slowly.
+    browser.expect(&format!("{FAINT}.faint"), json!([])).await;
+    let looked = browser.value(&format!("{FAINT}.looked")).await;
+    assert!(looked.as_u64() > Some(300), "{looked}");
     browser.close_without_complaints().await;
 }

@@ -431,6 +431,26 @@ async fn rows_stay_where_they_are_while_one_is_read() {
     hub.publish("orders", ["3", "4"]).await;
     browser.expect_text("#newer", "2 newer events").await;
     assert_eq!(browser.value(LIVE_IDS).await, json!([2, 1]));
+    // It has a place of its own: nothing that is read lies under it, and the bar is as high as before.
+    for width in [1280, 390] {
+        browser.fit(width, 844).await;
+        let in_bar = "(() => { const inside = document.querySelector('#newer').getBoundingClientRect(), bar = document.querySelector('.top').getBoundingClientRect(); return inside.top >= bar.top && inside.bottom <= bar.bottom && inside.left >= 0 && inside.right <= innerWidth; })()";
+        browser.expect(in_bar, true).await;
+        let height = "document.querySelector('.top').offsetHeight";
+        let with = browser.value(height).await;
+        browser
+            .value("document.querySelector('#newer').hidden = true")
+            .await;
+        assert_eq!(browser.value(height).await, with, "{width}");
+        browser
+            .value("document.querySelector('#newer').hidden = false")
+            .await;
+    }
+    browser.click("[data-view=send]").await;
+    browser
+        .expect("document.querySelector('#newer').checkVisibility()", false)
+        .await;
+    browser.click("[data-view=live]").await;
     browser.click("#newer").await;
     browser.expect(LIVE_IDS, down_from(4, 1)).await;
 }

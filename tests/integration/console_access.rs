@@ -415,3 +415,30 @@ async fn the_form_can_be_read_on_a_phone_and_in_the_dark() {
             .await;
     }
 }
+
+/// On a phone the bar has room for the name beside the rest, and its menu is whole.
+#[tokio::test]
+async fn the_bar_of_a_phone_has_room_for_who_is_signed_in() {
+    let hub = hub_with(&admin()).await;
+    publish(&hub, "orders.eu", 2).await;
+    let browser = signed_in(&hub, ADMIN).await;
+    browser.fit(390, 844).await;
+    browser.expect(LIVE_IDS, json!([2, 1])).await;
+    let lines = "document.querySelector('#who').getBoundingClientRect().bottom <= document.querySelector('#views').getBoundingClientRect().top && Math.abs(document.querySelector('#who').getBoundingClientRect().top - document.querySelector('#theme').getBoundingClientRect().top) < 20";
+    browser.expect(lines, true).await;
+    browser.click("#live-rows summary").await;
+    publish(&hub, "orders.eu", 1).await;
+    browser
+        .expect("document.querySelector('#newer').hidden", false)
+        .await;
+    browser.expect(lines, true).await;
+    browser
+        .expect(
+            "document.querySelector('#newer').textContent",
+            "1 newer event ↑",
+        )
+        .await;
+    browser.click("#who summary").await;
+    let menu = "(({left, right}) => left >= 8 && right <= innerWidth)(document.querySelector('#who > div').getBoundingClientRect())";
+    browser.expect(menu, true).await;
+}
