@@ -5,7 +5,7 @@ mod pattern;
 
 pub use self::{
     allowed::{Allowed, Source},
-    pattern::Pattern,
+    pattern::{Pattern, PatternText},
 };
 use crate::event::{Event, EventType};
 

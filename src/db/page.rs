@@ -489,7 +489,7 @@ async fn read_page<T>(
             Err(_) if page.read_on.is_some() => return Ok(page),
             Err(error) => return Err(error.into()),
         };
-        let matching = match matching(&row, filter, position, reading) {
+        let matching = match matching(&row, filter, position, scan, reading) {
             Ok(matching) => matching,
             Err(_) if page.read_on.is_some() => return Ok(page),
             Err(error) => return Err(error.into()),
@@ -523,6 +523,7 @@ fn matching<T>(
     row: &SqliteRow,
     filter: &Filter,
     left: Range,
+    scan: &mut Scan,
     reading: &Reading<T>,
 ) -> Result<Option<(T, usize)>, sqlx::Error> {
     let id: i64 = row.try_get(0)?;
@@ -531,7 +532,7 @@ fn matching<T>(
             format!("event {id} is not in its place").into(),
         ));
     }
-    match filter.matches_names(row.try_get(1)?, row.try_get(2)?) {
+    match scan.matches(filter, row.try_get(1)?, row.try_get(2)?) {
         true => (reading.read)(row).map(Some),
         false => Ok(None),
     }

@@ -272,14 +272,12 @@ pub(super) struct Api {
     pub(super) settings: Settings,
 }
 
-fn filter(
+async fn filter(
+    hub: &Hub,
     topics: Vec<Checked<TopicPattern>>,
     types: Vec<Checked<TypePattern>>,
 ) -> Result<Filter, Problem> {
-    let topics = all(topics)?.into_iter().map(|topic| topic.0).collect();
-    let types = all(types)?
-        .into_iter()
-        .map(|event_type| event_type.0)
-        .collect();
-    Ok(Filter::new(topics, types)?)
+    let topics: Vec<_> = all(topics)?.into_iter().map(|topic| topic.0).collect();
+    let types: Vec<_> = all(types)?.into_iter().map(|of_type| of_type.0).collect();
+    Ok(hub.log().scans().make_filter(&topics, &types).await?)
 }

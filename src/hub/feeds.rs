@@ -351,6 +351,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::thread_cpu_time;
     use crate::{
         event::{Data, EventId, EventType, Timestamp, Topic},
         filter::Pattern,
@@ -422,14 +423,6 @@ mod tests {
     }
 
     /// Each used to look through all that followed the same topics, so that leaving took time with the square of their number.
-    /// Processor time of this thread, whatever else the machine does. Source: Linux, scheduler statistics: the first field, in
-    /// nanoseconds.
-    fn cpu_time() -> Duration {
-        let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-        let nanoseconds = statistics.split(' ').next().unwrap();
-        Duration::from_nanos(nanoseconds.parse().unwrap())
-    }
-
     #[test]
     #[expect(clippy::print_stdout, reason = "the figures")]
     fn two_thousand_feeds_of_the_same_topics_leave_at_once() {
@@ -441,13 +434,13 @@ mod tests {
             let topics: Vec<&str> = topics.iter().map(String::as_str).chain([&*own]).collect();
             joined.push(feeds.join(&filter(&topics, &[])).unwrap());
         }
-        let begun = cpu_time();
+        let begun = thread_cpu_time();
         feeds.announce(&[event(1, "topic.0")]);
-        let announced = cpu_time() - begun;
+        let announced = thread_cpu_time() - begun;
         for receiver in &joined {
             feeds.leave(receiver);
         }
-        let left = cpu_time() - begun - announced;
+        let left = thread_cpu_time() - begun - announced;
         println!("announced to 2,000 feeds of 701 topics in {announced:?}; they left in {left:?}");
         assert!(left < Duration::from_secs(3), "{left:?}");
         assert!(announced < Duration::from_secs(1), "{announced:?}");

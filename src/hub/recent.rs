@@ -198,7 +198,7 @@ impl Recent {
                 looked_at += 1;
                 rest.after = event.id;
                 page.read_on = Some(event.id);
-                if filter.matches(&event) {
+                if scan.matches(filter, event.topic.as_str(), event.event_type.as_str()) {
                     page.events.push(event);
                 }
                 scan.pause().await;

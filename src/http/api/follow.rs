@@ -177,7 +177,7 @@ impl FollowApi {
 
     /// Begins the stream that `query` asks for.
     async fn begin(&self, query: FollowQuery, caller: &Caller) -> Result<Following, Problem> {
-        let filter = caller.reads(filter(query.topics, query.types)?)?;
+        let filter = caller.reads(filter(&self.0.hub, query.topics, query.types).await?)?;
         let count = optional(query.count)?.map(|count| count.0);
         let reconnects = query.reconnects.into_iter().flatten();
         let starts = Starts {

@@ -108,8 +108,9 @@ impl HistoryApi {
                 .before
                 .min(self.0.hub.log().first_id_since(time).await?);
         }
+        let filter = filter(&self.0.hub, topic.0, event_type.0).await?;
         let mut query = HistoryQuery {
-            filter: Caller::of(request).reads(filter(topic.0, event_type.0)?)?,
+            filter: Caller::of(request).reads(filter)?,
             range,
             order: optional(order.0)?.unwrap_or_default(),
             limit: optional(limit.0)?.map(|limit| limit.0),

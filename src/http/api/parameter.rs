@@ -18,7 +18,7 @@ use crate::http::{
 use crate::{
     db::Order,
     event::{EventId, EventType, InvalidName, Timestamp, Topic},
-    filter::Pattern,
+    filter::PatternText,
     hub::Start,
 };
 
@@ -147,9 +147,9 @@ impl Parameter for EventType {
     }
 }
 
-/// A pattern over topics.
+/// A pattern over topics, which is yet to be compiled.
 #[derive(Debug)]
-pub(super) struct TopicPattern(pub(super) Pattern);
+pub(super) struct TopicPattern(pub(super) PatternText);
 
 impl Parameter for TopicPattern {
     fn schema() -> MetaSchema {
@@ -157,15 +157,15 @@ impl Parameter for TopicPattern {
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
-        Pattern::new(text)
+        PatternText::new(text)
             .map(Self)
             .map_err(|error| invalid_topic(text, error))
     }
 }
 
-/// A pattern over types.
+/// A pattern over types, which is yet to be compiled.
 #[derive(Debug)]
-pub(super) struct TypePattern(pub(super) Pattern);
+pub(super) struct TypePattern(pub(super) PatternText);
 
 impl Parameter for TypePattern {
     fn schema() -> MetaSchema {
@@ -173,7 +173,7 @@ impl Parameter for TypePattern {
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
-        Pattern::new(text)
+        PatternText::new(text)
             .map(Self)
             .map_err(|error| invalid_type(text, error))
     }

@@ -16,7 +16,7 @@ use super::{
     body::{parse_object, read_json},
 };
 use crate::{
-    auth::TicketError,
+    auth::{TICKET_MAX_PATTERNS, TicketError},
     event::Timestamp,
     filter::Pattern,
     http::{
@@ -96,6 +96,10 @@ struct TicketBody {
 impl TicketBody {
     fn of(json: &[u8]) -> Result<Self, Problem> {
         let wish = parse_object::<NewTicket>(json)?;
+        // Before any of them is compiled: a body has room for very many.
+        if wish.follow.len() > TICKET_MAX_PATTERNS {
+            return Err(TicketError::Number.into());
+        }
         let patterns = wish.follow.iter().map(|text| {
             Pattern::new(text).map_err(|error| {
                 Problem::new(Code::InvalidTopic, format_args!("'{text}': {error}"))
