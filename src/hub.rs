@@ -282,6 +282,20 @@ impl Hub {
         }
     }
 
+    /// The gap of a reader whose cursor is above the newest event: it is of another log, or of a newer copy of this one. In a cluster
+    /// the hub first catches up with the others.
+    pub async fn find_ahead(&self, cursor: EventId) -> Result<Option<Gap>, SubscribeError> {
+        #[cfg(feature = "cluster")]
+        self.wait_for(cursor).await?;
+        let bounds = self.bounds();
+        Ok((cursor > bounds.last_id).then(|| Gap {
+            reason: GapReason::Ahead,
+            requested: Some(cursor),
+            bounds,
+            cursor: bounds.first_id.previous(),
+        }))
+    }
+
     /// Finds the holes of a range that is read page by page. To be called before its first page is read. `after_a_cursor`: its reader
     /// has what lies before the range, and is told as well of what was gone already.
     pub fn holes(&self, after_a_cursor: bool) -> Holes {

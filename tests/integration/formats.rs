@@ -370,6 +370,59 @@ async fn a_long_poll_tells_a_gap_once_and_goes_on_behind_it() {
     assert_eq!((ids(&page), &page["cursor"]), (vec![1], &json!(1)));
 }
 
+/// A cursor of another log, or of a newer copy of this one, used to be answered as if nothing had come since.
+#[tokio::test]
+async fn a_history_after_a_cursor_that_is_ahead_tells_so_and_begins_at_the_first_event() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a", "b"]).await;
+    hub.publish("u", ["c"]).await;
+    let told = json!({"reason": "ahead", "requested": 900, "first_id": 1, "last_id": 3});
+    for (query, expected, next) in [
+        ("after=900", vec![1, 2, 3], Value::Null),
+        ("after=900&wait=0s", vec![1, 2, 3], Value::Null),
+        (
+            "after=900&topic=t&limit=1",
+            vec![1],
+            json!("/events?topic=t&limit=1&after=1"),
+        ),
+        (
+            "after=900&order=desc&limit=2",
+            vec![3, 2],
+            json!("/events?after=900&order=desc&limit=2&before=2"),
+        ),
+        ("after=900&before=3", vec![1, 2], Value::Null),
+    ] {
+        let page = poll(&hub, &format!("?{query}")).await;
+        assert_eq!(ids(&page), expected, "{query}");
+        assert_eq!((&page["gap"], &page["next"]), (&told, &next), "{query}");
+    }
+    let page = poll(&hub, "?after=900").await;
+    assert_eq!(page["cursor"], 3);
+    for cursor in [0, 3] {
+        let page = poll(&hub, &format!("?after={cursor}")).await;
+        assert_eq!(page.get("gap"), None, "{cursor}");
+    }
+
+    let lines = answer(hub.get("/events?after=900&topic=t&format=ndjson"))
+        .await
+        .body;
+    let lines: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        lines[0],
+        json!({
+            "segno": "gap", "cursor": 0, "reason": "ahead", "requested": 900, "first_id": 1, "last_id": 3
+        })
+    );
+    let events: Vec<_> = lines[1..]
+        .iter()
+        .map(|event| event["id"].as_u64().unwrap())
+        .collect();
+    assert_eq!(events, [1, 2]);
+}
+
 #[tokio::test]
 async fn a_long_poll_counts_as_a_stream_and_ends_with_the_hub() {
     let hub = TestHub::start_with(|config| {

@@ -66,7 +66,7 @@ impl HistoryApi {
         /// Types; all if not given. Patterns as for `/sse`.
         #[oai(name = "type")]
         event_type: Query<Vec<Checked<TypePattern>>>,
-        /// Only events above this id.
+        /// Only events above this id. One above the newest is told as a gap, `ahead`, and what is kept is given from its beginning.
         after: Query<Option<Checked<Cursor>>>,
         /// Only events below this id.
         before: Query<Option<Checked<Cursor>>>,
@@ -90,10 +90,16 @@ impl HistoryApi {
     ) -> Result<History, ProblemOf<ReadHistory>> {
         let has_cursor = after.0.is_some();
         let has_end = before.0.is_some() || until.0.is_some();
+        let wait = optional(wait.0)?.filter(|wait| !wait.0.is_zero());
+        let after = optional(after.0)?.and_then(|cursor| cursor.0);
+        // Who waits is told by the subscription.
+        let ahead = match (after, &wait) {
+            (Some(cursor), None) => self.0.hub.find_ahead(cursor).await?,
+            (None, _) | (_, Some(_)) => None,
+        };
+        let after = ahead.map_or(after, |gap| Some(gap.cursor));
         let mut range = Range {
-            after: optional(after.0)?
-                .and_then(|cursor| cursor.0)
-                .unwrap_or(EventId::ZERO),
+            after: after.unwrap_or(EventId::ZERO),
             before: optional(before.0)?
                 .and_then(|cursor| cursor.0)
                 .unwrap_or(EventId::MAX),
@@ -117,9 +123,8 @@ impl HistoryApi {
         };
         let accepted = HistoryFormat::accepted_by(request)?;
         let format = optional(format.0)?.unwrap_or(accepted);
-        let wait = optional(wait.0)?.filter(|wait| !wait.0.is_zero());
         let gap = match wait {
-            None => None,
+            None => ahead,
             Some(_)
                 if has_end
                     || query.order == Order::Descending
@@ -135,12 +140,13 @@ impl HistoryApi {
                 gap
             }
         };
-        // Who waited was told of what is gone up to now.
-        let holes = self.0.hub.holes(has_cursor && wait.is_none());
+        // Who waited, or has a cursor that means nothing here, was told of what is gone up to now.
+        let knows = wait.is_some() || ahead.is_some();
+        let holes = self.0.hub.holes(has_cursor && !knows);
         if format == HistoryFormat::Ndjson {
             // A range may take as long as a stream.
             let pass = Caller::of(request).pass(&self.0.settings.access)?;
-            let lines = HistoryLines::new(self.0.hub.clone(), query, holes, pass);
+            let lines = HistoryLines::new(self.0.hub.clone(), query, holes, pass, gap);
             return Ok(History::Found(Events::Lines(lines), None));
         }
         Ok(read_page(

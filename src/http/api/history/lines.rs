@@ -12,7 +12,7 @@ use crate::{
     auth::Pass,
     db::{self, Order, Page},
     http::frame::{Format, Notice},
-    hub::{Holes, Hub},
+    hub::{Gap, Holes, Hub},
 };
 
 /// Events that NDJSON takes from the log at a time.
@@ -26,15 +26,24 @@ pub(in crate::http::api) struct HistoryLines {
     /// That its reader may go on; `None` if nothing can end that.
     pass: Option<Pass>,
     holes: Holes,
+    /// One that was found before the first event, and is told before it.
+    gap: Option<Box<Gap>>,
 }
 
 impl HistoryLines {
-    pub(super) fn new(hub: Hub, query: HistoryQuery, holes: Holes, pass: Option<Pass>) -> Self {
+    pub(super) fn new(
+        hub: Hub,
+        query: HistoryQuery,
+        holes: Holes,
+        pass: Option<Pass>,
+        gap: Option<Gap>,
+    ) -> Self {
         Self {
             hub,
             query,
             pass,
             holes,
+            gap: gap.map(Box::new),
         }
     }
 
@@ -46,6 +55,7 @@ impl HistoryLines {
                 mut query,
                 pass,
                 mut holes,
+                gap: told_first,
             }) = lines
             else {
                 return Ok(None);
@@ -72,6 +82,9 @@ impl HistoryLines {
                 return Err(std::io::Error::other(reason));
             }
             let mut chunk = Vec::new();
+            if let Some(gap) = told_first {
+                Notice::Gap(&gap).write(Format::Ndjson, &mut chunk);
+            }
             if let Some(mut gap) = gap {
                 if let (Order::Ascending, Some(first)) = (query.order, events.first()) {
                     // The hole lies before it.
@@ -92,6 +105,7 @@ impl HistoryLines {
                     query,
                     pass,
                     holes,
+                    gap: None,
                 }
             });
             Ok(Some((chunk, rest)))
