@@ -28,6 +28,7 @@ mod tail;
 mod terminal;
 mod token;
 mod topics;
+mod trimmed_line;
 mod usage;
 
 use std::{path::PathBuf, time::Duration};

@@ -1,6 +1,7 @@
 //! `segno export`.
 
 use std::{
+    collections::HashMap,
     fs::{File, OpenOptions},
     io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
@@ -10,10 +11,10 @@ use std::{
 use anyhow::{Context, anyhow};
 use clap::Args;
 
-use super::{LogFile, progress::Progress};
+use super::{LogFile, progress::Progress, trimmed_line::TrimmedLine};
 use crate::{
-    db::{self, Order, Range},
-    event::{DATA_MAX_BYTES, Event, EventId},
+    db::{self, EventLog, Order, Range},
+    event::{DATA_MAX_BYTES, Event, EventId, Topic},
     filter::Filter,
 };
 
@@ -83,6 +84,7 @@ async fn write_after(
     let last_id = log.last_id().await?;
     let mut progress = Progress::new(last_id.as_i64().unsigned_abs());
     let (mut events, mut bytes) = (0, Vec::new());
+    let mut told = HashMap::new();
     // What is published meanwhile is for the next time: it would never end.
     while cursor < last_id {
         let range = Range {
@@ -98,6 +100,9 @@ async fn write_after(
                 "the events after {cursor} were trimmed before they could be exported"
             ));
         }
+        // Read after the page: what is gone from it was marked before it went. Written before it: whoever breaks off has the lines
+        // that its events need.
+        write_trimmed(&log, cursor, last_id, &mut told, &mut bytes).await?;
         for event in &page.events {
             event.write_json(&mut bytes);
             bytes.push(b'\n');
@@ -111,6 +116,30 @@ async fn write_after(
     out.flush()?;
     progress.end(events);
     log.close().await;
+    Ok(())
+}
+
+/// Writes a line for each topic that was trimmed to beyond `cursor`, unless the same was `told` before. What lies above `last_id` is for
+/// the next time.
+async fn write_trimmed(
+    log: &EventLog,
+    cursor: EventId,
+    last_id: EventId,
+    told: &mut HashMap<Topic, EventId>,
+    out: &mut Vec<u8>,
+) -> anyhow::Result<()> {
+    for (topic, through) in log.trimmed_topics_after(cursor).await? {
+        let through = through.min(last_id);
+        if told.get(&topic).is_none_or(|told| *told < through) {
+            TrimmedLine {
+                topic: topic.clone(),
+                through,
+                cursor,
+            }
+            .write(out);
+            told.insert(topic, through);
+        }
+    }
     Ok(())
 }
 
@@ -137,7 +166,11 @@ fn end_of(file: &mut File, path: &Path) -> anyhow::Result<EventId> {
         None => EventId::ZERO,
         Some(line) => {
             let line = std::str::from_utf8(line).map_err(|_| foreign())?;
-            line.parse::<Event>().map_err(|_| foreign())?.id
+            match line.parse::<Event>() {
+                Ok(event) => event.id,
+                // Its events did not come any more.
+                Err(_) => TrimmedLine::read(line).ok_or_else(foreign)?.cursor,
+            }
         }
     };
     let kept = begin + u64::try_from(whole).expect("a file is not that long");

@@ -1,7 +1,7 @@
 //! `segno import`.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     fs::File,
     io::{self, BufRead, BufReader},
     mem,
@@ -13,10 +13,10 @@ use anyhow::{Context, bail};
 use clap::Args;
 use serde::Deserialize;
 
-use super::{LogFile, counted, print, progress::Progress};
+use super::{LogFile, counted, print, progress::Progress, trimmed_line::TrimmedLine};
 use crate::{
     db::{self, Appender, EventLog, Order, Range},
-    event::Event,
+    event::{Event, EventId, Topic},
     filter::Filter,
 };
 
@@ -60,10 +60,12 @@ pub(super) async fn run(flags: ImportFlags) -> anyhow::Result<()> {
         imported: 0,
         skipped: 0,
         gaps: 0,
+        trimmed: HashMap::new(),
     };
     let read = import.read(input, Progress::new(bytes)).await;
     // What was read before a bad line is good.
     import.commit().await?;
+    import.mark_trimmed().await?;
     let last_id = import.appender.last_id();
     import.log.close().await;
     import.appender.close().await?;
@@ -93,8 +95,10 @@ struct Import {
     waiting_bytes: usize,
     imported: u64,
     skipped: u64,
-    /// Lines of a hub's own, which say that events are gone.
+    /// Lines of a hub's own, which say that events are gone, and not of which topic.
     gaps: u64,
+    /// Topics that were trimmed in the log that was exported, and up to which id each.
+    trimmed: HashMap<Topic, EventId>,
 }
 
 /// What a hub says itself among the events of its history, on a line of its own.
@@ -122,6 +126,13 @@ impl Import {
                 continue;
             }
             let event = line.parse();
+            if event.is_err()
+                && let Some(TrimmedLine { topic, through, .. }) = TrimmedLine::read(&line)
+            {
+                let known = self.trimmed.entry(topic).or_insert(through);
+                *known = through.max(*known);
+                continue;
+            }
             if event.is_err() && is_own(&line) {
                 self.gaps += 1;
                 continue;
@@ -176,6 +187,18 @@ impl Import {
                 event.id
             ),
         }
+    }
+
+    /// Notes what was trimmed, so that subscribers are told of the same holes as in the log that was exported. What lies above the last
+    /// id was not imported yet.
+    async fn mark_trimmed(&mut self) -> anyhow::Result<()> {
+        let last_id = self.appender.last_id();
+        for (topic, through) in &self.trimmed {
+            self.appender
+                .mark_trimmed(topic, last_id.min(*through))
+                .await?;
+        }
+        Ok(())
     }
 
     async fn commit(&mut self) -> anyhow::Result<()> {

@@ -175,6 +175,21 @@ impl Appender {
 }
 
 impl EventLog {
+    /// The topics that were trimmed out of the middle to beyond `cursor`, and up to which id each.
+    pub async fn trimmed_topics_after(
+        &self,
+        cursor: EventId,
+    ) -> Result<Vec<(Topic, EventId)>, Error> {
+        let rows: Vec<(String, i64)> = sqlx::query_as(TRIMMED)
+            .bind(cursor.as_i64())
+            .fetch_all(&self.pool)
+            .await?;
+        let marks = rows
+            .into_iter()
+            .map(|(topic, through)| (Topic::from_row(&topic), EventId::from_row(through)));
+        Ok(marks.collect())
+    }
+
     /// The highest id, above `cursor`, up to which events of a topic that `filter` wants were trimmed out of the middle.
     pub async fn trimmed_after(
         &self,

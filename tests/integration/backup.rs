@@ -256,6 +256,76 @@ async fn an_export_is_imported_as_it_was_and_goes_on_where_it_was_broken_off() {
     assert!(in_use.contains("another segno is running"), "{in_use}");
 }
 
+/// What a subscriber is told at `cursor`: whether events of what it asks for are gone.
+async fn gap_at(hub: &TestHub, query: &str, cursor: u64) -> (String, String) {
+    let first = hub.resume(query, cursor).await.next().await;
+    (first.event_type, first.data)
+}
+
+#[tokio::test]
+async fn an_import_of_an_export_tells_the_same_holes_as_the_log_did() {
+    let hub = TestHub::start().await;
+    hub.publish("b", ["1"]).await;
+    hub.publish("a", ["2", "3"]).await;
+    hub.publish("b", ["4"]).await;
+    let db = hub.db();
+    let lines = db.with_file_name("events.ndjson");
+    let lines_path = lines.to_str().unwrap();
+    let delete = async |topic: &str| {
+        let deletion =
+            super::test_hub::reqwest_client().delete(hub.url(&format!("/topics/{topic}")));
+        assert_eq!(answer(deletion).await.status, 200);
+    };
+    delete("a").await;
+    succeed(&["export", lines_path], &db).await;
+    let exported = || fs::read_to_string(&lines).unwrap();
+    let trimmed = |through, cursor| {
+        format!(
+            "{{\"segno\":\"trimmed\",\"topic\":\"a\",\"through\":{through},\"cursor\":{cursor}}}\n"
+        )
+    };
+    let first = exported();
+    assert!(first.starts_with(&trimmed(3, 0)), "{first}");
+    // Nothing is new, and nothing is told again.
+    succeed(&["export", lines_path], &db).await;
+    assert_eq!(exported(), first);
+
+    hub.publish("a", ["6", "7"]).await;
+    hub.publish("b", ["8"]).await;
+    delete("a").await;
+    succeed(&["export", lines_path], &db).await;
+    let second = exported();
+    let added = second.strip_prefix(&first).unwrap();
+    assert!(added.starts_with(&trimmed(7, 5)), "{added}");
+    // Broken off behind such a line.
+    fs::write(&lines, first.clone() + &trimmed(7, 5) + "{\"id\"").unwrap();
+    succeed(&["export", lines_path], &db).await;
+    assert_eq!(exported(), first + &trimmed(7, 5) + added);
+
+    let folder = tempfile::tempdir().unwrap();
+    let new = folder.path().join("segno.db");
+    let told = succeed(&["import", lines_path], &new).await;
+    assert!(!told.contains("gaps"), "{told}");
+    succeed(&["check"], &new).await;
+    let moved = TestHub::start_in(folder, |_| ()).await;
+    for (query, cursor) in [
+        ("?topic=a", 0),
+        ("?topic=a", 5),
+        ("?topic=b", 1),
+        ("", 4),
+        ("?topic=a", 7),
+    ] {
+        let told = gap_at(&moved, query, cursor).await;
+        assert_eq!(told, gap_at(&hub, query, cursor).await, "{query} {cursor}");
+        let is_gap = told.0 == "segno.gap";
+        assert_eq!(
+            is_gap,
+            query != "?topic=b" && cursor < 7,
+            "{query} {cursor} {told:?}"
+        );
+    }
+}
+
 /// A history that was saved over HTTP may say that events are gone.
 #[tokio::test]
 async fn an_import_passes_over_what_a_history_says_of_gaps() {
