@@ -12,6 +12,7 @@ mod cluster;
 #[cfg(feature = "cluster")]
 mod clustered;
 mod command;
+mod deletions;
 mod feeds;
 mod gap;
 mod holes;
@@ -43,6 +44,7 @@ use self::{
     applier::Applier,
     canary::Canary,
     command::Act,
+    deletions::Deletions,
     feeds::Feeds,
     order::{Intake, Order},
     position::Position,
@@ -57,6 +59,7 @@ use self::{
 pub use self::{
     batch::Batch,
     canary::CanaryError,
+    deletions::Deletion,
     gap::{Gap, GapReason},
     holes::Holes,
     order::Writer,
@@ -121,6 +124,7 @@ struct Parts {
     work: WorkQueue,
     sources: Arc<Sources>,
     canary: Canary,
+    deletions: Deletions,
     stale_wal: StaleWal,
     settings: Settings,
     opened: Instant,
@@ -146,6 +150,8 @@ pub struct Stats {
     pub uptime: Duration,
     /// How long the canary took the last time.
     pub canary: Duration,
+    /// What is being deleted, the oldest first.
+    pub deletions: Vec<Deletion>,
 }
 
 /// Why the hub would refuse an event now.
@@ -234,6 +240,7 @@ impl Hub {
             work,
             sources: Arc::new(sources),
             canary: Canary::new(settings.canary, opened),
+            deletions: Deletions::default(),
             stale_wal,
             settings,
             opened,
@@ -343,6 +350,7 @@ impl Hub {
             size: self.log().size().await,
             uptime: self.parts.opened.elapsed(),
             canary: self.parts.canary.took(),
+            deletions: self.parts.deletions.all(),
         }
     }
 
@@ -351,6 +359,7 @@ impl Hub {
     /// Goes in small steps, one between two commits, so that a publisher waits for one of them at most. When the future is
     /// dropped the steps end.
     pub async fn trim(&self, trim: &Trim) -> Result<u64, WorkError> {
+        let progress = self.parts.deletions.begin(trim);
         if let Some(topic) = &trim.topic {
             let (topic, through) = (topic.clone(), trim.through);
             let mark = Act::MarkTrimmed { topic, through };
@@ -360,6 +369,7 @@ impl Hub {
         let (mut trimmed, mut told) = (0, Instant::now());
         while let Some(events) = self.trim_step(trim).await? {
             trimmed += events;
+            progress.deleted(events);
             if told.elapsed() >= TELL_PROGRESS_EVERY {
                 told = Instant::now();
                 let topic = trim.topic.as_ref().map(Topic::as_str);

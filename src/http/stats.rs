@@ -5,8 +5,8 @@ use serde::Serialize;
 
 use super::{Settings, milliseconds, problem::Code, schema::Json};
 use crate::{
-    event::EventId,
-    hub,
+    event::{EventId, Topic},
+    hub::{self, Deletion},
     limits::{self, Limit},
     metrics::Metrics,
 };
@@ -42,6 +42,35 @@ pub(super) struct Stats {
     limits: SetLimits,
     /// What is kept, a rule each, such as `30days` or `the newest 1000 events`; empty where everything is.
     kept: Vec<String>,
+    /// What is being deleted at this moment, by retention or because a topic is erased, the oldest first.
+    deletions: Vec<DeletionJson>,
+}
+
+/// A deletion that is under way. It goes in small steps between commits, and takes a minute for a GB.
+#[derive(Debug, Serialize, Object)]
+#[oai(rename = "Deletion", deny_unknown_fields)]
+struct DeletionJson {
+    /// The topic whose events are deleted; left out where they are the oldest of all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    topic: Option<Topic>,
+    /// The newest event to be deleted.
+    through: EventId,
+    /// Events that are gone so far.
+    deleted_events: u64,
+    /// Since it began, in seconds.
+    running_seconds: u64,
+}
+
+impl From<&Deletion> for DeletionJson {
+    fn from(deletion: &Deletion) -> Self {
+        Self {
+            topic: deletion.topic.clone(),
+            through: deletion.through,
+            deleted_events: deletion.deleted_events,
+            running_seconds: deletion.running.as_secs(),
+        }
+    }
 }
 
 /// The limits that are set.
@@ -125,6 +154,7 @@ impl Stats {
             },
             limits: SetLimits::of(&limits.settings),
             kept: settings.kept.clone(),
+            deletions: stats.deletions.iter().map(DeletionJson::from).collect(),
         }
     }
 }

@@ -189,3 +189,45 @@ async fn the_log_tells_that_a_topic_was_erased() {
         (&json!("t"), &json!(1000))
     );
 }
+
+/// A topic of a GB takes a minute; whoever waits for that, or for the room, can see that something happens.
+#[tokio::test]
+async fn stats_tell_how_far_a_deletion_is() {
+    let hub = TestHub::start().await;
+    // A step takes 256 KiB, and so there are some.
+    let line = format!(
+        "{{\"topic\":\"large\",\"data\":\"{}\"}}\n",
+        "x".repeat(60_000)
+    );
+    for _ in 0..4 {
+        let batch = hub.post("/events").body(line.repeat(200));
+        let batch = batch.header("content-type", "application/x-ndjson");
+        assert_eq!(answer(batch).await.status, StatusCode::CREATED);
+    }
+    assert_eq!(hub.get_json("/stats").await["deletions"], json!([]));
+    let deleting = tokio::spawn(answer(delete(&hub, "/topics/large")));
+    let mut told = Vec::new();
+    while !deleting.is_finished() {
+        let stats = hub.get_json("/stats").await;
+        if let [deletion] = &stats["deletions"].as_array().unwrap()[..] {
+            told.push(deletion.clone());
+        }
+    }
+    assert_eq!(deleting.await.unwrap().status, StatusCode::OK);
+    assert_eq!(hub.get_json("/stats").await["deletions"], json!([]));
+    let mut events: Vec<u64> = Vec::new();
+    for deletion in &told {
+        assert_eq!(
+            (&deletion["topic"], &deletion["through"]),
+            (&json!("large"), &json!(800))
+        );
+        assert!(deletion["running_seconds"].is_u64(), "{deletion}");
+        events.push(deletion["deleted_events"].as_u64().unwrap());
+    }
+    assert!(
+        events.is_sorted() && events.last() <= Some(&800),
+        "{events:?}"
+    );
+    events.dedup();
+    assert!(events.len() > 2, "it moves: {events:?}");
+}
