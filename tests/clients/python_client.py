@@ -63,6 +63,36 @@ def callbacks(url):
                 break
 
 
+def hear(url, how, after, token=""):
+    """Prints what is heard of a stream, by the waiting client or by the other, until the event `end` or what will not pass."""
+    options = {
+        "topic": "t",
+        "after": int(after),
+        "on_gap": lambda gap: print("gap", gap.reason, gap.requested, gap.first_id, gap.last_id, flush=True),
+        "on_refused": lambda problem: print("refused", problem["code"], flush=True),
+        "on_expired": lambda told: print("expired", told["reason"].partition(" at ")[0], flush=True),
+    }
+
+    def take(event):
+        print(event.data, flush=True)
+        return event.data != "end"
+
+    async def hear_async():
+        async with AsyncSegno(url, token=token or None) as hub:
+            async for event in hub.follow(**options):
+                if not take(event):
+                    break
+
+    try:
+        if how == "async":
+            asyncio.run(hear_async())
+        else:
+            with Segno(url, token=token or None) as hub:
+                hub.follow_with(take, **options)
+    except Refused as refused:
+        print(refused.status, refused.code)
+
+
 def refusals(url):
     """What can't pass raises, at once."""
     with Segno(url) as hub:

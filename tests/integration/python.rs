@@ -255,3 +255,82 @@ async fn python_gives_up_in_time() {
     let url = Port::reserve().url();
     assert_eq!(run(client("give_up", &url, &[])).await, "True\n");
 }
+
+const CLIENTS: [&str; 2] = ["sync", "async"];
+
+#[tokio::test]
+async fn python_hears_of_every_kind_of_gap() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["1", "2"]).await;
+    hub.publish("u", ["3"]).await;
+    let deleted = reqwest_client().delete(hub.url("/topics/t"));
+    assert_eq!(answer(deleted).await.status, 200);
+    hub.publish("t", ["end"]).await;
+    for client_of in CLIENTS {
+        let told = run(client("hear", &hub.url(""), &[client_of, "1"])).await;
+        assert_eq!(told, "gap trimmed 1 3 5\nend\n", "{client_of}");
+        let told = run(client("hear", &hub.url(""), &[client_of, "900"])).await;
+        assert_eq!(told, "gap ahead 900 3 5\nend\n", "{client_of}");
+        // All that was gone came before.
+        let told = run(client("hear", &hub.url(""), &[client_of, "4"])).await;
+        assert_eq!(told, "end\n", "{client_of}");
+    }
+}
+
+#[tokio::test]
+async fn python_hears_of_a_refusal_that_passes_and_goes_on() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.max_streams_per_address = 1.try_into().unwrap();
+    })
+    .await;
+    hub.publish("t", ["1", "end"]).await;
+    let refused = async || {
+        let stats = hub.get_json("/stats").await;
+        stats["refused"]["streams_of_address"].as_u64().unwrap()
+    };
+    for client_of in CLIENTS {
+        let holding = hub.follow("").await;
+        let before = refused().await;
+        let running = tokio::spawn(run(client("hear", &hub.url(""), &[client_of, "0"])));
+        within("a refusal", async {
+            while refused().await == before {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        drop(holding);
+        let told = within("the end", running).await.unwrap();
+        let told: Vec<_> = told.lines().collect();
+        let (told, events) = told.split_at(told.len() - 2);
+        assert_eq!(events, ["1", "end"], "{client_of}");
+        // Where the hub was slow to see that the place is free, it has refused once more.
+        let times = usize::try_from(refused().await - before).unwrap();
+        let expected = vec!["refused too_many_streams_of_address"; times];
+        assert_eq!(told, expected, "{client_of}");
+    }
+}
+
+#[tokio::test]
+async fn python_hears_that_its_right_has_ended_and_is_refused_after_that() {
+    let token = "segno_short";
+    let rights = "publish = [\"t\"]\nfollow = [\"t\"]\noperate = true\n";
+    for client_of in CLIENTS {
+        let hub = hub_with(&token_entry(token, rights)).await;
+        let published = hub.post("/topics/t").bearer_auth(token).body("1");
+        assert_eq!(answer(published).await.status, 201);
+        let running = tokio::spawn(run(client("hear", &hub.url(""), &[client_of, "0", token])));
+        let stats = async || answer(hub.get("/stats").bearer_auth(token)).await.json();
+        within("the client to follow", async {
+            while stats().await["subscribers"] == 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        let ended = format!("{rights}expires = 2020-01-01T00:00:00Z");
+        let file = hub.db().with_file_name("access.toml");
+        std::fs::write(file, token_entry(token, &ended)).unwrap();
+        let told = within("the end", running).await.unwrap();
+        let expected = "1\nexpired it expired\n401 credential_invalid\n";
+        assert_eq!(told, expected, "{client_of}");
+    }
+}

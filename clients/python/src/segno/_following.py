@@ -154,7 +154,7 @@ class Following:
             if self._on_refused:
                 self._on_refused(data)
         elif type == "segno.expired":
-            log.info("the right to read has ended: %s", data.get("detail"))
+            log.info("the right to read has ended: %s", data.get("reason"))
             if self._on_expired:
                 self._on_expired(data)
         elif type == "segno.error":
