@@ -7,6 +7,7 @@ mod accept;
 mod answer;
 mod api;
 mod caller;
+mod cluster;
 mod console;
 mod cors;
 mod credential;

@@ -338,7 +338,9 @@ impl Hub {
     /// Copies the log to a file without a name; its length is in bytes. One copy at a time is made, others wait.
     pub async fn snapshot(&self) -> Result<(File, u64), db::CopyError> {
         let _turn = self.parts.snapshots.lock().await;
-        self.log().snapshot().await
+        let made = self.log().snapshot().await?;
+        self.metrics().snapshots.inc();
+        Ok(made)
     }
 
     /// The hub at a glance. Costs two looks at the file system, and nothing that grows with the log.

@@ -26,6 +26,7 @@ use futures_util::StreamExt;
 use tokio::time::{sleep, timeout};
 
 pub use self::follower::{Follower, Read};
+use crate::metrics::ClusterMetrics;
 
 /// Longest wait for one answer of a server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
@@ -370,8 +371,8 @@ impl JetStream {
     }
 
     /// Reads what comes after `applied`, for ever, each sequence once and none left out.
-    pub fn follow(&self, applied: u64) -> Follower {
-        Follower::begin(self.clone(), applied)
+    pub fn follow(&self, applied: u64, metrics: ClusterMetrics) -> Follower {
+        Follower::begin(self.clone(), applied, metrics)
     }
 
     /// The newest beat of each hub that ever told of itself, as far as the stream goes back.

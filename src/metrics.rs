@@ -60,6 +60,35 @@ pub struct Metrics {
     pub canary_failures: Counter,
     /// When the certificate ends that new connections are shown.
     pub certificate_expiry: CertificateExpiry,
+    /// Copies of the log that were made to be sent.
+    pub snapshots: Counter,
+    /// What a hub of a cluster counts.
+    pub cluster: ClusterMetrics,
+}
+
+/// What a hub of a cluster counts of the order that it follows. Clones count together.
+#[derive(Debug, Clone)]
+pub struct ClusterMetrics {
+    /// Seconds until a command of this hub was put in order.
+    pub order_seconds: Histogram,
+    /// Commands that were sent again because nobody acknowledged them.
+    pub order_retries: Counter,
+    /// Consumers that were made anew, by the reason.
+    pub consumers: Counters,
+    /// Commands that were asked for one by one because no consumer brought them.
+    pub fetched_commands: Counter,
+}
+
+impl Default for ClusterMetrics {
+    fn default() -> Self {
+        Self {
+            // 256 µs to 17 s: from a server on the same machine to longer than an election.
+            order_seconds: Histogram::new(exponential_buckets(256e-6, 4.0, 9)),
+            order_retries: Counter::default(),
+            consumers: from_zero("reason", ["hole", "silent", "refused"]),
+            fetched_commands: Counter::default(),
+        }
+    }
 }
 
 /// When a certificate ends, if there is one. Clones share it.
@@ -110,6 +139,8 @@ impl Default for Metrics {
             canary_seconds: Histogram::new(exponential_buckets(64e-6, 4.0, 10)),
             canary_failures: Counter::default(),
             certificate_expiry: CertificateExpiry::default(),
+            snapshots: Counter::default(),
+            cluster: ClusterMetrics::default(),
         }
     }
 }

@@ -31,6 +31,13 @@ impl Process {
         Self::start(Self::serve(address, folder))
     }
 
+    /// Starts the hub on the file in `folder`, with more flags.
+    pub(crate) fn hub_with(folder: &Path, flags: &[&str]) -> Self {
+        let mut command = Self::serve("127.0.0.1:0", folder);
+        command.args(flags);
+        Self::start(command)
+    }
+
     fn serve(address: &str, folder: &Path) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_segno"));
         command

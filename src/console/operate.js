@@ -88,6 +88,7 @@ function draw() {
       ["Bytes delivered", orDash(perSecond((look) => look.metrics.value("segno_delivered_bytes_total")), (found) => `${bytes(found)}/s`)],
       ...gaps.map(([reason, count]) => [`Gaps told, ${reason}`, number(count), true]),
     ]),
+    ...cluster(stats.cluster),
     card("Publishing", [
       ["Events stored", speed("published_events_total")],
       ["A commit takes", commits > 0 ? `${(1000 * value("commit_seconds_sum") / commits).toFixed(1)} ms` : "–"],
@@ -101,6 +102,30 @@ function draw() {
     card("Refusals since the start", refusals.map(([code, count]) => [element("code", {}, code), number(count)]), refusals.length === 0 ? "None." : null),
     card("Backups", [], element("span", {}, element("code", {}, "segno backup FILE"), " copies the log of a hub that runs. The hub does not know what was copied: watch the age of your newest copy where you keep it.")),
   );
+}
+
+/** What a hub says of itself and of the others it hears of; nothing where it is alone. */
+function cluster(known) {
+  if (!known) return [];
+  const behind = known.known_sequence - known.applied_sequence;
+  return [
+    card("Cluster", [
+      ["This hub", known.state, known.state !== "ok"],
+      ["Commands applied", number(known.applied_sequence)],
+      ["Behind the order", behind > 0 ? `${plural(behind, "command", "commands")}, ${span(known.lag_seconds)}` : "no", known.lag_seconds > 5],
+      ...known.hubs.map((hub) => hubOfCluster(hub, known)),
+    ], known.why ?? null),
+  ];
+}
+
+function hubOfCluster({ hub, url, applied_sequence, age_seconds, clock_ahead_seconds, agrees }, known) {
+  const name = `${url ?? hub.slice(0, 8)}${hub === known.hub ? " (this one)" : ""}`;
+  const faults = [
+    agrees === false && "its file differs",
+    age_seconds > 6 && `silent for ${span(age_seconds)}`,
+    Math.abs(clock_ahead_seconds) > 2 && `clock ${clock_ahead_seconds > 0 ? "ahead" : "behind"} by ${span(Math.abs(clock_ahead_seconds))}`,
+  ].filter(Boolean);
+  return [name, faults.length > 0 ? faults.join(", ") : `at ${number(applied_sequence)}`, faults.length > 0];
 }
 
 const DAY_SECONDS = 86_400;

@@ -14,7 +14,10 @@ use prometheus_client::{
     registry::{Registry as Exposition, Unit},
 };
 
-use super::problem::{Code, Codes};
+use super::{
+    cluster,
+    problem::{Code, Codes},
+};
 use crate::{
     db::{self, Room},
     event::Timestamp,
@@ -37,6 +40,7 @@ impl Figures {
         register_process(&mut exposition, hub);
         let segno = exposition.sub_registry_with_prefix("segno");
         register_counters(segno, hub);
+        cluster::register(segno, hub);
         segno.register(
             "connections",
             "Open connections, streams included",
@@ -173,6 +177,11 @@ fn register_counters(segno: &mut Exposition, hub: &Hub) {
         "trimmed_events",
         "Events deleted by retention or erasing",
         metrics.trimmed_events,
+    );
+    segno.register(
+        "snapshots",
+        "Copies of the log that were given by GET /snapshot",
+        metrics.snapshots,
     );
     segno.register_with_unit(
         "canary",

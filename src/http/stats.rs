@@ -3,7 +3,7 @@
 use poem_openapi::{ApiResponse, Object};
 use serde::Serialize;
 
-use super::{Settings, milliseconds, problem::Code, schema::Json};
+use super::{Settings, cluster::ClusterFigures, milliseconds, problem::Code, schema::Json};
 use crate::{
     event::{EventId, Topic},
     hub::{self, Deletion},
@@ -40,6 +40,9 @@ pub(super) struct Stats {
     refused: Refused,
     /// The limits that are set.
     limits: SetLimits,
+    /// The cluster that the hub belongs to; left out where it is alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<ClusterFigures>,
     /// What is kept, a rule each, such as `30days` or `the newest 1000 events`; empty where everything is.
     kept: Vec<String>,
     /// What is being deleted at this moment, by retention or because a topic is erased, the oldest first.
@@ -125,7 +128,12 @@ struct Refused {
 }
 
 impl Stats {
-    fn of(stats: &hub::Stats, settings: &Settings, metrics: &Metrics) -> Self {
+    fn of(
+        stats: &hub::Stats,
+        cluster: Option<ClusterFigures>,
+        settings: &Settings,
+        metrics: &Metrics,
+    ) -> Self {
         let limits = &settings.limits;
         let refused = |limit| {
             let code = Code::of(limit).as_str();
@@ -153,6 +161,7 @@ impl Stats {
                 late_heads: metrics.late_heads.get(),
             },
             limits: SetLimits::of(&limits.settings),
+            cluster,
             kept: settings.kept.clone(),
             deletions: stats.deletions.iter().map(DeletionJson::from).collect(),
         }
@@ -169,9 +178,14 @@ pub(super) enum HubStats {
 
 impl HubStats {
     /// Reads the figures.
-    pub(super) fn of(stats: &hub::Stats, settings: &Settings, metrics: &Metrics) -> Self {
+    pub(super) fn of(
+        stats: &hub::Stats,
+        cluster: Option<ClusterFigures>,
+        settings: &Settings,
+        metrics: &Metrics,
+    ) -> Self {
         Self::Read(
-            Json::of(&Stats::of(stats, settings, metrics)),
+            Json::of(&Stats::of(stats, cluster, settings, metrics)),
             "no-store".into(),
         )
     }

@@ -125,6 +125,7 @@ impl Hub {
             log.id().into(),
             reached,
             cluster.remove_after,
+            metrics.cluster.clone(),
         );
         let (mut hub, mut writer) = Self::with(path, log, appender, settings, metrics).await?;
         writer.order = Order::Replicated(Box::new(order));

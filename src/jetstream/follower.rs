@@ -11,12 +11,18 @@ use tokio::{
 };
 
 use super::{ANSWER_WITHIN, About, Entry, JetStream, LATE_AFTER};
+use crate::metrics::ClusterMetrics;
 
 /// Messages that were read and wait to be applied.
 const READ_AHEAD_MESSAGES: usize = 64;
 
 /// How often a sequence that nobody has is asked for, before it counts as gone: a server may be behind the others.
 const GONE_AFTER_TRIES: u32 = 20;
+
+/// Why a consumer is made anew: a sequence was left out, nothing came, or there was none.
+const HOLE: &str = "hole";
+const SILENT: &str = "silent";
+const NO_CONSUMER: &str = "refused";
 
 /// What a reader found.
 #[derive(Debug)]
@@ -37,7 +43,7 @@ pub struct Follower {
 
 impl Follower {
     /// Reads what comes after `applied`.
-    pub(super) fn begin(stream: JetStream, applied: u64) -> Self {
+    pub(super) fn begin(stream: JetStream, applied: u64, metrics: ClusterMetrics) -> Self {
         let (entries, read) = mpsc::channel(READ_AHEAD_MESSAGES);
         let (acknowledged, known) = watch::channel(applied);
         let reader = Reader {
@@ -45,6 +51,7 @@ impl Follower {
             next: applied + 1,
             entries,
             known,
+            metrics,
         };
         Self {
             entries: read,
@@ -81,6 +88,7 @@ struct Reader {
     next: u64,
     entries: mpsc::Sender<Read>,
     known: watch::Receiver<u64>,
+    metrics: ClusterMetrics,
 }
 
 /// Nobody reads any more, or nothing follows.
@@ -96,10 +104,14 @@ impl Reader {
                 Ok(Ok(messages)) => self.consume(messages).await,
                 Ok(Err(error)) => {
                     tracing::debug!(error, "no consumer");
-                    self.fetch_known().await
+                    self.fetch_known().await.map(|()| NO_CONSUMER)
                 }
-                Err(_) => self.fetch_known().await,
+                Err(_) => self.fetch_known().await.map(|()| NO_CONSUMER),
             };
+            if let Ok(reason) = ended {
+                let consumers = &self.metrics.consumers;
+                consumers.get_or_create(&[("reason", reason)]).inc();
+            }
             missed = if self.next == before { missed + 1 } else { 0 };
             if ended.is_err() || (missed > 1 && self.find_out_if_gone().await.is_err()) {
                 return;
@@ -108,8 +120,8 @@ impl Reader {
         }
     }
 
-    /// Reads until a sequence is left out, or a heartbeat.
-    async fn consume(&mut self, messages: pull::Stream) -> Result<(), Ended> {
+    /// Reads until a sequence is left out, or a heartbeat. Returns which.
+    async fn consume(&mut self, messages: pull::Stream) -> Result<&'static str, Ended> {
         let mut messages = pin!(messages);
         loop {
             let (known, next) = (&mut self.known, self.next);
@@ -127,13 +139,13 @@ impl Reader {
                 }
             };
             let Some(Ok(message)) = message else {
-                return Ok(());
+                return Ok(SILENT);
             };
             let Ok(sequence) = message.info().map(|info| info.stream_sequence) else {
-                return Ok(());
+                return Ok(SILENT);
             };
             if sequence > self.next {
-                return Ok(());
+                return Ok(HOLE);
             }
             if sequence == self.next {
                 let payload = message.payload.clone();
@@ -146,7 +158,10 @@ impl Reader {
     async fn fetch_known(&mut self) -> Result<(), Ended> {
         while *self.known.borrow() >= self.next {
             match self.stream.entry(self.next).await {
-                Ok(Some(entry)) => self.hand_on(entry).await?,
+                Ok(Some(entry)) => {
+                    self.metrics.fetched_commands.inc();
+                    self.hand_on(entry).await?;
+                }
                 Ok(None) | Err(_) => break,
             }
         }

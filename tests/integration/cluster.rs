@@ -117,6 +117,41 @@ async fn hubs_of_a_cluster_have_one_log() {
     assert_eq!(on_a.next_ids(20).await, ids);
     assert_eq!(on_b.next_ids(20).await, ids);
 
+    // Each knows of both, and says so.
+    let both = async {
+        while a.get_json("/stats").await["cluster"]["hubs"]
+            .as_array()
+            .unwrap()
+            .len()
+            < 2
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within("the hubs to hear of each other", both).await;
+    let known = a.get_json("/stats").await["cluster"].clone();
+    assert_eq!(known["state"], "ok", "{known}");
+    assert!(known["applied_sequence"].as_u64().unwrap() >= 20, "{known}");
+    let metrics = answer(a.get("/metrics")).await.body;
+    for line in [
+        "segno_cluster_hubs 2",
+        "segno_cluster_has_order 1",
+        "segno_cluster_stopped 0",
+        "segno_cluster_diverged 0",
+    ] {
+        assert!(
+            metrics.lines().any(|told| told == line),
+            "{line} in {metrics}"
+        );
+    }
+    let ordered = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("segno_cluster_order_seconds_count "));
+    assert!(
+        ordered.unwrap().parse::<f64>().unwrap() >= 10.0,
+        "{metrics}"
+    );
+
     // A key counts wherever it is shown, and content decides.
     let first = publish(&a, json!({"topic": "k", "data": 1, "key": "x"})).await;
     let again = publish(&b, json!({"topic": "k", "data": 1, "key": "x"})).await;

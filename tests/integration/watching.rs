@@ -9,6 +9,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
+    cluster,
+    nats::Nats,
     test_hub::{answer, segno},
     tls::{Authority, hub_with},
 };
@@ -29,7 +31,7 @@ fn words<'a>(text: &'a str, prefix: &str) -> BTreeSet<&'a str> {
         .collect()
 }
 
-/// The metrics that Prometheus has of a hub, in every spelling that a query may use.
+/// The metrics that Prometheus has of a hub that is alone and of one of a cluster, in every spelling that a query may use.
 async fn metrics_of_a_hub() -> BTreeSet<String> {
     // With a certificate, because its end is a metric.
     let authority = Authority::new("a");
@@ -39,7 +41,11 @@ async fn metrics_of_a_hub() -> BTreeSet<String> {
     answer(client.get(hub.url("/nowhere"))).await;
     let exposition = answer(client.get(hub.url("/metrics"))).await.body;
     let mut names = BTreeSet::from(["up".to_owned()]);
-    for line in exposition.lines() {
+    let nats = Nats::start(1).await;
+    nats.make_stream("segno").await;
+    let of_cluster = cluster::hub(&nats).await;
+    let of_cluster = answer(of_cluster.get("/metrics")).await.body;
+    for line in exposition.lines().chain(of_cluster.lines()) {
         let Some(line) = line.strip_prefix("# TYPE ") else {
             continue;
         };
@@ -52,7 +58,7 @@ async fn metrics_of_a_hub() -> BTreeSet<String> {
     names
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn the_dashboard_and_the_alerts_name_metrics_that_there_are() {
     let known = metrics_of_a_hub().await;
     let of_files = ["segno.rules.yml", "segno.rules.test.yml", "segno.json"];

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::{Api, Tag};
 use crate::http::{
+    cluster::ClusterFigures,
     metrics::{Figures, MetricsText, ReadMetrics},
     problem::{Code, Codes, Problem, ProblemOf},
     schema::Json,
@@ -62,7 +63,9 @@ impl HealthApi {
     )]
     async fn stats(&self) -> Result<HubStats, ProblemOf<Looking>> {
         let stats = self.0.hub.stats().await;
-        Ok(HubStats::of(&stats, &self.0.settings, self.0.hub.metrics()))
+        let cluster = ClusterFigures::of(&self.0.hub);
+        let metrics = self.0.hub.metrics();
+        Ok(HubStats::of(&stats, cluster, &self.0.settings, metrics))
     }
 
     /// Metrics for Prometheus

@@ -26,6 +26,7 @@ use crate::{
     db::Reached,
     event::Timestamp,
     jetstream::{self, COMMANDS_FORMAT, Entry, Follower, JetStream, ProposeError, Read, Subject},
+    metrics::ClusterMetrics,
 };
 
 /// How long a command is sent again before its outcome counts as unknown: an election takes up to 9 s.
@@ -73,6 +74,7 @@ pub(in super::super) struct Replicated {
     /// Removes commands whose events were erased; ends with those that are removed, and where the stream begins.
     removing: Option<BoxFuture<'static, (Vec<u64>, u64)>>,
     remove_after: Duration,
+    metrics: ClusterMetrics,
 }
 
 /// A publication, as it will stand in a command.
@@ -88,6 +90,7 @@ struct OnItsWay {
     waiting: Waiting,
     /// Ends with the sequence it has in the stream.
     proposing: Option<BoxFuture<'static, Result<u64, ProposeError>>>,
+    begun: Instant,
     deadline: Instant,
 }
 
@@ -115,6 +118,7 @@ impl Replicated {
         log_id: String,
         reached: Reached,
         remove_after: Duration,
+        metrics: ClusterMetrics,
     ) -> Self {
         Self {
             comparing: Some(compare(stream.clone(), log_id, reached).boxed()),
@@ -128,6 +132,7 @@ impl Replicated {
             on_its_way: None,
             removing: None,
             remove_after,
+            metrics,
         }
     }
 
@@ -152,7 +157,7 @@ impl Replicated {
                     self.comparing = None;
                     match compared {
                         Ok(()) => {
-                            self.follower = Some(self.stream.follow(applier.reached().sequence));
+                            self.follower = Some(self.stream.follow(applier.reached().sequence, self.metrics.clone()));
                             self.cluster.set_has_order(true);
                         }
                         Err(why) => self.stop(why),
@@ -281,6 +286,7 @@ impl Replicated {
         let cluster = self.cluster.clone();
         let is_beat = matches!(waiting, Waiting::Barriers(_));
         let proposed = id.clone();
+        let retries = self.metrics.order_retries.clone();
         let proposing = async move {
             let bytes = bytes::Bytes::from(bytes);
             let subject = match is_beat {
@@ -291,6 +297,7 @@ impl Replicated {
                 match stream.propose(subject, &proposed, bytes.clone()).await {
                     Err(ProposeError::Unacknowledged(why)) => {
                         tracing::debug!(why, "a command was not acknowledged");
+                        retries.inc();
                         sleep(PROPOSE_AGAIN).await;
                     }
                     proposed => return proposed,
@@ -301,6 +308,7 @@ impl Replicated {
             id,
             waiting,
             proposing: Some(proposing.boxed()),
+            begun: Instant::now(),
             deadline: Instant::now() + PROPOSE_WITHIN,
         });
     }
@@ -317,6 +325,8 @@ impl Replicated {
                 self.answer_on_its_way(NotApplied::OutcomeUnknown);
             }
             Ok(sequence) => {
+                let took = on_its_way.begun.elapsed();
+                self.metrics.order_seconds.observe(took.as_secs_f64());
                 on_its_way.deadline = Instant::now() + APPLY_WITHIN;
                 self.cluster.set_has_order(true);
                 self.cluster.knows(sequence);
@@ -453,6 +463,11 @@ impl Replicated {
                 self.cluster.hear(beat, command.at);
             }
             if let Some(mine) = self.on_its_way.take_if(|mine| mine.id == id) {
+                if mine.proposing.is_some() {
+                    // It was read before the acknowledgement came.
+                    let took = mine.begun.elapsed();
+                    self.metrics.order_seconds.observe(took.as_secs_f64());
+                }
                 self.cluster.set_has_order(true);
                 mine.waiting.answer(Ok(applied));
             }
