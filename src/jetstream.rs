@@ -23,6 +23,7 @@ use async_nats::{
 };
 use bytes::Bytes;
 use futures_util::StreamExt;
+use percent_encoding::percent_decode_str;
 use tokio::time::{sleep, timeout};
 
 pub use self::follower::{Follower, Read};
@@ -61,7 +62,7 @@ pub const COMMANDS_FORMAT: u32 = 1;
 /// Where the stream is.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Addresses of the servers, such as `nats://127.0.0.1:4222`.
+    /// Addresses of the servers, such as `nats://127.0.0.1:4222`, or `nats://user:password@127.0.0.1:4222`.
     pub servers: Vec<String>,
     /// Name of the stream, and of the subject of its commands. Beats have one for each hub.
     pub stream: String,
@@ -223,10 +224,16 @@ impl JetStream {
                 .map_err(|_| Error::Address(server.clone()))
         };
         let servers = settings.servers.iter().map(address);
-        let client = options
-            .connect(servers.collect::<Result<Vec<_>, _>>()?)
-            .await
-            .map_err(Error::Connect)?;
+        let servers = servers.collect::<Result<Vec<_>, _>>()?;
+        // The client reads them from no address.
+        let login = servers
+            .iter()
+            .find_map(|server| Some((server.username()?, server.password()?)));
+        if let Some((user, password)) = login {
+            let decoded = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+            options = options.user_and_password(decoded(user), decoded(password));
+        }
+        let client = options.connect(servers).await.map_err(Error::Connect)?;
         let mut context = jetstream::new(client);
         context.set_timeout(ANSWER_WITHIN);
         Ok(Self {

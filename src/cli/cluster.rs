@@ -1,10 +1,15 @@
 //! `segno cluster`: the stream that several hubs have in common.
 
-use std::{fmt::Write, path::PathBuf, time::Duration};
+use std::{
+    fmt::Write,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use humantime::{format_duration, parse_duration};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::{LogFile, counted, print, rounded};
@@ -43,6 +48,14 @@ pub(super) struct InitFlags {
     /// copy of it.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
+
+    /// The file was one of a cluster whose stream is lost: a new order begins with it. Take that of the hub with the newest event.
+    #[arg(long, requires = "from")]
+    stream_is_lost: bool,
+
+    /// Change nothing if there is a stream of this name.
+    #[arg(long)]
+    if_missing: bool,
 
     /// Servers that keep a copy of each command. Fewer than 3 lose what was acknowledged when one of them is lost.
     #[arg(long, default_value = "3", value_name = "N", value_parser = parse_replicas)]
@@ -84,6 +97,12 @@ pub(super) struct JoinFlags {
     #[command(flatten)]
     log: LogFile,
 }
+
+/// How long servers may take to elect a leader: 4 to 9 s, perhaps twice.
+const ELECTED_WITHIN: Duration = Duration::from_secs(20);
+
+/// Rest before a stream is asked for again.
+const CREATE_AGAIN: Duration = Duration::from_millis(250);
 
 /// What the servers should take at once. Below it an event or a batch that a hub alone takes may be refused.
 const MAX_PAYLOAD_WANTED: usize = 16 * 1024 * 1024;
@@ -140,6 +159,9 @@ async fn init(flags: InitFlags) -> anyhow::Result<()> {
     let stream = open(&flags.cluster).await?;
     let name = &flags.cluster.stream;
     match stream.about_within(ANSWER_WITHIN).await {
+        Ok(_) if flags.if_missing => {
+            return print(&format!("there is a stream {name} already\n"));
+        }
         Ok(_) => bail!("there is a stream {name} already; `segno cluster status` shows it"),
         Err(Error::NoStream(_)) => (),
         Err(error) => return Err(error.into()),
@@ -156,12 +178,15 @@ async fn init(flags: InitFlags) -> anyhow::Result<()> {
     };
     if let Some(path) = &flags.from {
         let (log, mut appender) = db::open(path).await?;
-        if appender.reached().is_some() {
-            bail!("{} is a file of a cluster already", path.display());
+        if appender.reached().is_some() && !flags.stream_is_lost {
+            bail!(
+                "{} is a file of a cluster already; if its stream is lost, add --stream-is-lost",
+                path.display()
+            );
         }
         new.log_id = log.id().into();
         new.begins_empty = appender.last_id() == EventId::ZERO;
-        stream.create(new).await?;
+        create(&stream, new).await?;
         let beginning = db::Reached {
             epoch,
             sequence: 0,
@@ -172,11 +197,26 @@ async fn init(flags: InitFlags) -> anyhow::Result<()> {
         log.close().await;
         appender.close().await?;
     } else {
-        stream.create(new).await?;
+        create(&stream, new).await?;
     }
     let mut text = format!("made the stream {name}; start each hub with --cluster\n");
     warn(&mut text, &stream, &stream.about().await?);
     print(&text)
+}
+
+/// Makes the stream. Servers that were started together have to find each other and to elect one first.
+async fn create(stream: &JetStream, new: NewStream) -> Result<(), Error> {
+    let begun = Instant::now();
+    loop {
+        match stream.create(new.clone()).await {
+            Err(Error::Unanswered(why))
+                if begun.elapsed() < ELECTED_WITHIN && !why.contains("already in use") =>
+            {
+                sleep(CREATE_AGAIN).await;
+            }
+            created => return created,
+        }
+    }
 }
 
 fn warn(text: &mut String, stream: &JetStream, about: &About) {
@@ -227,7 +267,7 @@ async fn status(flags: StatusFlags) -> anyhow::Result<()> {
     }
 }
 
-/// Tells of a hub in a line, and of what is wrong with it in others; whether its file differs from that of another.
+/// Tells of a hub in a line, and of what is wrong with it in others; whether anything is.
 fn describe(text: &mut String, heard: &NewestBeat, all: &[NewestBeat]) -> bool {
     let beat = &heard.beat;
     let url = beat.url.as_deref().unwrap_or("(no --advertise)");
@@ -241,7 +281,8 @@ fn describe(text: &mut String, heard: &NewestBeat, all: &[NewestBeat]) -> bool {
         beat.last_id,
         format_duration(rounded(heard.age))
     );
-    if heard.age > LATE_AFTER {
+    let is_late = heard.age > LATE_AFTER;
+    if is_late {
         _ = writeln!(text, "warning: it should tell of itself every 2 s");
     }
     if heard.clock_ahead_ms.abs() > CLOCKS_DIFFER_MS {
@@ -254,14 +295,11 @@ fn describe(text: &mut String, heard: &NewestBeat, all: &[NewestBeat]) -> bool {
     let differs = |other: &&NewestBeat| {
         other.beat.sequence == beat.sequence && other.beat.chain != beat.chain
     };
-    let is_diverged = all.iter().any(|other| differs(&other));
+    let is_diverged = beat.differs || all.iter().any(|other| differs(&other));
     if is_diverged {
-        _ = writeln!(
-            text,
-            "warning: its file differs from that of another hub at this command"
-        );
+        _ = writeln!(text, "warning: its file differs from that of another hub");
     }
-    is_diverged
+    is_diverged || is_late
 }
 
 async fn upgrade(flags: StatusFlags) -> anyhow::Result<()> {

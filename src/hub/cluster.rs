@@ -41,6 +41,16 @@ pub struct Beat {
     pub version: String,
     /// The commands that it knows: those of this format, and of all before it.
     pub format: u32,
+    /// Whether its chain is not that of the majority, as far as it knows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub differs: bool,
+}
+
+impl Beat {
+    /// Whether the same hub told both, perhaps before and after a start: it has the same name, or the same address.
+    fn is_of_the_same_hub(&self, other: &Self) -> bool {
+        self.hub == other.hub || (self.url.is_some() && self.url == other.url)
+    }
 }
 
 /// A hub as the others know it.
@@ -96,6 +106,8 @@ struct State {
     has_order: bool,
     is_joined: bool,
     stopped: Option<String>,
+    /// Since when the majority has another chain.
+    outvoted_since: Option<Instant>,
     heard: BTreeMap<String, Heard>,
     /// Sequences and chains, oldest first.
     places: VecDeque<(u64, String)>,
@@ -119,6 +131,7 @@ impl Cluster {
             has_order: false,
             is_joined: false,
             stopped: None,
+            outvoted_since: None,
             heard: BTreeMap::new(),
         };
         Self {
@@ -153,6 +166,7 @@ impl Cluster {
             last_id,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             format: COMMANDS_FORMAT,
+            differs: state.is_diverged(),
         }
     }
 
@@ -213,10 +227,12 @@ impl Cluster {
             agrees,
             beat,
         };
+        // One that was started anew has one vote, not two.
+        state.heard.retain(|_, other| {
+            other.at.elapsed() < GONE_AFTER && !other.beat.is_of_the_same_hub(&heard.beat)
+        });
         state.heard.insert(heard.beat.hub.clone(), heard);
-        state
-            .heard
-            .retain(|_, heard| heard.at.elapsed() < GONE_AFTER);
+        state.count_votes();
     }
 
     /// Whether commands are put in order.
@@ -295,14 +311,85 @@ impl State {
             .map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// Hubs that agree with this one, itself too, and hubs that do not.
+    fn votes(&self) -> (usize, usize) {
+        let is_recent = |heard: &&Heard| heard.at.elapsed() < GONE_AFTER;
+        let count = |agrees| {
+            let heard = self.heard.values().filter(is_recent);
+            heard.filter(|heard| heard.agrees == Some(agrees)).count()
+        };
+        (count(true), count(false))
+    }
+
+    /// Notes since when this hub is in the minority. Once it was that for as long as hubs that are gone have a vote, it is for
+    /// good: its file does not become right by the others being away.
+    fn count_votes(&mut self) {
+        let (agree, differ) = self.votes();
+        if agree >= differ {
+            self.outvoted_since = None;
+            return;
+        }
+        let since = *self.outvoted_since.get_or_insert_with(Instant::now);
+        if since.elapsed() > GONE_AFTER && self.stopped.is_none() {
+            let why = "the file differs from those of the other hubs; stop this hub, and take the file of another one with \
+                       `segno cluster join`";
+            tracing::error!(why, "this hub takes no publishes any more");
+            self.stopped = Some(why.into());
+        }
+    }
+
     /// Whether this hub's chain is not that of the majority. Where there is none, no hub's is.
     fn is_diverged(&self) -> bool {
-        let heard = || {
-            let recent = |heard: &&Heard| heard.at.elapsed() < GONE_AFTER;
-            self.heard.values().filter(recent)
-        };
-        let differ = heard().filter(|heard| heard.agrees == Some(false)).count();
-        let agree = heard().filter(|heard| heard.agrees == Some(true)).count();
+        let (agree, differ) = self.votes();
         differ > 0 && agree <= differ
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn beat(hub: &str, url: &str, chain: &str) -> Beat {
+        Beat {
+            hub: hub.into(),
+            url: Some(url.into()),
+            sequence: 1,
+            chain: chain.into(),
+            last_id: 1,
+            version: String::new(),
+            format: COMMANDS_FORMAT,
+            differs: false,
+        }
+    }
+
+    /// A hub with a wrong file that is started again and again, each time under another name, does not outvote the others.
+    #[test]
+    fn a_hub_that_is_started_again_has_one_vote() {
+        let reached = Reached {
+            epoch: String::new(),
+            sequence: 1,
+            command_id: String::new(),
+            chain: "right".into(),
+        };
+        let cluster = Cluster::new("me".into(), Some("http://me".into()), reached);
+        cluster.set_has_order(true);
+        let hear = |hub, url, chain| cluster.hear(beat(hub, url, chain), Timestamp::now());
+        hear("me", "http://me", "right");
+        hear("other", "http://other", "right");
+        for start in ["1", "2", "3"] {
+            hear(start, "http://wrong", "wrong");
+            assert_eq!(cluster.refusal(), None, "start {start}");
+        }
+        // Of two, nobody can tell which is right.
+        let cluster = Cluster::new(
+            "me".into(),
+            Some("http://me".into()),
+            cluster.status().reached,
+        );
+        cluster.set_has_order(true);
+        for (hub, url, chain) in [("me", "http://me", "right"), ("1", "http://wrong", "wrong")] {
+            cluster.hear(beat(hub, url, chain), Timestamp::now());
+        }
+        assert!(cluster.refusal().is_some_and(|why| why.contains("differ")));
     }
 }

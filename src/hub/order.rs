@@ -1,6 +1,10 @@
 //! Who puts commands in order. Here is the writer, the one task that does so; [`local`] is the order of a hub that is alone,
 //! [`replicated`] that of a hub of a cluster.
 
+#[cfg(feature = "cluster")]
+mod beats;
+#[cfg(feature = "cluster")]
+mod comparison;
 mod local;
 #[cfg(feature = "cluster")]
 mod replicated;
@@ -11,9 +15,9 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "cluster")]
-pub(super) use self::replicated::Replicated;
+pub use self::beats::{NewestBeat, find_beats};
 #[cfg(feature = "cluster")]
-pub use self::replicated::{NewestBeat, find_beats};
+pub(super) use self::replicated::Replicated;
 use super::{applier::Applier, queue::Publication, work::Work};
 use crate::db;
 

@@ -3,6 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use async_nats::jetstream::consumer::pull;
+use bytes::Bytes;
 use futures_util::{StreamExt, future::pending};
 use tokio::{
     sync::{mpsc, watch},
@@ -31,6 +32,8 @@ pub enum Read {
     Entry(Entry),
     /// The next command is no more: it was deleted, or is older than what the stream keeps. Nothing follows.
     Gone(u64),
+    /// The last command is another one now: the servers came back with an older store, and went on from there. Nothing follows.
+    TakenBack(u64),
 }
 
 /// Reads a stream. The reading ends when it is dropped.
@@ -49,6 +52,8 @@ impl Follower {
         let reader = Reader {
             stream,
             next: applied + 1,
+            last: None,
+            is_compared: true,
             entries,
             known,
             metrics,
@@ -86,6 +91,10 @@ impl Drop for Follower {
 struct Reader {
     stream: JetStream,
     next: u64,
+    /// What was handed on last.
+    last: Option<Entry>,
+    /// Whether that is still what the stream has, as far as it was looked since the last break.
+    is_compared: bool,
     entries: mpsc::Sender<Read>,
     known: watch::Receiver<u64>,
     metrics: ClusterMetrics,
@@ -99,7 +108,10 @@ impl Reader {
         let mut missed = 0;
         loop {
             let before = self.next;
-            let consumed = timeout(ANSWER_WITHIN, self.stream.consume(self.next)).await;
+            // Begins with what is known, to see that it is the same.
+            self.is_compared = self.last.is_none();
+            let from = self.last.as_ref().map_or(self.next, |last| last.sequence);
+            let consumed = timeout(ANSWER_WITHIN, self.stream.consume(from)).await;
             let ended = match consumed {
                 Ok(Ok(messages)) => self.consume(messages).await,
                 Ok(Err(error)) => {
@@ -147,6 +159,9 @@ impl Reader {
             if sequence > self.next {
                 return Ok(HOLE);
             }
+            if !self.is_compared {
+                self.compare(sequence, &message.payload).await?;
+            }
             if sequence == self.next {
                 let payload = message.payload.clone();
                 self.hand_on(Entry { sequence, payload }).await?;
@@ -154,8 +169,27 @@ impl Reader {
         }
     }
 
+    /// Looks whether what the stream has at `sequence` is what was handed on.
+    async fn compare(&mut self, sequence: u64, payload: &Bytes) -> Result<(), Ended> {
+        let last = self.last.as_ref().filter(|last| last.sequence == sequence);
+        if last.is_some_and(|last| last.payload != *payload) {
+            _ = self.entries.send(Read::TakenBack(sequence)).await;
+            return Err(Ended);
+        }
+        // Where what comes is later, the last one was removed with what was erased.
+        self.is_compared = true;
+        Ok(())
+    }
+
     /// Fetches, one by one, what the stream is known to have.
     async fn fetch_known(&mut self) -> Result<(), Ended> {
+        if let Some(last) = self.last.as_ref().filter(|_| !self.is_compared) {
+            match self.stream.entry(last.sequence).await {
+                Ok(Some(entry)) => self.compare(entry.sequence, &entry.payload).await?,
+                Ok(None) => self.is_compared = true,
+                Err(_) => return Ok(()),
+            }
+        }
         while *self.known.borrow() >= self.next {
             match self.stream.entry(self.next).await {
                 Ok(Some(entry)) => {
@@ -187,6 +221,7 @@ impl Reader {
 
     async fn hand_on(&mut self, entry: Entry) -> Result<(), Ended> {
         self.next = entry.sequence + 1;
+        self.last = Some(entry.clone());
         let sent = self.entries.send(Read::Entry(entry)).await;
         sent.map_err(|_| Ended)
     }

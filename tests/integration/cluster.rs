@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::{
     nats::Nats,
+    proxies::{Proxy, recipe_of},
     test_hub::{
         Answer, CURSOR_TYPE, Port, Program, TestHub, answer, reqwest_client, seeded, segno, within,
     },
@@ -77,7 +78,7 @@ pub(crate) async fn same_content(dbs: &[&Path]) -> String {
 }
 
 /// Waits until the event with this id has `value` at the place `pointer`.
-async fn wait_for(hub: &TestHub, id: u64, pointer: &str, value: &Value) {
+pub(crate) async fn wait_for(hub: &TestHub, id: u64, pointer: &str, value: &Value) {
     let seen = async {
         while hub
             .get_json(&format!("/events/{id}"))
@@ -91,7 +92,7 @@ async fn wait_for(hub: &TestHub, id: u64, pointer: &str, value: &Value) {
     within(format_args!("{value} in event {id}"), seen).await;
 }
 
-async fn publish(hub: &TestHub, event: Value) -> Answer {
+pub(crate) async fn publish(hub: &TestHub, event: Value) -> Answer {
     answer(hub.post_json("/events", event.to_string())).await
 }
 
@@ -333,8 +334,8 @@ async fn an_unknown_command_is_never_skipped() {
     assert_eq!(refused.code(), "unordered");
 }
 
-const PUBLISHERS: usize = 8;
-const SUBSCRIBERS: usize = 12;
+const PUBLISHERS: usize = 16;
+const SUBSCRIBERS: usize = 48;
 
 /// How long everything is killed; `SEGNO_CLUSTER_SECONDS` makes it longer.
 fn killing_time() -> Duration {
@@ -343,10 +344,10 @@ fn killing_time() -> Duration {
 }
 
 /// The data of each acknowledged event, by its id.
-type Acknowledged = Arc<Mutex<BTreeMap<u64, String>>>;
+pub(crate) type Acknowledged = Arc<Mutex<BTreeMap<u64, String>>>;
 
 /// Publishes with keys, at any hub, and sends again what was not acknowledged.
-async fn publish_until(
+pub(crate) async fn publish_until(
     stop: Arc<AtomicBool>,
     urls: Vec<String>,
     publisher: usize,
@@ -425,7 +426,7 @@ async fn follow_until(until: Arc<AtomicU64>, urls: Vec<String>) -> Vec<(u64, Str
     events
 }
 
-async fn start_hub(nats: &Nats, folder: &Path, port: &Port) -> Program {
+pub(crate) async fn start_hub(nats: &Nats, folder: &Path, port: &Port) -> Program {
     let mut command = segno();
     command
         .args(["serve", "--listen", &port.address().to_string()])
@@ -437,7 +438,18 @@ async fn start_hub(nats: &Nats, folder: &Path, port: &Port) -> Program {
     Program::spawn(command).await
 }
 
-/// Hubs and servers are killed at random, and a hub's disk is emptied. Every acknowledged event is on every stream, once, in one
+/// HAProxy before the hubs, by the recipe of the page.
+async fn start_proxy(hubs: &[Port], folder: &Path) -> Proxy {
+    let mut recipe = recipe_of("docs/cluster.md", "haproxy");
+    for (n, port) in hubs.iter().enumerate() {
+        let hub = format!("10.0.0.{}:8000", n + 1);
+        assert_eq!(recipe.matches(&hub).count(), 2, "{recipe}");
+        recipe = recipe.replace(&hub, &port.address().to_string());
+    }
+    Proxy::run("haproxy", &recipe, folder).await
+}
+
+/// Publishers and subscribers are at any hub, and behind a proxy. Hubs and servers are killed at random, and a hub's disk is emptied. Every acknowledged event is on every stream, once, in one
 /// order, and no gap is told.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_a_cluster_that_is_killed_at_random_loses_nothing() {
@@ -451,6 +463,11 @@ async fn slow_a_cluster_that_is_killed_at_random_loses_nothing() {
     for (folder, port) in folders.iter().zip(&ports) {
         hubs.push(Some(start_hub(&nats, folder.path(), port).await));
     }
+    let proxied = tempfile::tempdir().unwrap();
+    let proxy = start_proxy(&ports, proxied.path()).await;
+    // Half of all go through it.
+    let mut urls = urls;
+    urls.extend(vec![proxy.url.clone(); 3]);
     let acknowledged = Acknowledged::default();
     let (stop, until) = (
         Arc::new(AtomicBool::new(false)),

@@ -3,7 +3,7 @@
 // Writes to `segno.db` and `segno.db-wal` go through to the real files, which is what the hub sees, like the page cache of a
 // system. Beside that, the folder $SEGNO_DISK holds what a power cut would leave of both: a write gets there when the file is
 // synced after it. A file `fail-sync-db`, `fail-sync-wal`, `fail-write-db` or `fail-write-wal` in the folder makes that call
-// fail with EIO. A sync that fails forgets the writes before it, as Linux does: the next one does not bring them back.
+// fail with EIO. While there is a file `stall-sync-wal` that sync does not end. A sync that fails forgets the writes before it, as Linux does: the next one does not bring them back.
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -46,9 +46,9 @@ static int kind_of(int fd) {
     return -1;
 }
 
-static int told_to_fail(const char *call, int kind) {
+static int told_to(const char *fault, int kind) {
     char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s/fail-%s-%s", getenv("SEGNO_DISK"), call, names[kind]);
+    snprintf(path, sizeof path, "%s/%s-%s", getenv("SEGNO_DISK"), fault, names[kind]);
     return access(path, F_OK) == 0;
 }
 
@@ -68,7 +68,7 @@ static ssize_t write_at(const char *call, int fd, const void *bytes, size_t leng
     if (kind < 0) return write_through(fd, bytes, length, at);
     pthread_mutex_lock(&lock);
     ssize_t written = -1;
-    if (told_to_fail("write", kind)) {
+    if (told_to("fail-write", kind)) {
         errno = EIO;
     } else if ((written = write_through(fd, bytes, length, at)) > 0) {
         struct pending *write = malloc(sizeof *write + written);
@@ -94,8 +94,9 @@ static int sync_file(const char *call, int fd) {
     int (*sync_through)(int) = real(call);
     int kind = kind_of(fd);
     if (kind < 0) return sync_through(fd);
+    while (told_to("stall-sync", kind)) usleep(10 * 1000);
     pthread_mutex_lock(&lock);
-    int fails = told_to_fail("sync", kind);
+    int fails = told_to("fail-sync", kind);
     ssize_t (*keep)(int, const void *, size_t, off_t) = real("pwrite64");
     while (first[kind]) {
         struct pending *write = first[kind];

@@ -21,13 +21,18 @@ use super::test_hub::{
 };
 
 /// A program on a disk that can be told to fail, and that forgets what was not synced. See `disk.c`.
-struct FaultyDisk {
-    program: Program,
+pub(crate) struct FaultyDisk {
+    pub(crate) program: Program,
     folder: TempDir,
 }
 
 impl FaultyDisk {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Starts it with more flags.
+    pub(crate) async fn start_with(flags: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let library = preload("disk.c", folder.path());
         fs::create_dir(folder.path().join("running")).unwrap();
@@ -36,6 +41,7 @@ impl FaultyDisk {
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--db"])
             .arg(folder.path().join("running/segno.db"))
+            .args(flags)
             .env("LD_PRELOAD", library)
             .env("SEGNO_DISK", folder.path().join("kept"))
             .stderr(Stdio::null());
@@ -43,11 +49,16 @@ impl FaultyDisk {
         Self { program, folder }
     }
 
-    fn fail(&self, call: &str) {
+    #[cfg(feature = "cluster")]
+    pub(crate) fn db(&self) -> PathBuf {
+        self.folder.path().join("running/segno.db")
+    }
+
+    pub(crate) fn fail(&self, call: &str) {
         fs::write(self.folder.path().join("kept").join(call), "").unwrap();
     }
 
-    fn work_again(&self, call: &str) {
+    pub(crate) fn work_again(&self, call: &str) {
         fs::remove_file(self.folder.path().join("kept").join(call)).unwrap();
     }
 

@@ -1,6 +1,7 @@
 //! What happens when something is missing: room, descriptors, the right file, a second address.
 
 use std::{
+    ffi::OsStr,
     fs,
     io::Write,
     os::unix::fs::PermissionsExt,
@@ -266,13 +267,13 @@ async fn a_full_disk_is_told_nothing_is_half_written_and_it_works_again() {
 }
 
 /// A disk of its own that outlives the hubs on it.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     holder: std::process::Child,
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    async fn mount(size: &str) -> Self {
+    pub(crate) async fn mount(size: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let script = format!(
             "mount -t tmpfs -o size={size} hub '{}' && touch '{0}/mounted' && exec sleep 600",
@@ -293,17 +294,30 @@ impl SmallDisk {
     }
 
     /// Its root, as seen from outside.
-    fn inside(&self) -> std::path::PathBuf {
+    pub(crate) fn inside(&self) -> std::path::PathBuf {
         let root = format!("/proc/{}/root", self.holder.id());
         format!("{root}{}", self.folder.path().display()).into()
     }
 
-    fn serve(&self) -> Command {
+    /// Its root, as seen by programs that run on it.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Runs `program` where the disk is.
+    pub(crate) fn run(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.holder.id().to_string()])
             .args(["--user", "--mount", "--preserve-credentials"])
-            .arg(segno().get_program())
+            .arg(program);
+        command
+    }
+
+    pub(crate) fn serve(&self) -> Command {
+        let mut command = self.run(segno().get_program());
+        command
             .args(["serve", "--listen", "127.0.0.1:0", "--db"])
             .arg(self.folder.path().join("segno.db"));
         command
@@ -320,7 +334,7 @@ impl SmallDisk {
     }
 
     /// Leaves no room at all.
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut ballast = fs::OpenOptions::new()
             .create(true)
             .append(true)

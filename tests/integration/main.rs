@@ -18,6 +18,9 @@ mod clients;
 mod clock;
 #[cfg(feature = "cluster")]
 mod cluster;
+#[cfg(feature = "cluster")]
+mod cluster_faults;
+#[cfg(feature = "cluster")]
 mod cluster_join;
 mod command_line;
 mod console;

@@ -31,13 +31,18 @@ impl Drop for Proxy {
 
 /// The recipe of the page on streams for `proxy`, for a hub at `hub` instead of its usual port.
 fn recipe(proxy: &str, hub: &Port) -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("docs/stream.md")).unwrap();
-    let fence = format!("```{proxy}\n");
-    let (_, recipe) = page.split_once(&fence).unwrap();
-    let recipe = recipe.split_once("\n```\n").unwrap().0;
+    let recipe = recipe_of("docs/stream.md", proxy);
     assert!(recipe.contains("127.0.0.1:8000"), "{recipe}");
     recipe.replace("127.0.0.1:8000", &hub.address().to_string())
+}
+
+/// What `page` says for `proxy`.
+pub(crate) fn recipe_of(page: &str, proxy: &str) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join(page)).unwrap();
+    let fence = format!("```{proxy}\n");
+    let (_, recipe) = page.split_once(&fence).unwrap();
+    recipe.split_once("\n```\n").unwrap().0.to_owned()
 }
 
 /// What stands around the recipe for `proxy`, at `port`, and the command that runs it in the foreground.

@@ -7,25 +7,26 @@
 use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, pending};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::{
     super::{
         applier::{Applier, Sequenced},
-        cluster::{BEAT_EVERY, Beat, Cluster, GONE_AFTER},
-        command::{Act, Command},
+        cluster::{BEAT_EVERY, Cluster},
+        command::{Act, Applied, Command},
         origin::Origins,
         queue::{NewEvents, Publication, Reply},
         work::{Change, NotApplied, Waiting, Work, WorkReply},
     },
     COMMIT_MAX_PUBLICATIONS, Intake,
-    wire::{self, Lists, PUBLISH_ENVELOPE_BYTES},
+    comparison::compare,
+    wire::{self, Identified, Lists, PUBLISH_ENVELOPE_BYTES},
 };
 use crate::{
-    db::Reached,
+    db::{self, Reached},
     event::Timestamp,
-    jetstream::{self, COMMANDS_FORMAT, Entry, Follower, JetStream, ProposeError, Read, Subject},
+    jetstream::{Follower, JetStream, ProposeError, Read, Subject},
     metrics::ClusterMetrics,
 };
 
@@ -35,11 +36,11 @@ const PROPOSE_WITHIN: Duration = Duration::from_secs(15);
 /// Rest between two tries.
 const PROPOSE_AGAIN: Duration = Duration::from_millis(100);
 
+/// Longest wait of a hub that drains for the command on its way: an election takes up to 9 s.
+const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+
 /// How long a command that was put in order may take to be applied here.
 const APPLY_WITHIN: Duration = Duration::from_secs(15);
-
-/// Rest before the stream is asked again at a start.
-const COMPARE_AGAIN: Duration = Duration::from_millis(250);
 
 /// Rest before a command that the file refused is tried again.
 const APPLY_AGAIN: Duration = Duration::from_secs(1);
@@ -63,6 +64,10 @@ pub(in super::super) struct Replicated {
     /// Compares the file with the stream, before anything is read from it.
     comparing: Option<BoxFuture<'static, Result<(), String>>>,
     follower: Option<Follower>,
+    /// What was read and is not applied yet.
+    read: VecDeque<Read>,
+    /// The file refused the first of what was read.
+    refused: Option<Refused>,
     /// Publications that wait for the command on its way.
     backlog: VecDeque<Encoded>,
     /// A change that waits for it.
@@ -71,6 +76,8 @@ pub(in super::super) struct Replicated {
     barriers: Vec<WorkReply<()>>,
     beat_is_due: bool,
     on_its_way: Option<OnItsWay>,
+    /// When a drain waits no longer.
+    latest: Option<Instant>,
     /// Removes commands whose events were erased; ends with those that are removed, and where the stream begins.
     removing: Option<BoxFuture<'static, (Vec<u64>, u64)>>,
     remove_after: Duration,
@@ -82,6 +89,13 @@ pub(in super::super) struct Replicated {
 struct Encoded {
     list: Vec<u8>,
     reply: Reply,
+}
+
+/// The file refused a command. What is in order is not given up: it is tried again.
+#[derive(Debug)]
+struct Refused {
+    error: Arc<db::Error>,
+    again: Instant,
 }
 
 /// The command that was proposed last and is not applied yet.
@@ -110,6 +124,13 @@ impl std::fmt::Debug for OnItsWay {
     }
 }
 
+impl OnItsWay {
+    /// Whether it is a beat that nobody asked for.
+    fn nobody_waits(&self) -> bool {
+        matches!(&self.waiting, Waiting::Barriers(barriers) if barriers.is_empty())
+    }
+}
+
 impl Replicated {
     /// For a file that is a part of the log `log_id` and has come as far as `reached`.
     pub(in super::super) fn new(
@@ -125,11 +146,14 @@ impl Replicated {
             follower: None,
             stream,
             cluster,
+            read: VecDeque::new(),
+            refused: None,
             backlog: VecDeque::new(),
             change: None,
             barriers: Vec::new(),
             beat_is_due: true,
             on_its_way: None,
+            latest: None,
             removing: None,
             remove_after,
             metrics,
@@ -152,7 +176,10 @@ impl Replicated {
             let room = BACKLOG_MAX_PUBLICATIONS.saturating_sub(self.backlog.len());
             tokio::select! {
                 biased;
-                () = intake.draining.cancelled(), if !intake.publications.is_closed() => intake.publications.close(),
+                () = intake.draining.cancelled(), if !intake.publications.is_closed() => {
+                    intake.publications.close();
+                    self.hurry();
+                }
                 compared = compared(&mut self.comparing) => {
                     self.comparing = None;
                     match compared {
@@ -163,9 +190,15 @@ impl Replicated {
                         Err(why) => self.stop(why),
                     }
                 }
-                () = read_next(&mut self.follower, &mut read) => {
-                    self.apply(mem::take(&mut read), applier).await;
+                () = read_next(&mut self.follower, &mut read), if self.read.is_empty() => {
+                    self.read.extend(read.drain(..));
+                    if let Some(Read::Entry(newest)) = self.read.back() {
+                        // Before it is applied, which may take long.
+                        self.cluster.knows(newest.sequence);
+                    }
+                    self.apply(applier).await;
                 }
+                () = rest(&self.refused) => self.apply(applier).await,
                 proposed = proposed(&mut self.on_its_way) => match proposed {
                     Some(proposed) => self.proposed(proposed),
                     None => self.give_up(),
@@ -223,7 +256,30 @@ impl Replicated {
         intake.publications.is_closed()
             && intake.publications.is_empty()
             && self.backlog.is_empty()
-            && self.on_its_way.is_none()
+            && self.on_its_way.as_ref().is_none_or(OnItsWay::nobody_waits)
+    }
+
+    /// The hub drains: who waits for the command on its way has to know soon.
+    fn hurry(&mut self) {
+        let longest = Instant::now() + DRAIN_WITHIN;
+        self.latest = Some(longest);
+        if let Some(command) = &mut self.on_its_way {
+            command.deadline = command.deadline.min(longest);
+        }
+    }
+
+    fn deadline(&self, within: Duration) -> Instant {
+        let deadline = Instant::now() + within;
+        self.latest.map_or(deadline, |latest| deadline.min(latest))
+    }
+
+    /// Why nothing is taken now; `None` if it is.
+    fn refusal(&self) -> Option<NotApplied> {
+        if let Some(why) = self.cluster.refusal() {
+            return Some(NotApplied::Unordered(why.into()));
+        }
+        let refused = self.refused.as_ref()?;
+        Some(NotApplied::Log(refused.error.clone()))
     }
 
     fn take(&mut self, publication: Publication) {
@@ -231,8 +287,8 @@ impl Replicated {
             // What came before it is on its way or waits for that; the loop that it asks for works.
             Publication::Ping(reply) => _ = reply.send(()),
             Publication::Events(NewEvents { events, reply, .. }) => {
-                if let Some(why) = self.cluster.refusal() {
-                    return reply.send(Err(NotApplied::Unordered(why.into()).into()));
+                if let Some(why) = self.refusal() {
+                    return reply.send(Err(why.into()));
                 }
                 let list = Lists::encode(&events);
                 let max_bytes = self.stream.command_max_bytes();
@@ -250,9 +306,8 @@ impl Replicated {
             return;
         }
         let id = Uuid::now_v7().to_string();
-        if let Some(why) = self.cluster.refusal() {
-            let error = NotApplied::Unordered(why.into());
-            self.refuse_waiting(&error);
+        if let Some(why) = self.refusal() {
+            self.refuse_waiting(&why);
         }
         if let Some(Change { act, waiting }) = self.change.take() {
             let bytes = wire::encode(&id, &Command::now(act));
@@ -309,11 +364,12 @@ impl Replicated {
             waiting,
             proposing: Some(proposing.boxed()),
             begun: Instant::now(),
-            deadline: Instant::now() + PROPOSE_WITHIN,
+            deadline: self.deadline(PROPOSE_WITHIN),
         });
     }
 
     fn proposed(&mut self, proposed: Result<u64, ProposeError>) {
+        let deadline = self.deadline(APPLY_WITHIN);
         let on_its_way = self.on_its_way.as_mut().expect("it was proposed");
         on_its_way.proposing = None;
         match proposed {
@@ -327,7 +383,7 @@ impl Replicated {
             Ok(sequence) => {
                 let took = on_its_way.begun.elapsed();
                 self.metrics.order_seconds.observe(took.as_secs_f64());
-                on_its_way.deadline = Instant::now() + APPLY_WITHIN;
+                on_its_way.deadline = deadline;
                 self.cluster.set_has_order(true);
                 self.cluster.knows(sequence);
                 if let Some(follower) = &self.follower {
@@ -345,6 +401,8 @@ impl Replicated {
     /// Follows the stream no further: what comes behind a command that was not applied must not be applied either.
     fn stop(&mut self, why: String) {
         self.follower = None;
+        self.read.clear();
+        self.refused = None;
         self.cluster.stop(why);
     }
 
@@ -378,84 +436,88 @@ impl Replicated {
         }
     }
 
-    /// Applies what was read. Publications that follow each other share a transaction.
-    async fn apply(&mut self, read: Vec<Read>, applier: &mut Applier) {
-        let mut run: Vec<Entry> = Vec::new();
-        let mut run_bytes = 0;
-        let mut read = read.into_iter().peekable();
-        while let Some(next) = read.next() {
-            let entry = match next {
-                Read::Entry(entry) => entry,
-                Read::Gone(sequence) => {
-                    return self.stop(format!(
-                        "the command {sequence} is no more in the stream; stop this hub, and take the file of another one with \
-                         `segno cluster join`"
-                    ));
-                }
+    /// Applies what was read, in order, until the file refuses.
+    async fn apply(&mut self, applier: &mut Applier) {
+        while !self.read.is_empty() {
+            let commands = match self.first_read() {
+                Ok(commands) => commands,
+                Err(why) => return self.stop(why),
             };
-            run_bytes += entry.payload.len();
-            run.push(entry);
-            if read.peek().is_none() || run_bytes >= APPLY_MAX_BYTES {
-                run_bytes = 0;
-                if self.apply_run(mem::take(&mut run), applier).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
-
-    async fn apply_run(&mut self, entries: Vec<Entry>, applier: &mut Applier) -> Result<(), ()> {
-        let mut commands = Vec::with_capacity(entries.len());
-        for entry in &entries {
-            match wire::decode(&entry.payload) {
-                Ok(identified) => commands.push(Sequenced {
-                    sequence: entry.sequence,
-                    id: identified.id,
-                    payload: entry.payload.clone(),
-                    command: identified.command,
-                }),
-                Err(error) => {
-                    self.stop(format!("{error}, sequence {}", entry.sequence));
-                    return Err(());
-                }
-            }
-        }
-        let is_publish = |command: &Sequenced| matches!(command.command.act, Act::Publish(_));
-        let mut rest = commands;
-        while !rest.is_empty() {
-            let publishes = rest
-                .iter()
-                .take_while(|command| is_publish(command))
-                .count();
-            let later = rest.split_off(publishes.max(1));
-            self.apply_together(mem::replace(&mut rest, later), applier)
-                .await;
-        }
-        Ok(())
-    }
-
-    /// Applies commands in one transaction, and tries again until it is done: what is in order cannot be refused.
-    async fn apply_together(&mut self, commands: Vec<Sequenced>, applier: &mut Applier) {
-        let mut failing = false;
-        let applied = loop {
             match applier
                 .apply_sequenced(&commands, &Origins::default())
                 .await
             {
-                Ok(applied) => break applied,
-                Err(error) => {
-                    if !mem::replace(&mut failing, true) {
-                        tracing::error!(
-                            error = &*error as &dyn std::error::Error,
-                            "a command of the cluster cannot be applied; trying again until it can"
-                        );
-                    }
-                    self.answer_on_its_way(NotApplied::OutcomeUnknown);
-                    self.refuse_waiting(&NotApplied::Log(error));
-                    sleep(APPLY_AGAIN).await;
+                Ok(applied) => {
+                    self.refused = None;
+                    self.read.drain(..commands.len());
+                    self.applied(commands, applied, applier);
                 }
+                Err(error) => return self.refused(error),
             }
-        };
+        }
+    }
+
+    /// The first of what was read that is applied in one transaction: publications that follow each other, or one other command.
+    fn first_read(&self) -> Result<Vec<Sequenced>, String> {
+        let (mut first, mut bytes) = (Vec::new(), 0);
+        for read in &self.read {
+            let entry = match read {
+                Read::Entry(entry) => entry,
+                Read::Gone(_) | Read::TakenBack(_) if !first.is_empty() => break,
+                Read::Gone(sequence) => {
+                    return Err(format!(
+                        "the command {sequence} is no more in the stream; stop this hub, and take the file of another one with \
+                         `segno cluster join`"
+                    ));
+                }
+                Read::TakenBack(sequence) => {
+                    return Err(format!(
+                        "the stream was taken back: number {sequence} is another command than the one applied"
+                    ));
+                }
+            };
+            bytes += entry.payload.len();
+            if !first.is_empty() && bytes > APPLY_MAX_BYTES {
+                break;
+            }
+            let Identified { id, command } = match wire::decode(&entry.payload) {
+                Ok(identified) => identified,
+                Err(_) if !first.is_empty() => break,
+                Err(error) => return Err(format!("{error}, sequence {}", entry.sequence)),
+            };
+            let is_publish = matches!(command.act, Act::Publish(_));
+            if !first.is_empty() && !is_publish {
+                break;
+            }
+            first.push(Sequenced {
+                sequence: entry.sequence,
+                id,
+                payload: entry.payload.clone(),
+                command,
+            });
+            if !is_publish {
+                break;
+            }
+        }
+        Ok(first)
+    }
+
+    /// The file refused the first of what was read. Whoever waits is told; what is in order is tried again.
+    fn refused(&mut self, error: Arc<db::Error>) {
+        if self.refused.is_none() {
+            tracing::error!(
+                error = &*error as &dyn std::error::Error,
+                "a command of the cluster cannot be applied; trying again until it can"
+            );
+        }
+        self.answer_on_its_way(NotApplied::OutcomeUnknown);
+        self.refused = Some(Refused {
+            error,
+            again: Instant::now() + APPLY_AGAIN,
+        });
+    }
+
+    fn applied(&mut self, commands: Vec<Sequenced>, applied: Vec<Applied>, applier: &Applier) {
         self.cluster.reached(applier.reached());
         for (command, applied) in commands.into_iter().zip(applied) {
             let Sequenced { id, command, .. } = command;
@@ -475,90 +537,6 @@ impl Replicated {
     }
 }
 
-/// What a hub told last.
-#[derive(Debug)]
-pub struct NewestBeat {
-    /// What it said.
-    pub beat: Beat,
-    /// How long ago.
-    pub age: Duration,
-    /// How far its clock is ahead of that of NATS, in milliseconds.
-    pub clock_ahead_ms: i64,
-}
-
-/// What the hubs of the cluster told last, in the order of their addresses. Hubs that tell nothing any more are not among them.
-pub async fn find_beats(stream: &JetStream) -> Result<Vec<NewestBeat>, jetstream::Error> {
-    let told = stream.newest_beats().await?.into_iter();
-    let mut found: Vec<_> = told
-        .filter(|told| told.age < GONE_AFTER)
-        .filter_map(|told| {
-            let Command { at, act } = wire::decode(&told.payload).ok()?.command;
-            let Act::Beat(beat) = act else { return None };
-            Some(NewestBeat {
-                beat,
-                age: told.age,
-                clock_ahead_ms: at.as_millis() - told.published_ms,
-            })
-        })
-        .collect();
-    found.sort_by(|a, b| (&a.beat.url, &a.beat.hub).cmp(&(&b.beat.url, &b.beat.hub)));
-    Ok(found)
-}
-
-/// Whether the stream is the one that the file was made by, and has at the file's place the command that was applied there.
-async fn compare(stream: JetStream, log_id: String, reached: Reached) -> Result<(), String> {
-    loop {
-        let about = match stream.about().await {
-            Ok(about) => about,
-            Err(error) => {
-                tracing::debug!(%error, "the stream of the cluster cannot be asked yet");
-                sleep(COMPARE_AGAIN).await;
-                continue;
-            }
-        };
-        if about.log_id != log_id || about.epoch != reached.epoch {
-            return Err("the stream orders another log, or was made anew".into());
-        }
-        if about.format > COMMANDS_FORMAT {
-            return Err(format!(
-                "the stream has commands of format {}, and this version knows {COMMANDS_FORMAT}",
-                about.format
-            ));
-        }
-        if about.last_sequence < reached.sequence {
-            return Err(format!(
-                "the stream was taken back: it ends at {}, and this hub has applied {}",
-                about.last_sequence, reached.sequence
-            ));
-        }
-        if reached.sequence + 1 < about.first_sequence {
-            return Err(format!(
-                "the stream begins at {}, and this hub has applied {}; stop it, and take the file of another one with \
-                 `segno cluster join`",
-                about.first_sequence, reached.sequence
-            ));
-        }
-        if reached.sequence < about.first_sequence {
-            return Ok(());
-        }
-        match stream.entry(reached.sequence).await {
-            Ok(Some(entry)) => {
-                let there = wire::decode(&entry.payload).map(|command| command.id);
-                return match there {
-                    Ok(id) if id == reached.command_id => Ok(()),
-                    _ => Err(format!(
-                        "the stream was taken back: number {} is another command than the one applied",
-                        reached.sequence
-                    )),
-                };
-            }
-            // It was removed, with what was erased. That the chains are equal has to do.
-            Ok(None) if about.deleted > 0 => return Ok(()),
-            Ok(None) | Err(_) => sleep(COMPARE_AGAIN).await,
-        }
-    }
-}
-
 async fn compared(
     comparing: &mut Option<BoxFuture<'static, Result<(), String>>>,
 ) -> Result<(), String> {
@@ -571,6 +549,14 @@ async fn compared(
 async fn removed(removing: &mut Option<BoxFuture<'static, (Vec<u64>, u64)>>) -> (Vec<u64>, u64) {
     match removing {
         Some(removing) => removing.await,
+        None => pending().await,
+    }
+}
+
+/// Waits until it is time to try again what the file refused.
+async fn rest(refused: &Option<Refused>) {
+    match refused {
+        Some(refused) => sleep_until(refused.again).await,
         None => pending().await,
     }
 }
