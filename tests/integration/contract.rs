@@ -4,7 +4,7 @@
 //! Every promise of `segno::hub` that another engine would have to keep has its test here, and no test here looks behind the
 //! handle: the suite is run once for each engine. What holds for one file alone (its size, its WAL, its place) is tested elsewhere.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use segno::{
     db::{self, Order, Stored, Trim},
@@ -21,6 +21,8 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use super::test_hub::within;
+#[cfg(feature = "cluster")]
+use super::{engine, test_hub::is_jetstream};
 
 /// A hub and its writer, in a folder of their own.
 struct Engine {
@@ -41,9 +43,16 @@ impl Engine {
     async fn start_in(folder: TempDir, settings: Settings) -> Self {
         let path = folder.path().join("segno.db");
         let (hub, writer) = open(&path, settings).await;
+        let writer = tokio::spawn(writer.run());
+        within("the hub to be ready", async {
+            while hub.ready().await.is_err() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
         Self {
             hub,
-            writer: tokio::spawn(writer.run()),
+            writer,
             folder,
         }
     }
@@ -80,6 +89,12 @@ impl Engine {
 }
 
 async fn open(path: &Path, settings: Settings) -> (Hub, Writer) {
+    #[cfg(feature = "cluster")]
+    if is_jetstream() {
+        let cluster = engine::cluster_of(path);
+        let opened = Hub::open_in_cluster(path, settings, &cluster, Metrics::default()).await;
+        return opened.unwrap();
+    }
     let opened = Hub::open(path, settings, Metrics::default()).await;
     opened.unwrap()
 }

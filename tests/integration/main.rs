@@ -34,6 +34,8 @@ mod cross_site;
 mod disk;
 mod docs;
 mod drain;
+#[cfg(feature = "cluster")]
+mod engine;
 mod erase;
 mod examples;
 mod faults;

@@ -12,7 +12,7 @@ use segno::retention::Keep;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::test_hub::{TestHub, TestStream, answer, reqwest_client, segno, within};
+use super::test_hub::{TestHub, TestStream, answer, only_local, reqwest_client, segno, within};
 
 fn newest(events: u64) -> Keep {
     Keep {
@@ -173,6 +173,9 @@ async fn slow_the_file_keeps_to_its_size_and_shrinks() {
 
 #[tokio::test]
 async fn slow_publishers_hardly_notice_a_large_trim() {
+    if only_local("it measures the steps of one writer; here each goes through the server") {
+        return;
+    }
     let hub = TestHub::start().await;
     hub.publish_many(200_000, |n| format!("orders.{}", n % 50))
         .await;
@@ -368,12 +371,19 @@ async fn slow_a_history_that_trimming_overtakes_is_told() {
             "a history with a hole looks whole: {query}"
         );
         assert_eq!(gaps[0]["reason"], "trimmed");
-        // Between two events that follow each other without a word, nothing is missing.
+        // Between two events that follow each other without a word, nothing is missing. The word comes a page early where
+        // events went between the reading of the page and the look at what had gone.
+        let mut gone_before = 0;
         for pair in lines.windows(2) {
+            gone_before = pair[0]["first_id"].as_u64().unwrap_or(gone_before);
             let [Some(a), Some(b)] = [&pair[0]["id"], &pair[1]["id"]].map(Value::as_u64) else {
                 continue;
             };
-            assert_eq!(a.abs_diff(b), 1, "a hole that nobody told: {query} {a} {b}");
+            let is_told = a.max(b) <= gone_before;
+            assert!(
+                a.abs_diff(b) == 1 || is_told,
+                "a hole that nobody told: {query} {a} {b}"
+            );
         }
     }
 }
@@ -455,6 +465,11 @@ async fn a_history_shows_an_event_that_was_erased_where_it_was() {
 
 #[tokio::test]
 async fn slow_a_topic_that_is_erased_under_a_history_is_told() {
+    if only_local(
+        "each step of the erasure goes through the server, and the client that holds still meanwhile is cut",
+    ) {
+        return;
+    }
     let hub = TestHub::start().await;
     publish_large(&hub, "kept", 10_000).await;
     publish_large(&hub, "gone", 10_000).await;

@@ -20,11 +20,29 @@ use tempfile::TempDir;
 use tokio::{net::TcpSocket, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
+#[cfg(feature = "cluster")]
+use super::engine;
+
 /// Longest wait for anything that must happen. Far above what it takes, so that a slow machine is not a failure.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The type of a block that only moves the cursor: no event, and nothing that was lost.
 pub(crate) const CURSOR_TYPE: &str = "segno.cursor";
+
+/// Whether the hubs of the suite are those of a cluster: `SEGNO_TEST_ENGINE=jetstream`. See `engine.rs`.
+pub(crate) fn is_jetstream() -> bool {
+    match std::env::var("SEGNO_TEST_ENGINE").as_deref() {
+        Ok("jetstream") => cfg!(feature = "cluster"),
+        Ok("local") | Err(_) => false,
+        Ok(other) => panic!("SEGNO_TEST_ENGINE is local or jetstream, not {other}"),
+    }
+}
+
+/// For a test that is about a hub alone, and for which `reason`: whether the suite runs on a cluster, so that it has to end here.
+pub(crate) fn only_local(reason: &str) -> bool {
+    assert!(!reason.is_empty());
+    is_jetstream()
+}
 
 /// Waits for `future`, and says what was waited for when it does not come.
 pub(crate) async fn within<T>(what: impl fmt::Display, future: impl Future<Output = T>) -> T {
@@ -112,6 +130,12 @@ impl TestHub {
     pub(crate) async fn start_in(folder: TempDir, change: impl FnOnce(&mut Settings)) -> Self {
         let mut config = config(folder.path());
         change(&mut config);
+        #[cfg(feature = "cluster")]
+        let is_member = is_jetstream() && config.cluster.is_none();
+        #[cfg(feature = "cluster")]
+        if is_member {
+            config.cluster = Some(engine::cluster_of(&config.db));
+        }
         let server = Server::start(config).await.unwrap();
         let url = format!("{}://{}", server.scheme(), server.ip_address().unwrap());
         let stop = CancellationToken::new();
@@ -119,14 +143,34 @@ impl TestHub {
         let serving = tokio::spawn(async move {
             server.serve(stopped.cancelled()).await.unwrap();
         });
-        Self {
+        let hub = Self {
             url,
             http: reqwest_client(),
             streams: without_keep_alive(),
             stop,
             serving: Some(serving),
             folder: Some(folder),
+        };
+        #[cfg(feature = "cluster")]
+        if is_member {
+            hub.wait_until_joined().await;
         }
+        hub
+    }
+
+    /// Waits until it is one of its cluster. Whether it is ready otherwise is another question.
+    #[cfg(feature = "cluster")]
+    async fn wait_until_joined(&self) {
+        within("the hub to join its cluster", async {
+            while answer(self.get("/health/ready"))
+                .await
+                .body
+                .contains("not_joined")
+            {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
     }
 
     /// Drains it, and gives its folder for another start.
@@ -544,6 +588,8 @@ impl Program {
             .args(["serve", "--listen", listen, "--db"])
             .arg(folder.join("segno.db"))
             .stderr(Stdio::null());
+        #[cfg(feature = "cluster")]
+        command.args(engine::flags(&folder.join("segno.db")));
         Self::spawn(command).await
     }
 
