@@ -23,6 +23,8 @@ mod cluster_faults;
 #[cfg(feature = "cluster")]
 mod cluster_join;
 mod command_line;
+#[cfg(feature = "cluster")]
+mod compose;
 mod console;
 mod console_access;
 mod console_daily;
