@@ -85,6 +85,17 @@ pub(super) struct NewEvents {
     pub(super) events: Vec<NewEvent>,
     pub(super) origin: Origin,
     pub(super) reply: Reply,
+    bytes: usize,
+}
+
+impl Publication {
+    /// Bytes of its events.
+    pub(super) fn size_bytes(&self) -> usize {
+        match self {
+            Self::Events(new) => new.bytes,
+            Self::Ping(_) => 0,
+        }
+    }
 }
 
 /// Where a publisher waits, and its share of the queue's bytes.
@@ -143,12 +154,13 @@ impl Queue {
             events,
             origin,
             reply,
+            bytes,
         }))?;
         // The writer answers every publication it took; it is gone without an answer only when it panicked.
         stored.await.unwrap_or(Err(PublishError::Draining))
     }
 
-    /// Waits until the writer has done all that was in the queue before.
+    /// Waits until the writer has come to it: what was in the queue before is committed then, or waits as a large batch for its turn.
     pub(super) async fn ping(&self) -> Result<(), PublishError> {
         let (reply, answered) = oneshot::channel();
         self.put(Publication::Ping(reply))?;

@@ -20,7 +20,7 @@ use segno::{
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
-use super::test_hub::within;
+use super::test_hub::{only_local, within};
 #[cfg(feature = "cluster")]
 use super::{engine, test_hub::is_jetstream};
 
@@ -330,6 +330,57 @@ async fn a_drain_stores_what_was_taken_hands_it_out_and_refuses_the_rest() {
     let refused = hub.trim(&trim(None, 1)).await;
     assert!(matches!(refused, Err(WorkError::Draining)));
     writer.close().await.unwrap();
+}
+
+/// All that waited used to be one commit: who published a line waited for every batch there was.
+#[tokio::test]
+async fn who_publishes_little_waits_for_one_large_batch_and_not_for_all() {
+    if only_local("a cluster puts commands in the order in which they come") {
+        return;
+    }
+    for drains in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (hub, writer) = open(&folder.path().join("segno.db"), Settings::default()).await;
+        let publish = |count: usize, bytes: usize| {
+            let (hub, data) = (hub.clone(), "x".repeat(bytes));
+            let events = (0..count).map(|_| new("a", &data)).collect();
+            tokio::spawn(async move { hub.publish(events, Origin::default()).await.unwrap() })
+        };
+        let mut large: Vec<_> = (0..8).map(|_| publish(20, 100_000)).collect();
+        while hub.waiting().publications < 8 {
+            tokio::task::yield_now().await;
+        }
+        let small = publish(1, 10);
+        while hub.waiting().publications < 9 {
+            tokio::task::yield_now().await;
+        }
+        if drains {
+            hub.drain();
+        }
+        let writing = tokio::spawn(writer.run());
+        assert_eq!(ids(&within("the small one", small).await.unwrap()), [1]);
+        // What comes while the large ones have their turns waits for one of them.
+        let later = (!drains).then(|| publish(1, 10));
+        let mut firsts = Vec::new();
+        for large in large.drain(..) {
+            let ids = ids(&within("a large one", large).await.unwrap());
+            assert!(ids.is_sorted_by(|a, b| a + 1 == *b), "{ids:?}");
+            firsts.push(ids[0]);
+        }
+        assert!(
+            firsts.is_sorted(),
+            "in the order in which they came: {firsts:?}"
+        );
+        if let Some(later) = later {
+            let id = ids(&within("the later one", later).await.unwrap())[0];
+            let before = firsts.iter().filter(|first| **first < id).count();
+            assert!(before < 4, "it came behind {before} of {firsts:?}: {id}");
+        }
+        hub.drain();
+        let writer = within("the writer", writing).await.unwrap();
+        assert_eq!(hub.waiting().bytes, 0);
+        writer.close().await.unwrap();
+    }
 }
 
 /// The search for a start has to wait here, as it would behind other readers or on a long log.
