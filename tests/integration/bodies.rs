@@ -455,5 +455,6 @@ async fn unfinished_bodies_take_what_arrived_and_no_more() {
     })
     .await;
     let (grown, sent) = (peak_bytes(program.id()) - before, 8 * (15 << 20));
-    assert!(grown < sent * 3 / 2, "{grown} bytes for {sent}");
+    // One buffer that doubles takes a quarter more.
+    assert!(grown < sent * 9 / 8, "{grown} bytes for {sent}");
 }

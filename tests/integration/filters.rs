@@ -2,12 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-};
-
-use super::test_hub::{Program, TestHub, answer, only_local, within};
+use super::test_hub::{TestHub, answer, only_local};
 
 /// A query for patterns that nearly match a topic of many letters a.
 fn costly(own: usize, patterns: usize) -> String {
@@ -54,18 +49,20 @@ async fn costly_scans_hold_up_nobody() {
         return;
     }
     let hub = TestHub::start().await;
-    hub.publish_many(1000, |_| long_topic()).await;
-    // History scans the file, streams the newest events in memory.
+    // Each has a topic of its own: a scan judges a topic once.
+    hub.publish_many(1000, |n| format!("{}{n}", "a".repeat(250)))
+        .await;
+    // History scans the file, streams the newest events in memory. All of it would take minutes, and nobody waits for it.
     let scans: Vec<_> = (0..3)
         .map(|own| {
-            let (query, limit) = (costly(own, 20), 1 + own);
+            let (query, limit) = (costly(own, 60), 1 + own);
             let request = hub.get(&format!("/events?{query}&limit={limit}"));
             tokio::spawn(answer(request))
         })
         .collect();
     let mut streams = Vec::new();
-    for own in 3..6 {
-        let query = format!("?since=start&{}", costly(own, 20));
+    for own in 3..60 {
+        let query = format!("?since=start&{}", costly(own, 60));
         streams.push(hub.follow(&query).await);
     }
     let mut waits = Vec::new();
@@ -78,75 +75,13 @@ async fn costly_scans_hold_up_nobody() {
     waits.sort();
     let (median, longest) = (waits[100], waits[199]);
     println!(
-        "while 6 costly filters are scanned for, /health/live takes {median:?}, at most {longest:?}"
+        "while 60 costly filters are scanned for, /health/live takes {median:?}, at most {longest:?}"
     );
     assert!(median < Duration::from_millis(100), "{median:?}");
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     for scan in scans {
-        assert_eq!(within("a scan", scan).await.unwrap().status, 200);
+        scan.abort();
     }
-}
-
-/// The largest filter there may be, all of it new to the hub: 100 patterns of 8 stars, of the greatest length, no two alike.
-fn largest(own: usize) -> String {
-    let letters = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-_~:,;!$()";
-    let mut letters = letters.chars().cycle().skip(own);
-    let pattern = |n: usize| {
-        let mut runs: Vec<String> = (0..8)
-            .map(|_| letters.by_ref().take(30).collect())
-            .collect();
-        runs[0] = format!("{own}.{n}.{}", &runs[0][..20]);
-        format!("topic=*{}", runs.join("*"))
-    };
-    (0..100).map(pattern).collect::<Vec<_>>().join("&")
-}
-
-/// With a filter to be made for each of many connections in the same moment, the next request waited for all of them: nobody was let in
-/// between.
-#[tokio::test]
-#[expect(clippy::print_stdout, reason = "the figures")]
-async fn making_costly_filters_holds_up_nobody() {
-    const REQUESTS: usize = 100;
-    let folder = tempfile::tempdir().unwrap();
-    let program = Program::start(folder.path()).await;
-    let hub = program.as_hub();
-    let mut asking = Vec::new();
-    for own in 0..REQUESTS {
-        let mut socket = TcpStream::connect(hub.address()).await.unwrap();
-        let head = format!("GET /events?{} HTTP/1.1\r\nhost: x\r\n\r\n", largest(own));
-        // All but the last byte: then all can be asked for in one moment.
-        let (head, end) = head.split_at(head.len() - 1);
-        socket.write_all(head.as_bytes()).await.unwrap();
-        asking.push((socket, end.to_owned()));
-    }
-    assert_eq!(answer(hub.get("/health/live")).await.status, 200);
-    let begun = Instant::now();
-    for (socket, end) in &mut asking {
-        socket.write_all(end.as_bytes()).await.unwrap();
-    }
-    let answered = tokio::spawn(async move {
-        for (mut socket, _) in asking {
-            let mut status = [0; 12];
-            socket.read_exact(&mut status).await.unwrap();
-            assert_eq!(status, *b"HTTP/1.1 200");
-        }
-        begun.elapsed()
-    });
-    let mut waits = Vec::new();
-    while !answered.is_finished() {
-        let begun = Instant::now();
-        assert_eq!(answer(hub.get("/health/live")).await.status, 200);
-        waits.push(begun.elapsed());
-    }
-    let all = answered.await.unwrap();
-    waits.sort();
-    println!(
-        "while {REQUESTS} of the largest filters are made in {all:?}, /health/live is answered {} times, in {:?} in the middle",
-        waits.len(),
-        waits[waits.len() / 2]
-    );
-    // A wait for all of them would be one answer, or two.
-    assert!(waits.len() > REQUESTS / 10, "{waits:?} of {all:?}");
 }
 
 /// Each of these used to be tested by the writer, while it held what others wait for: 1.7 s a publish for one of them.
