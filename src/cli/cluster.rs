@@ -44,8 +44,8 @@ pub(super) struct InitFlags {
     #[command(flatten)]
     cluster: ClusterFlags,
 
-    /// File whose events the log begins with. Its hub must be stopped. It is then a file of the cluster, and the other hubs get a
-    /// copy of it.
+    /// File whose events the log begins with. Its hub must be stopped. It is then a file of the cluster, and the other hubs
+    /// take it from that one.
     #[arg(long, value_name = "FILE")]
     from: Option<PathBuf>,
 

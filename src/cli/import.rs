@@ -51,6 +51,12 @@ pub(super) async fn run(flags: ImportFlags) -> anyhow::Result<()> {
         None => (Box::new(io::stdin().lock()), 0),
     };
     let (log, appender) = db::open(&flags.log.db).await?;
+    if appender.reached().is_some() {
+        bail!(
+            "{} is one of a cluster's files, and the others would not have the events; publish them to a hub of it",
+            flags.log.db.display()
+        );
+    }
     let mut import = Import {
         log,
         appender,

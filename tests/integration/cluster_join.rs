@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use reqwest::StatusCode;
-use segno::jetstream::JetStream;
+use segno::jetstream::{COMMANDS_FORMAT, JetStream, Subject};
 use serde_json::json;
 
 use super::{
@@ -194,6 +194,20 @@ async fn a_file_of_another_log_is_not_taken() {
         "{said}"
     );
     assert_eq!(content(&db), before);
+
+    // Nor are events put into it that the others would not have.
+    let mut import = segno();
+    import
+        .args(["import", "--db"])
+        .arg(&db)
+        .stdin(std::process::Stdio::null());
+    let imported = import.output().unwrap();
+    let said = String::from_utf8(imported.stderr).unwrap();
+    assert!(
+        !imported.status.success() && said.contains("one of a cluster's files"),
+        "{said}"
+    );
+    assert_eq!(content(&db), before);
 }
 
 /// The snapshot of a hub that is alone is a backup.
@@ -305,4 +319,76 @@ async fn a_hub_whose_last_command_was_removed_goes_on() {
     wait_until_ready(&a).await;
     assert_eq!(a.last_id().await, id + 1);
     same_content(&[&a.db(), &b.db()]).await;
+}
+
+/// Commands that are new are not proposed before all hubs know them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cluster_is_upgraded_when_every_hub_is() {
+    let nats = Nats::start(1).await;
+    let stream = nats.make_stream("segno").await;
+    stream.raise_format(0).await.unwrap();
+    let upgrade = || {
+        let mut command = segno();
+        command.args(["cluster", "upgrade", "--cluster", &nats.urls().join(",")]);
+        async move {
+            let ended = tokio::task::spawn_blocking(move || command.output().unwrap());
+            let ended = ended.await.unwrap();
+            let said = [ended.stdout, ended.stderr].concat();
+            (ended.status.success(), String::from_utf8(said).unwrap())
+        }
+    };
+    let (is_done, said) = upgrade().await;
+    assert!(
+        !is_done && said.contains("no hub has told of itself"),
+        "{said}"
+    );
+
+    let a = hub(&nats).await;
+    // A hub of an earlier version, as it would tell of itself.
+    let beat = json!({"id": "old", "at": 1_764_000_000_000_u64, "beat": {
+        "hub": "old", "sequence": 0, "chain": "", "last_id": 0, "version": "0.0.9", "format": 0,
+    }});
+    let beats = Subject::Beats("old");
+    let proposed = stream.propose(beats, "old", beat.to_string().into()).await;
+    proposed.unwrap();
+    let (is_done, said) = upgrade().await;
+    assert!(!is_done && said.contains("has version 0.0.9"), "{said}");
+    assert_eq!(stream.about().await.unwrap().format, 0);
+
+    // It is not heard of any more.
+    nats.purge("segno", nats.last_sequence("segno").await + 1)
+        .await;
+    wait_until_ready(&a).await;
+    a.publish("t", ["x"]).await;
+    let upgraded = async {
+        while !upgrade().await.0 {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    };
+    within("the cluster to be upgraded", upgraded).await;
+    assert_eq!(stream.about().await.unwrap().format, COMMANDS_FORMAT);
+    let (is_done, said) = upgrade().await;
+    assert!(is_done && said.contains("nothing to do"), "{said}");
+}
+
+/// What NATS does not take at once is refused before it is put in order, and nothing of it is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_nats_does_not_take_is_refused() {
+    let nats = Nats::start(1).await;
+    nats.make_stream("segno").await;
+    let a = hub(&nats).await;
+    let line = json!({"topic": "t", "data": "x".repeat(900_000)}).to_string() + "\n";
+    let batch = |lines: usize| {
+        let request = a.post("/events");
+        let request = request.header("content-type", "application/x-ndjson");
+        answer(request.body(line.repeat(lines)))
+    };
+    let refused = batch(10).await;
+    assert_eq!(
+        (refused.status, refused.code().as_str()),
+        (StatusCode::PAYLOAD_TOO_LARGE, "command_too_large")
+    );
+    assert_eq!(a.last_id().await, 0);
+    assert_eq!(batch(8).await.status, StatusCode::CREATED);
+    assert_eq!(a.last_id().await, 8);
 }
