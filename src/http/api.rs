@@ -44,7 +44,7 @@ pub(super) use self::{
 use super::{
     Settings,
     operations::Need,
-    problem::Problem,
+    problem::{self, Problem},
     public_url::PublicUrl,
     schema::{NEW_NAME_PATTERN, NEW_TYPE_PATTERN},
 };
@@ -69,6 +69,7 @@ pub(super) fn document(service: &OpenApiService<Operations, ()>) -> String {
     order_groups(&mut document);
     for operation in operations_of(&mut document) {
         mend_parameters(operation);
+        add_examples(operation);
     }
     let mut document = serde_json::to_string_pretty(&document).expect("JSON always serializes");
     document.push('\n');
@@ -122,6 +123,71 @@ fn mend_parameters(operation: &mut Value) {
             && let Some(schema) = parameter["schema"].as_object_mut()
         {
             schema.remove("example");
+        }
+    }
+}
+
+/// Answers of which a type alone makes a poor example: the operation, the status, and the answer.
+const ANSWERS: [(&str, &str, &str); 7] = [
+    (
+        "publish",
+        "201",
+        r#"{"id":1,"topic":"greetings","type":"message","created_at":"2026-01-31T12:00:00.000Z"}"#,
+    ),
+    (
+        "publish",
+        "200",
+        r#"{"id":1,"topic":"greetings","type":"message","created_at":"2026-01-31T12:00:00.000Z","key":"k","duplicate":true}"#,
+    ),
+    (
+        "publish_raw",
+        "201",
+        r#"{"id":1,"topic":"greetings","type":"message","created_at":"2026-01-31T12:00:00.000Z"}"#,
+    ),
+    (
+        "publish_raw",
+        "200",
+        r#"{"id":1,"topic":"greetings","type":"message","created_at":"2026-01-31T12:00:00.000Z","key":"k","duplicate":true}"#,
+    ),
+    (
+        "history",
+        "200",
+        r#"{"events":[{"id":1,"topic":"greetings","type":"message","data":{"text":"hello"},"created_at":"2026-01-31T12:00:00.000Z"}],"first_id":1,"last_id":2,"next":"/events?limit=1&after=1","cursor":1}"#,
+    ),
+    (
+        "erase_event",
+        "200",
+        r#"{"id":1,"topic":"greetings","type":"segno.erased","data":{"id":1},"created_at":"2026-01-31T12:00:00.000Z"}"#,
+    ),
+    (
+        "erase_topic",
+        "200",
+        r#"{"id":2,"topic":"greetings","type":"segno.erased","data":{"topic":"greetings","through":1,"events":1},"created_at":"2026-01-31T12:00:00.000Z"}"#,
+    ),
+];
+
+/// An answer has the example of its own status: each refusal its first code, and not that of another one.
+fn add_examples(operation: &mut Value) {
+    let id = operation["operationId"].clone();
+    let answers = operation["responses"]
+        .as_object_mut()
+        .expect("an operation has answers");
+    for (status, answer) in answers {
+        let description = answer["description"].as_str().unwrap_or_default();
+        let example = match ANSWERS
+            .iter()
+            .find(|it| (&id, status.as_str()) == (&it.0.into(), it.1))
+        {
+            Some((_, _, json)) => serde_json::from_str(json).ok(),
+            None => problem::example_of(description),
+        };
+        let media = answer.get_mut("content").and_then(Value::as_object_mut);
+        for (media_type, content) in media.into_iter().flatten() {
+            if let Some(example) = &example
+                && media_type.ends_with("json")
+            {
+                content["example"] = example.clone();
+            }
         }
     }
 }

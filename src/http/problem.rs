@@ -41,6 +41,8 @@ macro_rules! codes {
         }
 
         impl Code {
+            const ALL: &[Self] = &[$(Self::$code,)*];
+
             const fn entry(self) -> (StatusCode, &'static str, &'static str) {
                 match self {
                     $(Self::$code => (StatusCode::$status, $word, $meaning),)*
@@ -445,6 +447,15 @@ fn describe(status: StatusCode, codes: &[Code]) -> MetaResponse {
         }],
         headers: vec![],
     }
+}
+
+/// An example of what `description` tells first, one of those that [`ProblemOf`] makes; none if it is another.
+pub(super) fn example_of(description: &str) -> Option<serde_json::Value> {
+    let word = description.strip_prefix('`')?.split('`').next()?;
+    let code = Code::ALL.iter().find(|code| code.as_str() == word)?;
+    let mut problem = Problem::new(*code, code.entry().2);
+    problem.limit = word.starts_with("too_many_").then_some(1000);
+    serde_json::to_value(ProblemJson::from(&problem)).ok()
 }
 
 /// A refusal, as RFC 9457 has it.

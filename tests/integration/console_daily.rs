@@ -285,6 +285,8 @@ async fn on_a_phone_a_finger_hits_everything_and_nothing_lies_over_it() {
         }
         let low = "[...document.querySelectorAll('button, a, summary, input:not([type=radio], [type=checkbox])')].filter((it) => it.checkVisibility() && !it.closest('.skip')).filter((it) => it.getBoundingClientRect().height < 43.5).map((it) => `${it.id} ${it.className} ${it.textContent} ${it.getBoundingClientRect().height}`)";
         assert_eq!(browser.value(low).await, json!([]), "{view}");
+        let narrow = "[...document.querySelectorAll('button, nav a')].filter((it) => it.checkVisibility()).filter((it) => it.getBoundingClientRect().width < 43.5 || it.getBoundingClientRect().right > innerWidth).map((it) => it.outerHTML)";
+        assert_eq!(browser.value(narrow).await, json!([]), "{view}");
         let covered = "[...document.querySelectorAll('main button, main a, main input, main summary')].filter((it) => it.checkVisibility()).filter((it) => {
             it.scrollIntoView({ block: 'center' });
             const { left, top, width, height } = it.getBoundingClientRect();

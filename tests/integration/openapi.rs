@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::{
     docs::written_from_the_code,
-    test_hub::{TestHub, answer},
+    test_hub::{TestHub, answer, reqwest_client},
 };
 
 #[test]
@@ -131,4 +131,65 @@ fn codes_table() -> String {
         table += &format!("| {status} | `{code}` | {meaning} |\n");
     }
     table
+}
+
+/// A page that shows the document shows what each answer looks like.
+#[tokio::test]
+async fn every_answer_has_the_example_of_its_own_status() {
+    let document: Value = serde_json::from_str(&segno::http::openapi_document()).unwrap();
+    let mut refusals = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            for (status, answer) in operation["responses"].as_object().unwrap() {
+                let Some(problem) = answer["content"].get("application/problem+json") else {
+                    continue;
+                };
+                refusals += 1;
+                let example = &problem["example"];
+                let name = format!("{method} {path} {status}: {example}");
+                assert_eq!(example["status"].to_string(), *status, "{name}");
+                let word = format!("`{}`", example["code"].as_str().unwrap());
+                let codes = answer["description"].as_str().unwrap();
+                assert!(codes.contains(&word), "{name}");
+            }
+        }
+    }
+    assert!(refusals > 50, "{refusals}");
+
+    // What is published and erased as the examples say is answered as they say.
+    let hub = TestHub::start().await;
+    let shape = |value: &Value| {
+        let fields = value.as_object().unwrap().iter();
+        fields
+            .filter(|(name, _)| *name != "created_at")
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect::<BTreeMap<_, _>>()
+    };
+    let example = |path: &str, method: &str, status: &str| {
+        shape(
+            &document["paths"][path][method]["responses"][status]["content"]["application/json"]["example"],
+        )
+    };
+    let publish = async || {
+        let request = hub.post("/topics/greetings").header("idempotency-key", "k");
+        shape(&answer(request.body(r#"{"text":"hello"}"#)).await.json())
+    };
+    let mut created = publish().await;
+    created.remove("key");
+    assert_eq!(created, example("/topics/{topic}", "post", "201"));
+    assert_eq!(created, example("/events", "post", "201"));
+    let known = publish().await;
+    assert_eq!(known, example("/topics/{topic}", "post", "200"));
+    assert_eq!(known, example("/events", "post", "200"));
+    let erased = answer(reqwest_client().delete(hub.url("/topics/greetings"))).await;
+    let topic = example("/topics/{topic}", "delete", "200");
+    assert_eq!(shape(&erased.json()), topic);
+    hub.publish("greetings", ["\"hello\""]).await;
+    let erased = answer(reqwest_client().delete(hub.url("/events/3"))).await;
+    let event = example("/events/{id}", "delete", "200");
+    assert_eq!(
+        shape(&erased.json()).keys().collect::<Vec<_>>(),
+        event.keys().collect::<Vec<_>>()
+    );
+    assert_eq!(erased.json()["type"], event["type"]);
 }
