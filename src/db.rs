@@ -50,7 +50,7 @@ pub use self::{
     erase::Erased,
     highest::Lost,
     ordered::Reached,
-    page::{EventSize, Order, Page, Range},
+    page::{EventSize, Order, PAGE_MAX_BYTES, Page, Range},
     schema::{Found, look},
     snapshot::Incoming,
     topics::TopicSummary,

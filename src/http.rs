@@ -25,6 +25,7 @@ mod refused_stream;
 mod request_id;
 mod schema;
 mod stats;
+mod turn;
 
 use std::{
     fmt,
@@ -61,6 +62,7 @@ pub(crate) use self::{
     caller::is_forwarded,
     event_stream::{EventStream, StreamKind},
     failures::OneASecond,
+    turn::Turn,
 };
 use crate::{
     auth::Access,
@@ -362,20 +364,40 @@ pub(crate) fn headers_of_all(hub: &Hub, settings: &Settings) -> HeaderMap {
     headers
 }
 
-/// What a connection is told that is not served. `head` is what there is of its first request.
-pub(crate) fn refusal(hit: LimitHit, head: &[u8]) -> Response {
-    let problem = Problem::from(hit);
-    let stream = refused_stream::parse_head(head).and_then(|request| RefusedStream::of(&request));
-    match stream {
-        Some(stream) => stream.answer(&problem),
-        None => problem.into_response(),
-    }
+/// Why a connection is not served.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum NotServed {
+    /// A limit was reached.
+    Limit(LimitHit),
+    /// The client speaks HTTP in the clear where TLS is spoken.
+    TlsRequired,
 }
 
-/// What a client is told that speaks HTTP in the clear where TLS is spoken.
-pub(crate) fn tls_is_required() -> Response {
-    let detail = "the hub speaks TLS here; use https:// instead of http://";
-    Problem::new(Code::TlsRequired, detail).into_response()
+impl NotServed {
+    fn problem(self) -> Problem {
+        match self {
+            Self::Limit(hit) => hit.into(),
+            Self::TlsRequired => {
+                let detail = "the hub speaks TLS here; use https:// instead of http://";
+                Problem::new(Code::TlsRequired, detail)
+            }
+        }
+    }
+
+    /// What the client is told. `head` is what there is of its first request.
+    pub(crate) fn answer(self, head: &[u8]) -> Response {
+        let stream =
+            refused_stream::parse_head(head).and_then(|request| RefusedStream::of(&request));
+        match stream.filter(|_| matches!(self, Self::Limit(_))) {
+            Some(stream) => stream.answer(&self.problem()),
+            None => self.problem().into_response(),
+        }
+    }
+
+    /// The same for people, where there is no request that could be answered.
+    pub(crate) fn in_words(self) -> String {
+        self.problem().in_words()
+    }
 }
 
 /// Counts such a client.

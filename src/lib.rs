@@ -103,6 +103,7 @@
 //! | the certificate is read, and read again | `server/tls.rs` |
 //! | it is ordered from an authority, and renewed | `server/acme.rs` |
 //! | what a connection of HTTP/2 may hold | `server/http2.rs` |
+//! | what waits lets others answer first | `http/turn.rs` |
 //!
 //! # Stopping
 //!

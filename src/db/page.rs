@@ -13,7 +13,7 @@ use crate::{
 /// Bytes of data after which a page ends, however few events it has.
 ///
 /// This, times the subscribers that replay at once, is the memory that replay takes.
-const PAGE_MAX_BYTES: usize = 64 * 1024;
+pub const PAGE_MAX_BYTES: usize = 64 * 1024;
 
 /// Rows one statement looks at for a filter that no index serves.
 const SCAN_MAX_ROWS: i64 = 4096;

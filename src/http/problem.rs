@@ -237,6 +237,11 @@ impl Problem {
         self.code
     }
 
+    /// The whole in one line, for people.
+    pub(super) fn in_words(&self) -> String {
+        format!("{} ({})", self.detail, self.code.as_str())
+    }
+
     /// The same, with what it says of credentials in `WWW-Authenticate`.
     pub(super) fn challenging(self, challenge: String) -> Self {
         Self {

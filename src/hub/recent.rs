@@ -165,7 +165,9 @@ impl Recent {
         }
     }
 
-    /// The first of the events in `range` that `filter` wants, at most `limit`. `None` if some of them may lie before the window.
+    /// The first of the events in `range` that `filter` wants, at most `limit`, and no more data than a
+    /// [page of the log](db::PAGE_MAX_BYTES) has: its frames are made for one subscriber, which may be slow. `None` if some of them
+    /// may lie before the window.
     ///
     /// Takes a few events at a time out of the window and tests them outside of its lock, so that the writer never waits for a
     /// filter. Dropping the future is safe.
@@ -181,7 +183,7 @@ impl Recent {
             events: Vec::new(),
             read_on: None,
         };
-        let (mut looked_at, mut rest) = (0, range);
+        let (mut looked_at, mut data_bytes, mut rest) = (0, 0, range);
         loop {
             let Some(events) = self.first_events(rest) else {
                 // The window has moved on meanwhile. What was read is good; the next page is read from the file.
@@ -192,13 +194,15 @@ impl Recent {
                 return Some(page);
             }
             for event in events {
-                if page.events.len() == limit || looked_at == SCAN_MAX_EVENTS || scan.is_over() {
+                let is_full = page.events.len() == limit || data_bytes >= db::PAGE_MAX_BYTES;
+                if is_full || looked_at == SCAN_MAX_EVENTS || scan.is_over() {
                     return Some(page);
                 }
                 looked_at += 1;
                 rest.after = event.id;
                 page.read_on = Some(event.id);
                 if scan.matches(filter, event.topic.as_str(), event.event_type.as_str()) {
+                    data_bytes += event.data.as_str().len();
                     page.events.push(event);
                 }
                 scan.pause().await;

@@ -43,15 +43,16 @@ use super::{
     paced_socket::PacedSocket,
     terms::{Client, Terms, into_response},
 };
-use crate::http::Answer;
+use crate::http::{Answer, Turn};
 
 /// Exchanges that a connection may have open, streams of events among them. A client with more opens another connection.
 ///
 /// Source: RFC 9113, 6.5.2: no fewer than 100; nginx has 128.
 const EXCHANGES_MAX: u32 = 128;
 
-/// Answers of a connection that are made or wait for the client to take them; streams are none of these. More wait their turn: an
-/// answer holds an event of up to 1 MiB, or a piece of a page of 64 KiB (`http/api/history/page.rs`).
+/// Answers of a connection that are made or wait for the client to take them; streams are none of these, nor is what waits for events
+/// or for a body. More wait their [`Turn`]: an answer holds an event of up to 1 MiB, or a piece of a page of 64 KiB
+/// (`http/api/history/page.rs`).
 const ANSWERS_MAX: usize = 64;
 
 /// Bytes of a request's head, as in HTTP/1. Each field counts for 32 bytes more than it has. Source: RFC 9113, 6.5.2. Also bounds the
@@ -194,9 +195,11 @@ async fn answer<E: Endpoint<Output: Into<Answer>> + 'static>(
     }
     name_host(&mut request);
     let is_head = request.method() == Method::HEAD;
-    let turn = turns.acquire_owned().await.expect("it is never closed");
-    let (response, open_ended) = into_response(terms.answer(client.request(request)).await);
-    let turn = (!open_ended).then_some(turn);
+    let turn = Turn::take(turns).await;
+    let mut request = client.request(request);
+    request.set_data(turn.clone());
+    let (response, open_ended) = into_response(terms.answer(request).await);
+    let turn = turn.into_permit().filter(|_| !open_ended);
     let mut response: Response<BoxBody<Bytes, io::Error>> = response.into();
     // hyper does this for HTTP/1 alone.
     if is_head {

@@ -104,6 +104,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
     }
 }
 
+/// Whether a client speaks HTTP/2 that has said this, up to the end of a head of HTTP/1 or further.
+pub(super) fn begins_http2(head: &[u8]) -> bool {
+    let line = &PREFACE[..18];
+    head.starts_with(line)
+}
+
 /// Whether a client that says this first speaks HTTP/2.
 pub(super) fn is_http2(read: &[u8]) -> bool {
     read.starts_with(PREFACE)

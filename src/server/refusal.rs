@@ -26,10 +26,11 @@ use tokio::{
 use super::{
     framing::{Framing, answer_head},
     listener::Socket,
+    paced_socket::begins_http2,
     tls::Tls,
 };
 use crate::{
-    http,
+    http::{self, NotServed},
     limits::{Limit, LimitHit, Limits},
     metrics::Counters,
 };
@@ -92,16 +93,16 @@ impl Refuser {
         let (limits, headers) = (self.limits.clone(), self.headers.clone());
         let tls = self.tls.clone();
         Some(async move {
-            let refusal = |head: &[u8]| http::refusal(explain(hit, peer, head, &limits), head);
+            let why = |head: &[u8]| NotServed::Limit(explain(hit, peer, head, &limits));
             // An error means that the client has gone, which needs no note.
             _ = match (tls, socket) {
                 (Some(tls), Socket::Ip(socket)) => {
                     match timeout(PATIENCE, tls.greet_refused(socket)).await {
-                        Ok(Ok(stream)) => tell(stream, refusal, headers.get()).await,
+                        Ok(Ok(stream)) => tell(stream, why, headers.get()).await,
                         Ok(Err(_)) | Err(_) => Ok(()),
                     }
                 }
-                (_, socket) => tell(socket, refusal, headers.get()).await,
+                (_, socket) => tell(socket, why, headers.get()).await,
             };
             drop(room);
         })
@@ -113,7 +114,7 @@ impl Refuser {
         if let Ok(_room) = self.room.try_acquire() {
             _ = tell(
                 socket,
-                |_: &[u8]| http::tls_is_required(),
+                |_: &[u8]| NotServed::TlsRequired,
                 self.headers.get(),
             )
             .await;
@@ -135,7 +136,7 @@ fn explain(hit: LimitHit, peer: IpAddr, head: &[u8], limits: &Limits) -> LimitHi
 
 async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
     mut socket: S,
-    refusal: impl FnOnce(&[u8]) -> Response,
+    why: impl FnOnce(&[u8]) -> NotServed,
     headers: Option<&HeaderMap>,
 ) -> io::Result<()> {
     let mut head = Vec::new();
@@ -144,7 +145,11 @@ async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
         read?;
     }
     let telling = async {
-        let bytes = answer(refusal(&head), headers).await;
+        let why = why(&head);
+        let bytes = match begins_http2(&head) {
+            true => goaway(why),
+            false => answer(why.answer(&head), headers).await,
+        };
         socket.write_all(&bytes).await?;
         socket.shutdown().await?;
         let mut rest = socket.take(DISCARD_MAX_BYTES);
@@ -163,6 +168,26 @@ async fn read_head(socket: &mut (impl AsyncRead + Unpin), head: &mut Vec<u8>) ->
         }
     }
     Ok(())
+}
+
+/// The same for a client of HTTP/2 that knew beforehand: no settings, and the end of the connection, in which nothing was begun.
+///
+/// Source: RFC 9113, 4.1, 6.5, 6.8 and 7.
+fn goaway(why: NotServed) -> Vec<u8> {
+    const ENHANCE_YOUR_CALM: u8 = 0xb;
+    const INADEQUATE_SECURITY: u8 = 0xc;
+    let error = match why {
+        NotServed::Limit(_) => ENHANCE_YOUR_CALM,
+        NotServed::TlsRequired => INADEQUATE_SECURITY,
+    };
+    let words = why.in_words();
+    // The last stream that was begun, which is none, and the code.
+    let payload = [&[0, 0, 0, 0, 0, 0, 0, error], words.as_bytes()].concat();
+    let length = u16::try_from(payload.len()).expect("words are short");
+    let [high, low] = length.to_be_bytes();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let head = [0, high, low, 7, 0, 0, 0, 0, 0];
+    [&settings[..], &head, &payload].concat()
 }
 
 async fn answer(mut response: Response, headers: Option<&HeaderMap>) -> Vec<u8> {

@@ -9,7 +9,9 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::test_hub::{Answer, Program, TestHub, TestStream, answer, reqwest_client, within};
+use super::test_hub::{
+    Answer, Program, TestHub, TestStream, answer, reqwest_client, resident_bytes, within,
+};
 
 /// What a client says first. Source: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -19,15 +21,24 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 const INITIAL_WINDOW_SIZE: u16 = 4;
+const FLOW_CONTROL_ERROR: u32 = 3;
 const REFUSED_STREAM: u32 = 7;
 const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
+const INADEQUATE_SECURITY: u32 = 12;
+
+/// The largest window. Source: RFC 9113, 6.9.1.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
+
+/// `:status: 431`: a name of the table, and the value in Huffman's code. Source: RFC 7541, 6.2.1 and its appendix B.
+const STATUS_431: &[u8] = &[0x48, 0x83, 0x69, 0x90, 0xff];
 
 /// A client that says what it is told to, byte for byte.
 struct Raw(TcpStream);
@@ -58,7 +69,11 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 
 /// The head of a request for `path`, without Huffman and without a table. Source: RFC 7541, 6 and its appendix A.
 fn head(path: &str) -> Vec<u8> {
-    let mut block = vec![0x82, 0x86]; // GET, http
+    head_of(0x82, path) // GET
+}
+
+fn head_of(method: u8, path: &str) -> Vec<u8> {
+    let mut block = vec![method, 0x86]; // http
     for (index, value) in [(0x01, "localhost"), (0x04, path)] {
         block.extend([index, u8::try_from(value.len()).unwrap()]);
         block.extend(value.as_bytes());
@@ -68,6 +83,15 @@ fn head(path: &str) -> Vec<u8> {
 
 fn get(stream: u32, path: &str) -> Vec<u8> {
     frame(HEADERS, END_HEADERS | END_STREAM, stream, &head(path))
+}
+
+/// The beginning of a `POST`, whose body is to come.
+fn post(stream: u32, path: &str) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS, stream, &head_of(0x83, path))
+}
+
+fn window_update(stream: u32, more: u32) -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, stream, &more.to_be_bytes())
 }
 
 /// A field whose name is not in the table.
@@ -118,14 +142,17 @@ impl Raw {
         within("a frame or an end", reading).await
     }
 
-    /// Reads on until a frame of this kind.
+    /// Reads on until a frame of this kind. Others that come for ever, such as heartbeats, do not make it wait for longer.
     async fn until(&mut self, kind: u8) -> Frame {
-        loop {
-            let frame = self.next().await.expect("a frame before the end");
-            if frame.kind == kind {
-                return frame;
+        let reading = async {
+            loop {
+                let frame = self.next().await.expect("a frame before the end");
+                if frame.kind == kind {
+                    return frame;
+                }
             }
-        }
+        };
+        within(format!("a frame of the kind {kind}"), reading).await
     }
 
     /// The error of the last GOAWAY before the end.
@@ -402,6 +429,146 @@ async fn more_answers_than_a_connection_may_hold_wait_for_their_turn() {
     while raw.until(HEADERS).await.stream != 161 {}
 }
 
+#[tokio::test]
+async fn polls_and_bodies_that_wait_hold_up_nobody_behind_them() {
+    let hub = TestHub::start().await;
+    let mut raw = Raw::open(&hub, 65_535).await;
+    let polls = (0..63).map(|n| 2 * n + 1);
+    let posts = (63..126).map(|n| 2 * n + 1);
+    for stream in polls.clone() {
+        raw.send(&get(stream, "/events?topic=t&wait=60s")).await;
+    }
+    for stream in posts.clone() {
+        raw.send(&post(stream, "/topics/other")).await;
+    }
+    raw.send(&get(253, "/health/live")).await;
+    assert_eq!(raw.until(HEADERS).await.stream, 253);
+    hub.publish("t", ["x"]).await;
+    for stream in posts {
+        raw.send(&frame(DATA, END_STREAM, stream, b"x")).await;
+    }
+    let mut answered = std::collections::BTreeSet::new();
+    while answered.len() < 126 {
+        let head = raw.until(HEADERS).await;
+        assert!(answered.insert(head.stream), "{head:?}");
+    }
+    let stored = hub.get_json("/events?topic=other").await;
+    assert_eq!(stored["events"].as_array().unwrap().len(), 63);
+}
+
+#[tokio::test]
+async fn a_connection_that_is_not_served_is_told_so_in_http2() {
+    let hub = TestHub::start_with(|settings| {
+        settings.limits.max_connections_per_address = 1.try_into().unwrap();
+    })
+    .await;
+    let mut served = Raw::open(&hub, 65_535).await;
+    served.send(&get(1, "/sse")).await;
+    served.until(DATA).await;
+    let told = |error: u32, words: &'static str| {
+        move |settings: Option<Frame>, goaway: Option<Frame>| {
+            let (settings, goaway) = (settings.unwrap(), goaway.unwrap());
+            assert_eq!((settings.kind, settings.stream), (SETTINGS, 0));
+            assert_eq!((goaway.kind, goaway.error()), (GOAWAY, error));
+            assert_eq!(goaway.payload[..4], [0; 4], "nothing was begun");
+            let told = String::from_utf8(goaway.payload[8..].to_vec()).unwrap();
+            assert!(told.contains(words), "{told}");
+        }
+    };
+    let mut raw = Raw::open(&hub, 65_535).await;
+    _ = raw.try_send(&get(1, "/events")).await;
+    let frames = (raw.next().await, raw.next().await);
+    told(ENHANCE_YOUR_CALM, "(too_many_connections_of_address)")(frames.0, frames.1);
+    assert!(raw.next().await.is_none());
+    // A library shows it to its user.
+    let error = client().get(hub.url("/events")).send().await.unwrap_err();
+    assert!(
+        format!("{error:?}").contains("too_many_connections_of_address"),
+        "{error:?}"
+    );
+
+    let hub = super::tls::hub_with(&super::tls::Authority::new("a"), |_| ()).await;
+    let mut raw = Raw::open(&hub, 65_535).await;
+    let frames = (raw.next().await, raw.next().await);
+    told(INADEQUATE_SECURITY, "use https:// instead of http://")(frames.0, frames.1);
+}
+
+#[tokio::test]
+async fn bytes_that_the_hub_has_not_read_have_a_bound() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["x"]).await;
+    // As many answers as a connection may hold, which nobody takes: the next request waits, and its body with it.
+    let mut raw = Raw::open(&hub, 0).await;
+    for n in 0..64 {
+        raw.send(&get(2 * n + 1, "/events")).await;
+    }
+    for _ in 0..64 {
+        raw.until(HEADERS).await;
+    }
+    raw.send(&post(129, "/topics/t")).await;
+    let piece = frame(DATA, 0, 129, &[0; 16 * 1024]);
+    for _ in 0..16 {
+        raw.send(&piece).await;
+    }
+    raw.send(&frame(PING, 0, 0, &[0; 8])).await;
+    raw.until(PING).await;
+    // More than was announced.
+    raw.send(&piece).await;
+    assert_eq!(raw.until(GOAWAY).await.error(), FLOW_CONTROL_ERROR);
+}
+
+/// CVE-2025-8671: faults for which the hub itself resets what was begun.
+#[tokio::test]
+async fn a_client_that_makes_the_hub_reset_its_streams_is_cut() {
+    let hub = TestHub::start().await;
+    let mut raw = Raw::open(&hub, 65_535).await;
+    let mut resets = 0;
+    let error = loop {
+        // Too large a window is a fault of the stream alone.
+        let fault = [
+            get(2 * resets + 1, "/sse"),
+            window_update(2 * resets + 1, WINDOW_MAX),
+        ];
+        if raw.try_send(&fault.concat()).await.is_err() || resets == 250 {
+            break raw.goaway().await;
+        }
+        resets += 1;
+        loop {
+            match raw.next().await {
+                Some(frame) if frame.kind == RST_STREAM => {
+                    assert_eq!(frame.error(), FLOW_CONTROL_ERROR);
+                    break;
+                }
+                Some(frame) if frame.kind != GOAWAY => (),
+                end => {
+                    assert_eq!(end.map(|frame| frame.error()), Some(ENHANCE_YOUR_CALM));
+                    assert!((100..200).contains(&resets), "{resets}");
+                    return;
+                }
+            }
+        }
+    };
+    panic!("{resets} resets, {error:?}");
+}
+
+/// A page that closes its streams and opens others may do so all day.
+#[tokio::test]
+async fn streams_that_are_closed_now_and_then_do_not_end_the_connection() {
+    let hub = TestHub::start().await;
+    let mut raw = Raw::open(&hub, 65_535).await;
+    for n in 0..265 {
+        if n == 250 {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
+        raw.send(&get(2 * n + 1, "/sse")).await;
+        raw.until(DATA).await;
+        let reset = frame(RST_STREAM, 0, 2 * n + 1, &CANCEL.to_be_bytes());
+        raw.send(&reset).await;
+    }
+    raw.send(&get(1001, "/health/live")).await;
+    while raw.until(HEADERS).await.stream != 1001 {}
+}
+
 /// CVE-2023-44487.
 #[tokio::test]
 async fn requests_that_are_reset_at_once_end_the_connection() {
@@ -458,7 +625,12 @@ async fn a_head_has_an_end() {
         }
         assert!(sent < 50_000_000, "{sent} bytes were taken");
     }
-    // More fields than HTTP/1 takes, each a byte on the wire.
+}
+
+/// More than HTTP/1 takes, each a byte on the wire.
+#[tokio::test]
+async fn a_head_has_few_fields() {
+    let hub = TestHub::start().await;
     let mut raw = Raw::open(&hub, 65_535).await;
     let mut many = head("/events");
     many.extend([0x40, 1, b'a', 1, b'b']); // into the table, where it is number 62
@@ -466,7 +638,17 @@ async fn a_head_has_an_end() {
     raw.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &many))
         .await;
     let refusal = raw.until(HEADERS).await;
-    assert!(refusal.payload.windows(3).any(|bytes| bytes == b"431") || refusal.payload.len() > 1);
+    assert!(refusal.payload.starts_with(STATUS_431), "{refusal:?}");
+    let mut many = client().get(hub.url("/events"));
+    for n in 0..150 {
+        many = many.header(format!("x-{n}"), "y");
+    }
+    assert_eq!(answer(many).await.status, 431);
+}
+
+#[tokio::test]
+async fn a_head_is_short() {
+    let hub = TestHub::start().await;
     let client = client();
     let long = client
         .get(hub.url("/events"))
@@ -476,11 +658,6 @@ async fn a_head_has_an_end() {
         .get(hub.url("/events"))
         .header("x", "y".repeat(50_000));
     assert_eq!(answer(fitting).await.status, 200);
-    let mut many = client.get(hub.url("/events"));
-    for n in 0..150 {
-        many = many.header(format!("x-{n}"), "y");
-    }
-    assert_eq!(answer(many).await.status, 431);
 }
 
 #[tokio::test]
@@ -541,12 +718,40 @@ async fn a_body_of_many_windows_arrives_and_head_has_no_body() {
     );
 }
 
-/// Bytes of memory of a process.
-fn resident_bytes(id: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.unwrap().trim().strip_suffix(" kB").unwrap();
-    1024 * kilobytes.trim().parse::<u64>().unwrap()
+/// Windows as large as they can be, and a client that reads nothing: what was made for it waits in the hub.
+#[tokio::test]
+async fn slow_streams_that_nobody_reads_hold_little_each() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path()).await;
+    let hub = program.as_hub();
+    let line = format!("{{\"data\":\"{}\"}}\n", "x".repeat(1000));
+    for _ in 0..2 {
+        let batch = hub.post("/events").body(line.repeat(1000));
+        let batch = batch.header("content-type", "application/x-ndjson");
+        assert_eq!(answer(batch).await.status, 201);
+    }
+    let before = resident_bytes(program.id());
+    let mut connections = Vec::new();
+    for _ in 0..5 {
+        let mut raw = Raw::open(&hub, WINDOW_MAX).await;
+        raw.send(&window_update(0, WINDOW_MAX - 65_535)).await;
+        for n in 0..100 {
+            raw.send(&get(2 * n + 1, "/sse?since=start")).await;
+        }
+        connections.push(raw);
+    }
+    // Until it makes no more.
+    let mut last = (0, 0);
+    while last.1 < 5 {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let now = resident_bytes(program.id());
+        last = match now > last.0 + 500_000 {
+            true => (now, 0),
+            false => (last.0, last.1 + 1),
+        };
+    }
+    let each = last.0.saturating_sub(before) / 500;
+    assert!(each < 120_000, "{each} bytes a stream");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 use super::headers;
 use crate::http::{
+    Turn,
     caller::Caller,
     problem::{Code, Problem},
 };
@@ -103,7 +104,8 @@ async fn read_body(
     let mut memory = Caller::of(request).hold_body(length.unwrap_or(0).min(max_bytes))?;
     let timeout = limits_of(request).body_timeout;
     let reading = collect(body, length, max_bytes, too_large, &mut memory);
-    let bytes = tokio::time::timeout(timeout, reading).await.map_err(|_| {
+    let reading = Turn::lend(request, tokio::time::timeout(timeout, reading));
+    let bytes = reading.await.map_err(|_| {
         let timeout = humantime::format_duration(timeout);
         let detail = format!("the body did not arrive within {timeout} (--body-timeout)");
         Problem::new(Code::RequestTimeout, detail)

@@ -26,7 +26,7 @@ use super::{
     },
 };
 use crate::http::{
-    accept,
+    Turn, accept,
     caller::Caller,
     problem::{Code, Codes, Problem, ProblemOf},
     schema::{Json, Nullable, Raw},
@@ -135,7 +135,8 @@ impl HistoryApi {
             }
             Some(Wait(longest)) => {
                 let caller = Caller::of(request);
-                let gap = wait_for_events(&self.0, &query, caller, longest).await?;
+                let waiting = wait_for_events(&self.0, &query, caller, longest);
+                let gap = Turn::lend(request, waiting).await?;
                 query.range.after = gap.map_or(query.range.after, |gap| gap.cursor);
                 gap
             }
