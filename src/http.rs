@@ -95,6 +95,8 @@ pub struct Settings {
     pub cors_origins: Vec<CorsOrigin>,
     /// Address under which clients reach the hub.
     pub public_url: Option<PublicUrl>,
+    /// Names of the hub beside that of its address, in lower case: those that its certificate was ordered for.
+    pub names: Vec<String>,
     /// What is kept, in words, for the figures. Empty where everything is.
     pub kept: Vec<String>,
     /// How much is taken; the figures show what was not.
@@ -111,6 +113,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let access = settings.access.clone();
     let cross_site = CrossSite {
         public: settings.public_url.clone(),
+        names: settings.names.clone(),
         asks_host: access.is_open(),
     };
     let api = Api { hub, settings };

@@ -253,6 +253,10 @@ impl Server {
             heartbeat: settings.heartbeat,
             cors_origins: settings.cors_origins.clone(),
             public_url: settings.public_url.clone(),
+            names: settings
+                .tls
+                .as_ref()
+                .map_or_else(Vec::new, CertificateSource::names),
             kept: settings.keep.in_words(),
             limits,
             access: access.clone(),

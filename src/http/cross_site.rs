@@ -51,6 +51,8 @@ fn without_port(authority: &str) -> &str {
 #[derive(Debug)]
 pub(super) struct CrossSite {
     pub(super) public: Option<PublicUrl>,
+    /// Other names of the hub.
+    pub(super) names: Vec<String>,
     /// Whether a name that could be anybody's is refused: where no credential is asked for.
     pub(super) asks_host: bool,
 }
@@ -124,6 +126,7 @@ impl CrossSite {
             .as_ref()
             .map(|url| without_port(url.authority()));
         public.is_some_and(|public| public.eq_ignore_ascii_case(name))
+            || self.names.iter().any(|own| own.eq_ignore_ascii_case(name))
     }
 
     /// Whether a request that changes something comes from the hub's own page, from one that is allowed, or from no page.
@@ -208,6 +211,7 @@ mod tests {
     fn on_loopback() -> CrossSite {
         CrossSite {
             public: Some("https://hub.example/".parse().unwrap()),
+            names: vec!["other.example".into()],
             asks_host: true,
         }
     }
@@ -309,6 +313,7 @@ mod tests {
             ("hub:8000", true),
             ("hub.example", true),
             ("HUB.example:443", true),
+            ("Other.example:8443", true),
             ("evil.example:8000", false),
             ("127.0.0.1.evil.example", false),
             ("hub.example.evil", false),
@@ -330,6 +335,7 @@ mod tests {
         );
         let with_access = CrossSite {
             public: None,
+            names: Vec::new(),
             asks_host: false,
         };
         let any = [("host", "any.example")];

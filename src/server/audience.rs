@@ -539,6 +539,7 @@ mod tests {
         let settings = http::Settings {
             heartbeat: Duration::from_secs(60),
             public_url: None,
+            names: Vec::new(),
             kept: Vec::new(),
             cors_origins: Vec::new(),
             limits: limits.clone(),

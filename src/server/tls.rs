@@ -56,6 +56,17 @@ pub enum CertificateSource {
     Acme(AcmeSettings),
 }
 
+impl CertificateSource {
+    /// The names that lead to the hub, as far as they are known here.
+    pub(super) fn names(&self) -> Vec<String> {
+        match self {
+            Self::Files(_) => Vec::new(),
+            #[cfg(feature = "acme")]
+            Self::Acme(settings) => settings.domains.clone(),
+        }
+    }
+}
+
 /// Where the certificate and its key are, both as PEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CertificateFiles {

@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -11,13 +12,16 @@ use std::{
 use segno::server::{AcmeSettings, CertificateSource, ListenAddress};
 use serde_json::json;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UdpSocket};
 
 use super::{
     sight::pause,
     test_hub::{Port, TestHub, TestStream, answer, reqwest_client, segno, within},
     tls::{Authority, NAMES},
 };
+
+/// Names of a hub that has several.
+const DOMAINS: [&str; 2] = ["hub.example", "events.example"];
 
 /// An authority, and the folder with its files.
 struct Pebble {
@@ -33,9 +37,38 @@ impl Drop for Pebble {
     }
 }
 
+/// Answers every question for an address with that of this machine, for ever, as the DNS of a hub's names would. Source: RFC 1035, 4.
+async fn serve_names(socket: UdpSocket) {
+    let mut question = [0; 512];
+    loop {
+        let (bytes, asker) = socket.recv_from(&mut question).await.unwrap();
+        // The name's labels end with an empty one; type and class follow.
+        let name = question[12..bytes].iter().position(|byte| *byte == 0);
+        let end = 12 + name.unwrap() + 5;
+        let is_for_ipv4 = question[end - 4..end] == [0, 1, 0, 1];
+        let mut answer = question[..end].to_vec();
+        answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(is_for_ipv4), 0, 0, 0, 0]);
+        if is_for_ipv4 {
+            // The name of the question, for a minute.
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 127, 0, 0, 1]);
+        }
+        socket.send_to(&answer, asker).await.unwrap();
+    }
+}
+
 impl Pebble {
     /// Starts it at `port`. Its certificates live for `lifetime_seconds`; it looks for names at the port of `hub`.
     async fn start(port: &Port, hub: &Port, lifetime_seconds: u32) -> Self {
+        Self::start_asking(port, hub, lifetime_seconds, None).await
+    }
+
+    /// The same, which asks `names` for addresses.
+    async fn start_asking(
+        port: &Port,
+        hub: &Port,
+        lifetime_seconds: u32,
+        names: Option<SocketAddr>,
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // For its own side, which the hub is told to trust.
         let files = Authority::new("acme").issue(&NAMES, folder.path());
@@ -54,6 +87,11 @@ impl Pebble {
         let child = Command::new("pebble")
             .arg("-config")
             .arg(&path)
+            .args(
+                names
+                    .iter()
+                    .flat_map(|names| ["-dnsserver".into(), names.to_string()]),
+            )
             // Looks at once, each time, and for the proof that is asked for.
             .env("PEBBLE_VA_NOSLEEP", "1")
             .env("PEBBLE_AUTHZREUSE", "0")
@@ -94,12 +132,25 @@ impl Pebble {
 fn trusting(pem: &[u8]) -> reqwest::Client {
     let trusted = reqwest::Certificate::from_pem(pem).unwrap();
     let client = reqwest::Client::builder().tls_certs_only([trusted]);
+    let here = ([127, 0, 0, 1], 0).into();
+    let client = client.resolve(DOMAINS[0], here).resolve(DOMAINS[1], here);
     // Each request shakes hands, and shows which certificate there is.
     client.pool_max_idle_per_host(0).build().unwrap()
 }
 
 /// A hub at `port` that asks the authority at `authority` for its certificate.
 async fn hub(folder: TempDir, port: &Port, authority: &Port, trusted: &Path) -> TestHub {
+    hub_named(&["localhost"], folder, port, authority, trusted).await
+}
+
+async fn hub_named(
+    domains: &[&str],
+    folder: TempDir,
+    port: &Port,
+    authority: &Port,
+    trusted: &Path,
+) -> TestHub {
+    let domains = domains.iter().map(|name| (*name).to_owned()).collect();
     let directory = format!("https://{}/dir", authority.address());
     TestHub::start_in(folder, |settings| {
         settings.listen = vec![ListenAddress::Ip(port.address())];
@@ -108,20 +159,28 @@ async fn hub(folder: TempDir, port: &Port, authority: &Port, trusted: &Path) -> 
             email: Some("operator@hub.example".into()),
             ca: Some(trusted.to_owned()),
             first_retry: Duration::from_millis(100),
-            ..AcmeSettings::new(vec!["localhost".into()], directory, kept)
+            ..AcmeSettings::new(domains, directory, kept)
         }));
     })
     .await
 }
 
 fn named(port: &Port, path: &str) -> String {
-    format!("https://localhost:{}{path}", port.address().port())
+    under("localhost", port, path)
+}
+
+fn under(domain: &str, port: &Port, path: &str) -> String {
+    format!("https://{domain}:{}{path}", port.address().port())
 }
 
 async fn wait_for_certificate(client: &reqwest::Client, port: &Port) {
+    wait_for_certificate_of("localhost", client, port).await;
+}
+
+async fn wait_for_certificate_of(domain: &str, client: &reqwest::Client, port: &Port) {
     within("the first certificate", async {
         while client
-            .get(named(port, "/health/live"))
+            .get(under(domain, port, "/health/live"))
             .send()
             .await
             .is_err()
@@ -201,6 +260,37 @@ async fn a_certificate_is_had_when_the_authority_is_there_and_renewed_without_cu
     assert_eq!(answer(published).await.status, 201);
     assert_eq!(stream.next_data().await, ["\"still here\""]);
     assert_eq!(kept(&hub).1, last);
+}
+
+/// One certificate for all of them, and each is the hub's own name, also where nobody shows a credential.
+#[tokio::test]
+async fn every_name_that_was_ordered_leads_to_the_hub() {
+    let (port, authority) = (Port::reserve(), Port::reserve());
+    let names = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let asked = names.local_addr().unwrap();
+    let answering = tokio::spawn(serve_names(names));
+    let pebble = Pebble::start_asking(&authority, &port, 86_400, Some(asked)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let hub = hub_named(&DOMAINS, folder, &port, &authority, &pebble.trusted()).await;
+    let client = pebble.client().await;
+    wait_for_certificate_of(DOMAINS[0], &client, &port).await;
+    for (n, domain) in (1..).zip(DOMAINS) {
+        let published = client.post(under(domain, &port, "/topics/t"));
+        let published = answer(published.body("x")).await;
+        assert_eq!(published.status, 201, "{domain}: {}", published.body);
+        let read = answer(client.get(under(domain, &port, "/events"))).await;
+        let events = read.json()["events"].as_array().unwrap().len();
+        assert_eq!((read.status.as_u16(), events), (200, n), "{domain}");
+    }
+    // A name that somebody else made to lead here.
+    let other = "evil.example";
+    let any = reqwest::Client::builder()
+        .tls_danger_accept_invalid_certs(true)
+        .resolve(other, ([127, 0, 0, 1], 0).into());
+    let rebound = any.build().unwrap().get(under(other, &port, "/events"));
+    assert_eq!(answer(rebound).await.code(), "wrong_host");
+    hub.stop().await;
+    answering.abort();
 }
 
 #[tokio::test]
