@@ -22,7 +22,7 @@ use self::{address::Address, tls::explain};
 pub use self::{
     snapshot::Snapshot,
     sse_parser::{Message, SseParser},
-    tls::{Authorities, AuthoritiesError},
+    tls::{Authorities, AuthoritiesError, CertificateFault},
     upkeep::{TopicFigures, TopicPage},
     wire::{Wire, WireSettings, WireStream},
 };
@@ -66,14 +66,9 @@ pub enum Error {
     /// The hub did not take a connection.
     #[error("cannot connect to the hub")]
     Connect(#[source] std::io::Error),
-    /// Nobody who is trusted has signed the hub's certificate.
-    #[error(
-        "the hub's certificate was signed by nobody who is trusted here; name the authority that signed it with --ca FILE"
-    )]
-    UnknownAuthority,
-    /// The hub's certificate is for another name, has expired, or is wrong in another way.
-    #[error("the hub's certificate is refused")]
-    Certificate(#[source] rustls::Error),
+    /// The hub's certificate is not taken.
+    #[error(transparent)]
+    Certificate(CertificateFault),
     /// The hub answers, but not in TLS.
     #[error("the hub does not speak TLS there; use http:// instead of https://")]
     NoTls,
@@ -115,11 +110,9 @@ impl Error {
             | Self::Silent(_)
             | Self::Ended
             | Self::Later { .. } => true,
-            Self::InvalidUrl(_)
-            | Self::UnknownAuthority
-            | Self::Certificate(_)
-            | Self::NoTls
-            | Self::Refused { .. } => false,
+            Self::InvalidUrl(_) | Self::Certificate(_) | Self::NoTls | Self::Refused { .. } => {
+                false
+            }
         }
     }
 }
@@ -209,7 +202,8 @@ impl Client {
             built => built,
         };
         Ok(Self {
-            http: http.map_err(Error::Unreachable)?,
+            // All that it has to read is whom to trust.
+            http: http.map_err(|_| Error::Certificate(CertificateFault::NobodyTrusted))?,
             base,
         })
     }

@@ -5,15 +5,16 @@ use std::{
     fs, io,
     path::Path,
     sync::{Arc, OnceLock},
+    time::{Duration, UNIX_EPOCH},
 };
 
 use hyper::Uri;
 use reqwest::Certificate;
 use rustls::{
-    ClientConfig,
+    ClientConfig, RootCertStore,
     crypto::ring,
     pki_types::{
-        CertificateDer, ServerName,
+        CertificateDer, ServerName, UnixTime,
         pem::{self, PemObject},
     },
 };
@@ -42,6 +43,9 @@ pub enum AuthoritiesError {
     /// It has something else.
     #[error("it has no certificate")]
     Empty,
+    /// What is in it cannot be read.
+    #[error("a certificate in it cannot be read")]
+    Unreadable(#[from] rustls::Error),
 }
 
 impl Authorities {
@@ -50,6 +54,9 @@ impl Authorities {
         let pem = fs::read(path)?;
         let certificates: Vec<_> =
             CertificateDer::pem_slice_iter(&pem).collect::<Result<_, _>>()?;
+        for certificate in &certificates {
+            RootCertStore::empty().add(certificate.clone())?;
+        }
         match certificates.is_empty() {
             true => Err(AuthoritiesError::Empty),
             false => Ok(Self {
@@ -78,7 +85,8 @@ impl Authorities {
             None => {
                 let extra = self.certificates.iter().cloned();
                 let new = Verifier::new_with_extra_roots(extra, provider.clone());
-                let new = Arc::new(new.map_err(Error::Certificate)?);
+                let new = new.map_err(|_| Error::Certificate(CertificateFault::NobodyTrusted));
+                let new = Arc::new(new?);
                 self.verifier.get_or_init(|| new).clone()
             }
         };
@@ -132,6 +140,113 @@ pub(super) fn explain(error: reqwest::Error) -> Error {
     Error::Unreachable(error)
 }
 
+/// What is wrong with the hub's certificate, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateFault {
+    /// Nobody who is trusted has signed it.
+    #[error(
+        "the hub's certificate was signed by nobody who is trusted here; name the authority that signed it with --ca FILE"
+    )]
+    UnknownAuthority,
+    /// It is for other names.
+    #[error(
+        "the hub's certificate is for {names}, and not for {asked}; use a name that it has in --url, or give the hub a certificate for \
+         {asked}"
+    )]
+    OtherName {
+        /// The name or address in the URL.
+        asked: String,
+        /// Those in the certificate.
+        names: String,
+    },
+    /// Its time is over.
+    #[error(
+        "the hub's certificate, or that of its authority, ended at {}; here it is {}: renew it where the hub runs, or set the clock",
+        time(*ended), time(*now)
+    )]
+    Expired {
+        /// When it ended.
+        ended: UnixTime,
+        /// What the clock of this machine says.
+        now: UnixTime,
+    },
+    /// Its time has not come.
+    #[error(
+        "the hub's certificate begins at {}; here it is {}: set the clock, or wait",
+        time(*begins), time(*now)
+    )]
+    NotYet {
+        /// When it begins.
+        begins: UnixTime,
+        /// What the clock of this machine says.
+        now: UnixTime,
+    },
+    /// The hub shows the certificate of an authority.
+    #[error(
+        "the hub shows the certificate of an authority as its own, which clients do not take; give it one that is made with \
+         basicConstraints=CA:FALSE"
+    )]
+    OfAuthority,
+    /// It is wrong in another way.
+    #[error("the hub's certificate cannot be trusted; give the hub another")]
+    Other(#[source] rustls::Error),
+    /// Nobody is trusted.
+    #[error(
+        "this machine trusts no authority; install its certificates (`ca-certificates`), or name one with --ca FILE"
+    )]
+    NobodyTrusted,
+}
+
+impl CertificateFault {
+    fn of(error: &rustls::CertificateError, tls: &rustls::Error) -> Self {
+        #[expect(
+            clippy::wildcard_enum_match_arm,
+            reason = "of what can be wrong with a certificate, these have a remedy of their own"
+        )]
+        match error {
+            rustls::CertificateError::UnknownIssuer => Self::UnknownAuthority,
+            rustls::CertificateError::NotValidForNameContext {
+                expected,
+                presented,
+            } => Self::OtherName {
+                asked: expected.to_str().into_owned(),
+                names: in_words(presented),
+            },
+            rustls::CertificateError::ExpiredContext { time, not_after } => Self::Expired {
+                ended: *not_after,
+                now: *time,
+            },
+            rustls::CertificateError::NotValidYetContext { time, not_before } => Self::NotYet {
+                begins: *not_before,
+                now: *time,
+            },
+            // The type of this one is private to rustls.
+            rustls::CertificateError::Other(error) if error.to_string() == "CaUsedAsEndEntity" => {
+                Self::OfAuthority
+            }
+            _ => Self::Other(tls.clone()),
+        }
+    }
+}
+
+/// The names of a certificate. rustls writes `DnsName("hub.example")` and `IpAddress(127.0.0.1)`.
+fn in_words(names: &[String]) -> String {
+    let bare = |name: &String| {
+        let inner = name
+            .split_once('(')
+            .and_then(|(_, rest)| rest.strip_suffix(')'));
+        inner.unwrap_or(name).trim_matches('"').to_owned()
+    };
+    match names {
+        [] => "no name".into(),
+        names => names.iter().map(bare).collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn time(time: UnixTime) -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(time.as_secs()))
+}
+
 /// What is wrong with TLS, if that is what is wrong.
 fn cause_of_tls(error: &io::Error) -> Option<Error> {
     let inner = error.get_ref()?;
@@ -148,10 +263,9 @@ fn cause_of_tls(error: &io::Error) -> Option<Error> {
         rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType) => {
             Some(Error::NoTls)
         }
-        rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer) => {
-            Some(Error::UnknownAuthority)
+        rustls::Error::InvalidCertificate(fault) => {
+            Some(Error::Certificate(CertificateFault::of(fault, tls)))
         }
-        rustls::Error::InvalidCertificate(_) => Some(Error::Certificate(tls.clone())),
         _ => None,
     }
 }
@@ -170,6 +284,10 @@ mod tests {
         };
         assert_eq!(refusal(""), "it has no certificate");
         assert_eq!(refusal("-----BEGIN CERTIFICATE-----\nAA"), "it is not PEM");
+        assert_eq!(
+            refusal("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            "a certificate in it cannot be read"
+        );
         fs::remove_file(&path).unwrap();
         let missing = Authorities::read(&path).unwrap_err().to_string();
         assert_eq!(missing, "it cannot be read");

@@ -48,10 +48,20 @@ impl Authority {
         folder: &Path,
         end: time::OffsetDateTime,
     ) -> CertificateFiles {
+        self.issue_with(names, folder, |certificate| certificate.not_after = end)
+    }
+
+    fn issue_with(
+        &self,
+        names: &[&str],
+        folder: &Path,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> CertificateFiles {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let key = KeyPair::generate().unwrap();
         let mut certificate = CertificateParams::new(names).unwrap();
-        certificate.not_after = end;
+        certificate.not_after = rcgen::date_time_ymd(4096, 1, 1);
+        change(&mut certificate);
         let certificate = certificate.signed_by(&key, &self.0).unwrap();
         let files = CertificateFiles {
             certificate: folder.join("cert.pem"),
@@ -511,17 +521,29 @@ async fn commands_of_the_client_say_what_is_wrong() {
     let ca = folder(&hub).join("ca.pem");
     let wrong = folder(&hub).join("wrong.pem");
     fs::write(&wrong, other.pem()).unwrap();
-    let named = tempfile::tempdir().unwrap();
-    let files = authority.issue(&["hub.example"], named.path());
-    let named = TestHub::start_in(named, |settings| {
-        settings.tls = Some(CertificateSource::Files(files))
+    let hub_showing = async |names: &[&str], change: fn(&mut CertificateParams)| {
+        let folder = tempfile::tempdir().unwrap();
+        let files = authority.issue_with(names, folder.path(), change);
+        TestHub::start_in(folder, |settings| {
+            settings.tls = Some(CertificateSource::Files(files))
+        })
+        .await
+    };
+    let named = hub_showing(&["hub.example", "10.0.0.1"], |_| ()).await;
+    let expired = hub_showing(&NAMES, |certificate| {
+        certificate.not_after = rcgen::date_time_ymd(2001, 1, 1);
     })
     .await;
-    let expired = tempfile::tempdir().unwrap();
-    let end = rcgen::date_time_ymd(2001, 1, 1);
-    let files = authority.issue_until(&NAMES, expired.path(), end);
-    let expired = TestHub::start_in(expired, |settings| {
-        settings.tls = Some(CertificateSource::Files(files))
+    let early = hub_showing(&NAMES, |certificate| {
+        certificate.not_before = rcgen::date_time_ymd(4000, 1, 1);
+    })
+    .await;
+    let of_authority = hub_showing(&NAMES, |certificate| {
+        certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    })
+    .await;
+    let of_client = hub_showing(&NAMES, |certificate| {
+        certificate.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
     })
     .await;
     let clear = TestHub::start().await;
@@ -535,13 +557,29 @@ async fn commands_of_the_client_say_what_is_wrong() {
         (
             named.url(""),
             Some(&ca),
-            "segno: the hub's certificate is refused: invalid peer certificate: certificate not valid for name \"127.0.0.1\"; \
-             certificate is only valid for DnsName(\"hub.example\")\n",
+            "segno: the hub's certificate is for hub.example, 10.0.0.1, and not for 127.0.0.1; use a name that it has in --url, or give \
+             the hub a certificate for 127.0.0.1\n",
         ),
         (
             expired.url(""),
             Some(&ca),
-            "segno: the hub's certificate is refused: invalid peer certificate: certificate expired: ",
+            "segno: the hub's certificate, or that of its authority, ended at 2001-01-01T00:00:00Z; here it is 2",
+        ),
+        (
+            early.url(""),
+            Some(&ca),
+            "segno: the hub's certificate begins at 4000-01-01T00:00:00Z; here it is 2",
+        ),
+        (
+            of_authority.url(""),
+            Some(&ca),
+            "segno: the hub shows the certificate of an authority as its own, which clients do not take; give it one that is made with \
+             basicConstraints=CA:FALSE\n",
+        ),
+        (
+            of_client.url(""),
+            Some(&ca),
+            "segno: the hub's certificate cannot be trusted; give the hub another: ",
         ),
         (
             to_https(&clear.url("")),
@@ -583,6 +621,17 @@ async fn commands_of_the_client_say_what_is_wrong() {
     assert_eq!(
         run(&hub.url(""), &["tail"], None).await,
         (false, unsigned.into())
+    );
+    let mut trusting_nobody = segno();
+    let empty = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| (name, "/dev/null"));
+    trusting_nobody
+        .args(["ready", "--url", &hub.url("")])
+        .envs(empty);
+    let ended = tokio::task::spawn_blocking(move || trusting_nobody.output().unwrap());
+    let told = String::from_utf8(ended.await.unwrap().stderr).unwrap();
+    assert_eq!(
+        told,
+        "segno: this machine trusts no authority; install its certificates (`ca-certificates`), or name one with --ca FILE\n"
     );
     let (_, told) = run(&hub.url(""), &["ready"], Some(Path::new("/none.pem"))).await;
     let expected =
