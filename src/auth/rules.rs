@@ -196,3 +196,49 @@ impl Rules {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+    use ring::hmac;
+
+    use super::*;
+
+    #[test]
+    fn tokens_that_were_found_good_are_kept_up_to_a_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        let secret = [7; 32];
+        fs::write(folder.path().join("secret"), secret).unwrap();
+        let path = folder.path().join("access.toml");
+        let file = "[[issuer]]\nissuer = \"i\"\naudience = \"a\"\nsecret_file = \"secret\"\nalgorithms = [\"HS256\"]";
+        fs::write(&path, file).unwrap();
+        super::super::jwt_crypto::install();
+        let (file, issuers) = AccessFile::read(&path).unwrap();
+        let rules = Rules::new(&file, issuers);
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &secret);
+        let now = Timestamp::now();
+        let verify = |subject: usize| {
+            let exp = now.as_millis() / 1000 + 60;
+            let parts = [
+                r#"{"alg":"HS256"}"#,
+                &format!(r#"{{"iss":"i","aud":"a","exp":{exp},"sub":"{subject}"}}"#),
+            ];
+            let message = parts.map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+            let signature = URL_SAFE_NO_PAD.encode(hmac::sign(&key, message.as_bytes()));
+            rules
+                .verify(&format!("{message}.{signature}"), now)
+                .unwrap()
+        };
+        let kept = || rules.verified.lock().unwrap().len();
+        for subject in 0..VERIFIED_MAX {
+            assert_eq!(verify(subject).name, subject.to_string());
+        }
+        assert_eq!(kept(), VERIFIED_MAX);
+        assert!(Arc::ptr_eq(&verify(7), &verify(7)));
+        verify(VERIFIED_MAX);
+        assert!(kept() <= VERIFIED_MAX, "{}", kept());
+        assert_eq!(verify(7).name, "7");
+    }
+}

@@ -6,6 +6,9 @@ use poem::{Request, http::Method};
 use super::problem::{Code, Problem};
 use crate::rights::Right;
 
+/// Bytes of a parameter's name that a refusal repeats. The longest that there is has 13, and a token has 70.
+const NAME_MAX_BYTES: usize = 32;
+
 /// What a caller must have to be let in to an operation at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
@@ -123,10 +126,11 @@ impl Operations {
         let known = &self.find_method(request)?.query_parameters;
         let given: Vec<(String, String)> = request.params().unwrap_or_default();
         let (unknown, _) = given.iter().find(|(name, _)| !known.contains(name))?;
+        let unknown = named(unknown);
         let detail = match known.is_empty() {
-            true => format!("parameter '{unknown}' is unknown; this operation has none"),
+            true => format!("{unknown} is unknown; this operation has none"),
             false => format!(
-                "parameter '{unknown}' is unknown; this operation has {}",
+                "{unknown} is unknown; this operation has {}",
                 known.join(", ")
             ),
         };
@@ -141,8 +145,17 @@ pub(super) fn find_unreadable_query(request: &Request) -> Option<Problem> {
         .query()?
         .split('&')
         .find(|pair| percent_decode_str(pair).decode_utf8().is_err())?;
-    let detail = format!("parameter '{unreadable}' is not UTF-8 when it is decoded");
+    let (name, _) = unreadable.split_once('=').unwrap_or((unreadable, ""));
+    let detail = format!("{} is not UTF-8 when it is decoded", named(name));
     Some(Problem::new(Code::InvalidParameter, detail))
+}
+
+/// A parameter in words. Never its value, which may be a ticket; nor a name that is longer than any, which may be a token.
+fn named(name: &str) -> String {
+    match name.len() <= NAME_MAX_BYTES {
+        true => format!("parameter '{name}'"),
+        false => "a parameter with a long name".into(),
+    }
 }
 
 fn query_parameters(operation: &serde_json::Value) -> Vec<String> {

@@ -733,9 +733,19 @@ async fn what_was_verified_is_verified_anew_when_keys_or_file_change() {
     let file = issuer("keys = \"jwks.json\"\nalgorithms = [\"EdDSA\"]");
     let doors = Doors::within(folder, &file);
     let token = old.sign(&good_claims());
+    let verified = doors.token(&token).await.unwrap();
     for _ in 0..3 {
-        assert!(doors.token(&token).await.is_ok());
+        // The same in memory: what was found out, and not found out again.
+        assert!(Arc::ptr_eq(&verified, &doors.token(&token).await.unwrap()));
     }
+    let other = old.sign(
+        &json!({"exp": now() + 60, "sub": "bob", "iss": "https://id.example", "aud": "segno"}),
+    );
+    let other = doors.token(&other).await.unwrap();
+    assert_eq!(
+        (verified.name(), other.name()),
+        (Some("alice"), Some("bob"))
+    );
     fs::write(&keys, jwks([&new])).unwrap();
     doors.access.reload().unwrap();
     assert_eq!(doors.jwt_refused(&token).await, JwtRefused::Signature);

@@ -9,6 +9,7 @@ mod access;
 #[cfg(feature = "acme")]
 mod acme;
 mod api_page;
+mod attacks;
 mod backup;
 mod bad_input;
 mod bench;

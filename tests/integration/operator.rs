@@ -272,3 +272,76 @@ async fn exit_codes_are_those_that_the_help_lists() {
         assert!(text(&output.stderr).contains(told), "{args:?}: {output:?}");
     }
 }
+
+/// Each with what its right covers, the token from the variable, a flag or a file, and not a word of it when it is refused.
+#[tokio::test]
+async fn commands_do_what_their_token_may() {
+    const READER: &str = "segno_reader";
+    const CLEANER: &str = "segno_cleaner";
+    let rules = [
+        token_entry("segno_writer", "publish = [\"**\"]"),
+        token_entry(READER, "follow = [\"orders.*\"]"),
+        token_entry(
+            CLEANER,
+            "follow = [\"**\"]\nerase = [\"orders.*\"]\noperate = true",
+        ),
+    ];
+    let hub = hub_with(&rules.concat()).await;
+    let url = hub.url("");
+    let file = hub.db().with_file_name("token");
+    std::fs::write(&file, format!("{CLEANER}\n")).unwrap();
+    let as_whom = async |token: &str, args: &[&str]| {
+        let mut command = segno();
+        command.args(args).env("SEGNO_URL", &url);
+        match token {
+            "file" => command.env("SEGNO_TOKEN_FILE", &file),
+            token => command.env("SEGNO_TOKEN", token),
+        };
+        let output = ended(command).await;
+        let told = [text(&output.stdout), text(&output.stderr)].concat();
+        assert!(!told.contains("segno_"), "{args:?}: {told}");
+        (output.status.code(), told)
+    };
+    for topic in ["orders.eu", "secret"] {
+        let args = ["publish", "x", "--topic", topic];
+        assert_eq!(as_whom("segno_writer", &args).await.0, Some(0));
+    }
+    for (token, args, code, told) in [
+        (READER, &["topics"][..], 0, "orders.eu"),
+        (READER, &["erase", "--yes", "1"], 1, "(not_allowed)"),
+        (READER, &["erase", "--yes", "2"], 1, "(unknown_event)"),
+        (
+            READER,
+            &["erase", "--yes", "--topic", "secret"],
+            1,
+            "(unknown_topic)",
+        ),
+        (READER, &["stats"], 1, "(not_allowed)"),
+        (READER, &["ready"], 1, "(not_allowed)"),
+        (READER, &["tail", "--topic", "secret"], 1, "(not_allowed)"),
+        (READER, &["publish", "x"], 1, "(not_allowed)"),
+        (CLEANER, &["topics"], 0, "secret"),
+        (CLEANER, &["stats"], 0, "last id"),
+        (CLEANER, &["ready"], 0, ""),
+        ("file", &["erase", "--yes", "1"], 0, "event 1 erased"),
+        (
+            "file",
+            &["erase", "--yes", "--topic", "secret"],
+            1,
+            "(not_allowed)",
+        ),
+        (
+            "file",
+            &["erase", "--yes", "--topic", "orders.eu"],
+            0,
+            "orders.eu",
+        ),
+        ("segno_unknown", &["topics"], 1, "(credential_invalid)"),
+    ] {
+        let (ended, shown) = as_whom(token, args).await;
+        assert_eq!(ended, Some(code), "{token} {args:?}: {shown}");
+        assert!(shown.contains(told), "{token} {args:?}: {shown}");
+        let is_hidden = token == READER && args == ["topics"];
+        assert!(!is_hidden || !shown.contains("secret"), "{shown}");
+    }
+}

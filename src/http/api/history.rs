@@ -22,7 +22,7 @@ use super::{
     Api, Tag, filter,
     parameter::{
         Checked, Cursor, LIMIT_MAX_EVENTS, Moment, PageSize, Parameter, Since, TopicPattern,
-        TypePattern, optional,
+        TypePattern, optional, shown,
     },
 };
 use crate::http::{
@@ -306,7 +306,7 @@ impl Parameter for HistoryFormat {
             "ndjson" => Ok(Self::Ndjson),
             _ => Err(Problem::new(
                 Code::InvalidFormat,
-                format_args!("format '{text}' is unknown; use json or ndjson"),
+                format_args!("format '{}' is unknown; use json or ndjson", shown(text)),
             )),
         }
     }

@@ -91,6 +91,18 @@ impl<T: Parameter> ParseFromParameter for Checked<T> {
     }
 }
 
+/// Longest value that a refusal repeats, in bytes. What is longer is no number, time or word, but perhaps a credential that was put
+/// in the wrong place.
+const SHOWN_MAX_BYTES: usize = 40;
+
+/// A value as a refusal repeats it.
+pub(super) fn shown(text: &str) -> &str {
+    match text.len() <= SHOWN_MAX_BYTES {
+        true => text,
+        false => "…",
+    }
+}
+
 fn invalid_topic(text: &str, error: InvalidName) -> Problem {
     Problem::new(Code::InvalidTopic, format_args!("topic '{text}': {error}"))
 }
@@ -186,8 +198,9 @@ impl Parameter for EventId {
     }
 
     fn read(text: &str) -> Result<Self, Problem> {
-        text.parse()
-            .map_err(|error| Problem::new(Code::InvalidId, format_args!("'{text}': {error}")))
+        text.parse().map_err(|error| {
+            Problem::new(Code::InvalidId, format_args!("'{}': {error}", shown(text)))
+        })
     }
 }
 
@@ -210,7 +223,10 @@ impl Parameter for Cursor {
             return Ok(Self(None));
         }
         let cursor = text.parse().map_err(|error| {
-            Problem::new(Code::InvalidCursor, format_args!("'{text}': {error}"))
+            Problem::new(
+                Code::InvalidCursor,
+                format_args!("'{}': {error}", shown(text)),
+            )
         })?;
         Ok(Self(Some(cursor)))
     }
@@ -232,7 +248,10 @@ impl Parameter for Newest {
         let number: EventId = text.parse().map_err(|_| {
             Problem::new(
                 Code::InvalidLimit,
-                format_args!("last '{text}' is not a whole number of events, such as 10"),
+                format_args!(
+                    "last '{}' is not a whole number of events, such as 10",
+                    shown(text)
+                ),
             )
         })?;
         Ok(Self(number.as_i64().unsigned_abs()))
@@ -259,7 +278,10 @@ impl Parameter for Count {
         number.map(Self).ok_or_else(|| {
             Problem::new(
                 Code::InvalidLimit,
-                format_args!("count '{text}' is not a whole number of events from 1 up, such as 5"),
+                format_args!(
+                    "count '{}' is not a whole number of events from 1 up, such as 5",
+                    shown(text)
+                ),
             )
         })
     }
@@ -312,7 +334,7 @@ impl Parameter for Moment {
             Some(Timestamp::now().before(age))
         };
         time.or_else(age).map(Self).ok_or_else(|| {
-            let detail = format!("'{text}' is not a time; use an age such as 15m, 2h or 7d, or a time such as 2026-01-31T12:00:00Z");
+            let detail = format!("'{}' is not a time; use an age such as 15m, 2h or 7d, or a time such as 2026-01-31T12:00:00Z", shown(text));
             Problem::new(Code::InvalidTime, detail)
         })
     }
@@ -339,7 +361,10 @@ impl Parameter for PageSize {
         limit.map(Self).ok_or_else(|| {
             Problem::new(
                 Code::InvalidLimit,
-                format_args!("limit '{text}' is not a whole number from 1 to {LIMIT_MAX_EVENTS}"),
+                format_args!(
+                    "limit '{}' is not a whole number from 1 to {LIMIT_MAX_EVENTS}",
+                    shown(text)
+                ),
             )
         })
     }
@@ -360,7 +385,7 @@ impl Parameter for Order {
             "desc" => Ok(Self::Descending),
             _ => Err(Problem::new(
                 Code::InvalidOrder,
-                format_args!("order '{text}' is unknown; use asc or desc"),
+                format_args!("order '{}' is unknown; use asc or desc", shown(text)),
             )),
         }
     }

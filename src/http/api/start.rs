@@ -5,7 +5,7 @@ use poem::Request;
 use poem_openapi::registry::MetaSchema;
 
 use super::parameter::{
-    Checked, Count, Cursor, Newest, Parameter, Since, TopicPattern, TypePattern, optional,
+    Checked, Count, Cursor, Newest, Parameter, Since, TopicPattern, TypePattern, optional, shown,
 };
 use crate::http::{
     TOPIC_PREFIX, accept,
@@ -36,7 +36,10 @@ impl Parameter for Format {
         format.ok_or_else(|| {
             Problem::new(
                 Code::InvalidFormat,
-                format_args!("format '{text}' is unknown; use data, event, text or ndjson"),
+                format_args!(
+                    "format '{}' is unknown; use data, event, text or ndjson",
+                    shown(text)
+                ),
             )
         })
     }

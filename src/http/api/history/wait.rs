@@ -8,7 +8,10 @@ use super::HistoryQuery;
 use crate::{
     auth::Pass,
     http::{
-        api::{Api, parameter::Parameter},
+        api::{
+            Api,
+            parameter::{Parameter, shown},
+        },
         caller::Caller,
         problem::{Code, Problem},
     },
@@ -36,7 +39,10 @@ impl Parameter for Wait {
         wait.map(Self).ok_or_else(|| {
             Problem::new(
                 Code::InvalidTime,
-                format_args!("wait '{text}' is not a time of at most 60s, such as 30s"),
+                format_args!(
+                    "wait '{}' is not a time of at most 60s, such as 30s",
+                    shown(text)
+                ),
             )
         })
     }
