@@ -104,10 +104,13 @@ export async function renew() {
   listener.onCaller(caller);
 }
 
+/** Whether there is a ticket that is good for a while. */
+const hasTicket = () => ticket !== null && Date.now() <= ticket.until;
+
 /** A ticket that reads all that the caller may, as a list of query parameters; empty where none is needed. */
 async function ticketParameters() {
   if (!isSignedIn()) return [];
-  if (ticket === null || Date.now() > ticket.until) {
+  if (!hasTicket()) {
     const asked = Date.now();
     const options = { method: "POST", headers: { "Content-Type": "application/json" }, body: '{"follow":["**"]}' };
     const answer = await ask("tickets", [], options);
@@ -119,23 +122,41 @@ async function ticketParameters() {
   return [["ticket", ticket.text]];
 }
 
-/** Makes a link to the hub go with a ticket, which is taken when it is used. */
+/** Makes a link to the hub go with a ticket, which is taken when it is used, in whatever way a link is used. */
 export function makeTicketed(anchor) {
-  anchor.addEventListener("click", async (click) => {
-    if (!isSignedIn()) return;
+  const withTicket = ([name, text]) => {
+    const url = new URL(anchor.href);
+    url.searchParams.set(name, text);
+    return url.href;
+  };
+  const open = async (click) => {
+    const isMenu = click.button > 1;
+    if (!isSignedIn() || isMenu) return;
     click.preventDefault();
+    const isAside = click.button === 1 || click.ctrlKey || click.metaKey || click.shiftKey;
     const link = anchor.cloneNode();
     try {
-      const [[name, text]] = await ticketParameters();
-      const url = new URL(anchor.href);
-      url.searchParams.set(name, text);
-      link.href = url.href;
+      const [parameter] = await ticketParameters();
+      link.href = withTicket(parameter);
       link.removeAttribute("id");
+      if (isAside) Object.assign(link, { target: "_blank", rel: "noreferrer" });
       link.click();
     } catch {
       // Refusals are told by `refused`; where the hub is away, the state of the stream says so.
     }
+  };
+  anchor.addEventListener("click", open);
+  anchor.addEventListener("auxclick", open);
+  // What the menu of the browser opens, it reads now.
+  anchor.addEventListener("contextmenu", () => {
+    if (!isSignedIn() || !hasTicket()) return;
+    const plain = anchor.href;
+    anchor.href = withTicket(["ticket", ticket.text]);
+    setTimeout(() => (anchor.href = plain));
   });
+  const prepare = () => isSignedIn() && ticketParameters().catch(() => {});
+  anchor.addEventListener("pointerenter", prepare);
+  anchor.addEventListener("focus", prepare);
 }
 
 /** Whether the caller may erase events of `topic`. */

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fantoccini::{Client, ClientBuilder, Locator};
+use fantoccini::{
+    Client, ClientBuilder, Locator,
+    actions::{InputSource, MOUSE_BUTTON_MIDDLE, MouseActions, PointerAction},
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -219,6 +222,41 @@ impl Browser {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         found.click().await.unwrap();
+    }
+
+    /// Clicks with the wheel, which opens a link aside, and goes to what was opened.
+    pub(crate) async fn click_aside(&self, element: &str) {
+        let before = self.page.windows().await.unwrap();
+        let found = self.find(element).await;
+        let aim = PointerAction::MoveToElement {
+            element: found,
+            duration: None,
+            x: 0.0,
+            y: 0.0,
+        };
+        let button = MOUSE_BUTTON_MIDDLE;
+        let click = MouseActions::new("mouse".into())
+            .then(aim)
+            .then(PointerAction::Down { button })
+            .then(PointerAction::Up { button });
+        self.page.perform_actions(click).await.unwrap();
+        let opened = within("another window", async {
+            loop {
+                let windows = self.page.windows().await.unwrap();
+                if let Some(new) = windows.into_iter().find(|window| !before.contains(window)) {
+                    return new;
+                }
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        self.page.switch_to_window(opened.await).await.unwrap();
+    }
+
+    /// Closes what was opened aside, and goes back.
+    pub(crate) async fn close_aside(&self) {
+        self.page.close_window().await.unwrap();
+        let first = self.page.windows().await.unwrap().remove(0);
+        self.page.switch_to_window(first).await.unwrap();
     }
 
     /// Types into a field in place of what is there; `\n` is the enter key.

@@ -291,7 +291,22 @@ async fn links_and_commands_work_with_a_token() {
     let saved = browser.downloaded("segno-1-2.ndjson").await;
     assert_eq!(saved.lines().count(), 2, "{saved}");
     browser.click("#history-rows summary").await;
-    browser.click("#history-rows .links a:last-child").await;
+    let link = "#history-rows .links a:last-child";
+    // What the browser's menu would open or copy.
+    let of_menu = format!(
+        "(() => {{ const link = document.querySelector({link:?}); \
+           link.dispatchEvent(new MouseEvent('contextmenu', {{button: 2}})); \
+           return new URL(link.href).searchParams.has('ticket'); }})()"
+    );
+    browser.expect(&of_menu, true).await;
+    let left = format!("new URL(document.querySelector({link:?}).href).searchParams.has('ticket')");
+    browser.expect(&left, false).await;
+    browser.click_aside(link).await;
+    browser
+        .expect("JSON.parse(document.body.innerText).events[0].id", 2)
+        .await;
+    browser.close_aside().await;
+    browser.click(link).await;
     browser
         .expect("JSON.parse(document.body.innerText).events[0].id", 2)
         .await;
