@@ -204,7 +204,10 @@ impl CertificateFault {
             reason = "of what can be wrong with a certificate, these have a remedy of their own"
         )]
         match error {
-            rustls::CertificateError::UnknownIssuer => Self::UnknownAuthority,
+            // The second: one that is trusted has the name of the authority, and not its key.
+            rustls::CertificateError::UnknownIssuer | rustls::CertificateError::BadSignature => {
+                Self::UnknownAuthority
+            }
             rustls::CertificateError::NotValidForNameContext {
                 expected,
                 presented,

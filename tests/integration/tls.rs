@@ -516,11 +516,15 @@ async fn commands_of_the_client_speak_tls() {
 
 #[tokio::test]
 async fn commands_of_the_client_say_what_is_wrong() {
-    let (authority, other) = (Authority::new("a"), Authority::new("b"));
+    let authority = Authority::new("a");
     let hub = hub_with(&authority, |_| ()).await;
     let ca = folder(&hub).join("ca.pem");
-    let wrong = folder(&hub).join("wrong.pem");
-    fs::write(&wrong, other.pem()).unwrap();
+    let write_other = |file: &str, name: &str| {
+        let path = folder(&hub).join(file);
+        fs::write(&path, Authority::new(name).pem()).unwrap();
+        path
+    };
+    let (wrong, namesake) = (write_other("wrong.pem", "b"), write_other("same.pem", "a"));
     let hub_showing = async |names: &[&str], change: fn(&mut CertificateParams)| {
         let folder = tempfile::tempdir().unwrap();
         let files = authority.issue_with(names, folder.path(), change);
@@ -554,6 +558,7 @@ async fn commands_of_the_client_say_what_is_wrong() {
     for (url, ca, expected) in [
         (hub.url(""), None, unsigned),
         (hub.url(""), Some(&wrong), unsigned),
+        (hub.url(""), Some(&namesake), unsigned),
         (
             named.url(""),
             Some(&ca),
