@@ -526,6 +526,13 @@ async fn ids_end_where_javascript_rounds_them() {
     fs::write(&note, "9007199254740992\n").unwrap();
     let told = refused(&db).await;
     assert!(told.contains("-highest does not hold an id"), "{told}");
+    fs::remove_file(&note).unwrap();
+    sqlite(
+        &db,
+        "update sqlite_sequence set seq = 9007199254740992 where name = 'events'",
+    );
+    let told = refused(&db).await;
+    assert!(told.contains("9007199254740992"), "{told}");
 }
 
 /// Nobody but the owner reads the events.
