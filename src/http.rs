@@ -9,6 +9,7 @@ mod api;
 mod caller;
 mod cluster;
 mod console;
+mod content_coding;
 mod cors;
 mod credential;
 mod cross_site;
@@ -49,6 +50,7 @@ pub use self::{
 use self::{
     api::{Api, FollowApi, PublishApi},
     caller::Caller,
+    content_coding::ContentCoding,
     cors::Cors,
     credential::RefusedCredential,
     cross_site::CrossSite,
@@ -236,8 +238,14 @@ impl HubEndpoint {
             return Box::pin(self.follow.answer_follow(request)).await;
         }
         let is_public = is_public(request.uri().path());
+        let coding = ContentCoding::wanted(request.headers());
+        if request.method() == Method::HEAD {
+            // poem would forget what the body is like. It is not sent: the server drops it.
+            request.set_method(Method::GET);
+        }
         // In a box: what the routes need would else be moved about with every event.
-        let mut answered = Box::pin(answer(&self.routes, request, &self.operations)).await;
+        let answered = Box::pin(answer(&self.routes, request, &self.operations)).await;
+        let mut answered = content_coding::pack(answered, coding);
         if is_public {
             protect_page(answered.headers_mut());
         }

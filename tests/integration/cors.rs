@@ -60,11 +60,21 @@ fn requests(hub: &TestHub) -> Vec<(RequestBuilder, u16)> {
     ]
 }
 
+fn varies_by_origin(answer: &Answer) -> bool {
+    let mut values = answer.headers.get_all("vary").iter();
+    values.any(|value| value == "origin")
+}
+
 fn cors_headers(answer: &Answer) -> Vec<&str> {
     let names = answer.headers.keys().map(|name| name.as_str());
-    names
-        .filter(|name| name.starts_with("access-control-") || *name == "vary")
-        .collect()
+    // What depends on `Accept-Encoding` is no word of it.
+    let is_of_it = |name: &&str| name.starts_with("access-control-") || *name == "vary";
+    match varies_by_origin(answer) {
+        true => names.filter(is_of_it).collect(),
+        false => names
+            .filter(|name| is_of_it(name) && *name != "vary")
+            .collect(),
+    }
 }
 
 #[tokio::test]
@@ -103,8 +113,8 @@ async fn allowed_origins_can_read_every_answer() {
                 assert!(exposed.split(", ").any(|exposed| exposed == name), "{name}");
             }
             match told {
-                "*" => assert!(!answer.headers.contains_key("vary"), "{answer:?}"),
-                _ => assert_eq!(answer.header("vary"), "origin"),
+                "*" => assert!(!varies_by_origin(&answer), "{answer:?}"),
+                _ => assert!(varies_by_origin(&answer), "{answer:?}"),
             }
             if status == 204 {
                 let methods = answer.header("access-control-allow-methods");

@@ -29,6 +29,7 @@ mod compose;
 mod console;
 mod console_access;
 mod console_daily;
+mod content_coding;
 mod contract;
 mod cors;
 mod crash;
