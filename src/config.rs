@@ -123,6 +123,11 @@ pub struct ListenFlags {
     )]
     pub cors_origins: Vec<CorsOrigin>,
 
+    /// Let pages of these origins send what the browser knows for the hub: cookies of a proxy, a password. `withCredentials` of an
+    /// `EventSource`, as htmx sets it, needs this. Not with `*`.
+    #[arg(long, env = "SEGNO_CORS_CREDENTIALS", requires = "cors_origins")]
+    pub cors_credentials: bool,
+
     /// Address under which clients reach the hub, such as `https://example.com/segno`, where a proxy serves it under another
     /// or its name is not the machine's. `Location`, `Link`, `next` and the OpenAPI document begin with it, and browsers may use it.
     #[arg(long, env = "SEGNO_PUBLIC_URL", value_name = "URL")]
@@ -370,6 +375,7 @@ impl ServeFlags {
             db: self.db.clone(),
             heartbeat: listen.heartbeat,
             cors_origins: listen.cors_origins.clone(),
+            cors_credentials: listen.cors_credentials,
             access: self.access.file.clone(),
             ticket_key: self.access.ticket_key_file.clone(),
             tls: self.tls.source(&self.db),
@@ -434,6 +440,20 @@ pub(crate) fn refuse_unasked_openness(
         "other machines can reach {reachable}, and everybody there could publish, read and erase everything; say who may do what with \
          --access FILE (`segno token add NAME` creates one), or start with --open if that is meant"
     ))
+}
+
+/// Refuses credentials for pages of all origins.
+pub(crate) fn refuse_credentials_of_all(
+    origins: &[CorsOrigin],
+    credentials: bool,
+) -> Result<(), String> {
+    match credentials && origins.contains(&CorsOrigin::Any) {
+        true => Err(
+            "--cors-credentials does not go with --cors-origin '*': any page could then act as whoever has it open; name the origins"
+                .into(),
+        ),
+        false => Ok(()),
+    }
 }
 
 /// Refuses a queue that the largest batch could never get into.

@@ -95,6 +95,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Whose pages may use the hub.
     pub cors_origins: Vec<CorsOrigin>,
+    /// Whether their pages may have the browser add what it knows for the hub.
+    pub cors_credentials: bool,
     /// Address under which clients reach the hub.
     pub public_url: Option<PublicUrl>,
     /// Names of the hub beside that of its address, in lower case: those that its certificate was ordered for.
@@ -111,7 +113,7 @@ pub struct Settings {
 pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let log_id = log_id_of(&hub);
     let refusals = hub.metrics().refusals.clone();
-    let cors = Cors::of(&settings.cors_origins);
+    let cors = Cors::of(&settings.cors_origins, settings.cors_credentials);
     let access = settings.access.clone();
     let cross_site = CrossSite {
         public: settings.public_url.clone(),
@@ -369,7 +371,7 @@ fn log_id_of(hub: &Hub) -> HeaderValue {
 /// Where several origins are allowed, their pages cannot read such an answer.
 pub(crate) fn headers_of_all(hub: &Hub, settings: &Settings) -> HeaderMap {
     let mut headers = HeaderMap::from_iter([(LOG_ID_HEADER, log_id_of(hub))]);
-    if let Some(cors) = Cors::of(&settings.cors_origins) {
+    if let Some(cors) = Cors::of(&settings.cors_origins, settings.cors_credentials) {
         headers.extend(cors.headers(&HeaderMap::new()));
     }
     headers

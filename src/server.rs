@@ -88,6 +88,9 @@ pub struct Settings {
     pub heartbeat: Duration,
     /// Whose pages may use the hub from a browser.
     pub cors_origins: Vec<CorsOrigin>,
+    /// Whether their pages may have the browser add what it knows for the hub: cookies of a proxy, a password. Where all are allowed,
+    /// they may not.
+    pub cors_credentials: bool,
     /// Address under which clients reach the hub.
     pub public_url: Option<PublicUrl>,
     /// Longest wait for open requests and streams when the server stops.
@@ -120,6 +123,7 @@ impl Default for Settings {
             db: "segno.db".into(),
             heartbeat: Duration::from_secs(15),
             cors_origins: Vec::new(),
+            cors_credentials: false,
             public_url: None,
             drain_timeout: Duration::from_secs(10),
             limits: limits::Settings::default(),
@@ -252,6 +256,7 @@ impl Server {
         let http_settings = http::Settings {
             heartbeat: settings.heartbeat,
             cors_origins: settings.cors_origins.clone(),
+            cors_credentials: settings.cors_credentials,
             public_url: settings.public_url.clone(),
             names: settings
                 .tls

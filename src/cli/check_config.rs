@@ -13,8 +13,9 @@ use clap::{
 use super::{Cli, in_one_line, log_lines, open_files::OpenFiles, print, serve, usage};
 use crate::{
     auth::Access,
-    config::refuse_unasked_openness,
+    config::{refuse_credentials_of_all, refuse_unasked_openness},
     db::{self, Found},
+    http::CorsOrigin,
     server::{self, CertificateFiles, ListenAddress, ListenError},
 };
 
@@ -62,6 +63,7 @@ impl Report {
         let in_use = self.look_at_file(matches).await;
         self.look_at_addresses(matches, in_use);
         self.look_at_access(matches);
+        self.look_at_origins(matches);
         self.look_at_certificate(matches);
         self.look_at_limits(matches);
         self.look_at_variables();
@@ -171,6 +173,18 @@ impl Report {
                 .push(format!("everybody {who} may do everything")),
             Err(problem) => self.problems.push(problem),
         }
+    }
+
+    /// Whose pages would be let in.
+    fn look_at_origins(&mut self, matches: &ArgMatches) {
+        if self.unread.contains("cors_origins") {
+            return;
+        }
+        let origins = matches.get_many::<CorsOrigin>("cors_origins");
+        let origins: Vec<_> = origins.into_iter().flatten().cloned().collect();
+        let credentials = self.value(matches, "cors_credentials").unwrap_or_default();
+        self.problems
+            .extend(refuse_credentials_of_all(&origins, credentials).err());
     }
 
     fn look_at_certificate(&mut self, matches: &ArgMatches) {

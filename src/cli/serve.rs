@@ -16,7 +16,10 @@ use super::{
     print,
 };
 use crate::{
-    config::{LogFormat, ServeFlags, refuse_small_queue, refuse_unasked_openness},
+    config::{
+        LogFormat, ServeFlags, refuse_credentials_of_all, refuse_small_queue,
+        refuse_unasked_openness,
+    },
     server::{CertificateSource, ListenAddress, RereadFiles, Server, Settings},
 };
 
@@ -38,6 +41,8 @@ async fn serve(flags: &ServeFlags, matches: &ArgMatches) -> anyhow::Result<()> {
         flags.access.open,
     )
     .map_err(anyhow::Error::msg)?;
+    refuse_credentials_of_all(&settings.cors_origins, settings.cors_credentials)
+        .map_err(anyhow::Error::msg)?;
     let limits = &mut settings.limits;
     refuse_small_queue(settings.hub.queue.bytes, limits.max_batch_bytes)
         .map_err(anyhow::Error::msg)?;

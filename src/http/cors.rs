@@ -17,8 +17,11 @@ const MAX_AGE_SECONDS: &str = "7200";
 const METHODS: &str = "GET, POST, DELETE";
 
 /// Headers that a page may send: what the hub reads, what reconnecting libraries add, and what a proxy before the hub may ask for.
-const REQUEST_HEADERS: &str = "accept, authorization, cache-control, content-type, idempotency-key, last-event-id, traceparent, \
-    tracestate, x-request-id, x-requested-with";
+/// What begins with `hx-` is of htmx, which adds it to all it asks for. Source: <https://htmx.org/reference/#request_headers> and
+/// htmx 4.0.1.
+const REQUEST_HEADERS: &str = "accept, authorization, cache-control, content-type, hx-boosted, hx-current-url, \
+    hx-history-restore-request, hx-prompt, hx-request, hx-request-type, hx-source, hx-target, hx-trigger, hx-trigger-name, \
+    idempotency-key, last-event-id, traceparent, tracestate, x-request-id, x-requested-with";
 
 /// Headers of an answer that a page may read.
 const EXPOSED_HEADERS: &str =
@@ -70,12 +73,21 @@ impl FromStr for CorsOrigin {
 #[derive(Debug, Clone)]
 pub(super) enum Cors {
     Any,
-    Only(Vec<HeaderValue>),
+    Only(Named),
+}
+
+/// Origins that are named.
+#[derive(Debug, Clone)]
+pub(super) struct Named {
+    origins: Vec<HeaderValue>,
+    /// Whether their pages may have the browser add what it knows for the hub: cookies of a proxy, a password.
+    credentials: bool,
 }
 
 impl Cors {
-    /// `None` where nothing was asked for: then there is not one of these headers.
-    pub(super) fn of(origins: &[CorsOrigin]) -> Option<Self> {
+    /// `None` where nothing was asked for: then there is not one of these headers. No page has credentials where all are allowed:
+    /// browsers refuse the two together.
+    pub(super) fn of(origins: &[CorsOrigin], credentials: bool) -> Option<Self> {
         if origins.is_empty() {
             return None;
         }
@@ -86,7 +98,13 @@ impl Cors {
                 Some(value.expect("an origin is visible ASCII"))
             }
         });
-        Some(only.collect::<Option<_>>().map_or(Self::Any, Self::Only))
+        Some(match only.collect() {
+            None => Self::Any,
+            Some(origins) => Self::Only(Named {
+                origins,
+                credentials,
+            }),
+        })
     }
 
     /// The answer to a browser that asks before it sends what a page wants, if the page may.
@@ -114,6 +132,10 @@ impl Cors {
         let mut headers = HeaderMap::new();
         if let Some(origin) = self.allowed(request) {
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+            if matches!(self, Self::Only(named) if named.credentials) {
+                let value = HeaderValue::from_static("true");
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, value);
+            }
             headers.insert(
                 header::ACCESS_CONTROL_EXPOSE_HEADERS,
                 HeaderValue::from_static(EXPOSED_HEADERS),
@@ -134,19 +156,19 @@ impl Cors {
         };
         match self {
             Self::Any => true,
-            Self::Only(allowed) => allowed.contains(origin),
+            Self::Only(named) => named.origins.contains(origin),
         }
     }
 
     fn allowed(&self, request: &HeaderMap) -> Option<HeaderValue> {
         match self {
             Self::Any => Some(HeaderValue::from_static("*")),
-            Self::Only(origins) => match &origins[..] {
+            Self::Only(named) => match &named.origins[..] {
                 // The browser compares, so a connection that is refused unread can be told this too.
                 [origin] => Some(origin.clone()),
                 _ => {
                     let origin = request.get(header::ORIGIN)?;
-                    origins.contains(origin).then(|| origin.clone())
+                    named.origins.contains(origin).then(|| origin.clone())
                 }
             },
         }

@@ -202,7 +202,7 @@ mod tests {
             request.headers_mut().append(name, value.parse().unwrap());
         }
         let origins: Vec<CorsOrigin> = origins.iter().map(|text| text.parse().unwrap()).collect();
-        let cors = Cors::of(&origins);
+        let cors = Cors::of(&origins, false);
         let peer = PeerAddress::from(std::net::SocketAddr::from(([127, 0, 0, 1], 1)));
         let refused = cross_site.check(&request, peer, cors.as_ref()).err();
         refused.map(|problem| problem.code().as_str())

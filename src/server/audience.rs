@@ -542,6 +542,7 @@ mod tests {
             names: Vec::new(),
             kept: Vec::new(),
             cors_origins: Vec::new(),
+            cors_credentials: false,
             limits: limits.clone(),
             access: Arc::new(Access::open(folder.path().join("ticket-key"))),
         };

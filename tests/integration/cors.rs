@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::{
     browser::Browser,
-    test_hub::{Answer, TestHub, TestStream, answer, reqwest_client},
+    command_line::run,
+    test_hub::{Answer, TestHub, TestStream, answer, reqwest_client, segno},
 };
 
 const SHOP: &str = "https://shop.example";
@@ -116,6 +117,8 @@ async fn allowed_origins_can_read_every_answer() {
                 "*" => assert!(!varies_by_origin(&answer), "{answer:?}"),
                 _ => assert!(varies_by_origin(&answer), "{answer:?}"),
             }
+            let credentials = "access-control-allow-credentials";
+            assert!(!answer.headers.contains_key(credentials), "{answer:?}");
             if status == 204 {
                 let methods = answer.header("access-control-allow-methods");
                 assert_eq!(methods, "GET, POST, DELETE");
@@ -170,6 +173,54 @@ async fn a_connection_without_a_place_can_be_read_where_there_is_one_origin() {
         let allowed = refusal.headers.get("access-control-allow-origin");
         assert_eq!(allowed.map(|origin| origin.to_str().unwrap()), told);
     }
+}
+
+#[tokio::test]
+async fn pages_of_named_origins_may_send_credentials_where_that_is_asked_for() {
+    let hub = TestHub::start_with(|config| {
+        config.cors_origins = origins(&[SHOP, DESK]);
+        config.cors_credentials = true;
+        config.limits.max_streams_per_address = 1.try_into().unwrap();
+    })
+    .await;
+    let credentials = "access-control-allow-credentials";
+    let stream = TestStream::open(hub.get("/sse").header("origin", SHOP)).await;
+    assert_eq!(stream.header(credentials), "true");
+    for (request, status) in requests(&hub) {
+        let answer = answer(request.header("origin", SHOP)).await;
+        assert_eq!(answer.status.as_u16(), status, "{answer:?}");
+        assert_eq!(answer.header(credentials), "true");
+        assert_eq!(answer.header("access-control-allow-origin"), SHOP);
+    }
+    for (request, _) in requests(&hub) {
+        let answer = answer(request.header("origin", "https://evil.example")).await;
+        assert!(!answer.headers.contains_key(credentials), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_for_all_origins_are_refused_in_words() {
+    let refused = async |args: &[&str]| {
+        let mut command = segno();
+        command
+            .args(args)
+            .args(["--listen", "127.0.0.1:0", "--db", "/nowhere/segno.db"]);
+        let ended = run(command, "").await;
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        (
+            ended.status.code(),
+            stderr + &String::from_utf8(ended.stdout).unwrap(),
+        )
+    };
+    let all = ["--cors-credentials", "--cors-origin", "*"];
+    let (code, told) = refused(&all).await;
+    let sentence = "--cors-credentials does not go with --cors-origin '*'";
+    assert!(code == Some(1) && told.contains(sentence), "{told}");
+    let (code, told) = refused(&[&all[..], &["--check-config"]].concat()).await;
+    let problem = format!("problem: {sentence}");
+    assert!(code == Some(1) && told.contains(&problem), "{told}");
+    let (code, told) = refused(&all[..1]).await;
+    assert!(code == Some(2) && told.contains("--cors-origin"), "{told}");
 }
 
 /// What `fetch` gives a page: the status, the code of a refusal and a header, or that the browser keeps it away.

@@ -48,6 +48,7 @@ mod flags;
 mod foreign;
 mod formats;
 mod history;
+mod htmx;
 mod http2;
 mod javascript;
 mod jwt_issuer;
