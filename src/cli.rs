@@ -31,7 +31,10 @@ mod topics;
 mod trimmed_line;
 mod usage;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -185,6 +188,11 @@ impl HubAddress {
             &self.authorities()?,
         )?)
     }
+}
+
+/// Whether an argument names a file: `-` is standard input or output, as for other programs.
+fn is_file(path: &&Path) -> bool {
+    *path != Path::new("-")
 }
 
 /// Which file a command works on.

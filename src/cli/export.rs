@@ -40,7 +40,7 @@ pub(super) struct ExportFlags {
 }
 
 pub(super) async fn run(flags: ExportFlags) -> anyhow::Result<()> {
-    match &flags.file {
+    match flags.file.as_deref().filter(super::is_file) {
         Some(path) => {
             let failed = || format!("cannot write {}", path.display());
             let mut file = OpenOptions::new()

@@ -41,7 +41,8 @@ pub(super) struct ImportFlags {
 }
 
 pub(super) async fn run(flags: ImportFlags) -> anyhow::Result<()> {
-    let (input, bytes): (Box<dyn BufRead>, u64) = match &flags.file {
+    let (input, bytes): (Box<dyn BufRead>, u64) = match flags.file.as_deref().filter(super::is_file)
+    {
         Some(path) => {
             let file =
                 File::open(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -222,6 +222,7 @@ async fn an_export_is_imported_as_it_was_and_goes_on_where_it_was_broken_off() {
     let first = history(&hub).await;
     assert_eq!(fs::read_to_string(&lines).unwrap(), first);
     assert_eq!(succeed(&["export"], &db).await, first);
+    assert_eq!(succeed(&["export", "-"], &db).await, first);
 
     // Broken off in the middle of a line; and there is more now.
     hub.publish("t", ["more"]).await;
