@@ -71,6 +71,31 @@ async fn javascript_publishes_when_the_hub_is_there_and_a_key_keeps_it_one_event
     );
 }
 
+/// What its page begins with. The module is named as a package there; here it is the file of the repository.
+#[tokio::test]
+async fn the_first_lines_of_its_page_publish_and_follow_with_node() {
+    let hub = TestHub::start().await;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("clients/js/README.md")).unwrap();
+    let (_, rest) = page.split_once("```js\n").unwrap();
+    let script = rest.split_once("```\n").unwrap().0;
+    assert!(script.contains("from \"segno\"") && script.contains("http://localhost:8000"));
+    let script = script
+        .replace("\"segno\"", &format!("\"{SOURCE}\""))
+        .replace("http://localhost:8000", &hub.url(""))
+        // It follows for ever.
+        .replace(
+            "  console.log(",
+            "  process.exitCode = 0; setTimeout(process.exit, 100); console.log(",
+        );
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("readme.mjs");
+    std::fs::write(&file, script).unwrap();
+    let mut command = node();
+    command.arg(&file);
+    assert_eq!(run(command).await, "1 paid { order: 1001, total: 19.9 }\n");
+}
+
 #[tokio::test]
 async fn slow_javascript_carries_20_000_events_through_kills() {
     let folder = tempfile::tempdir().unwrap();
