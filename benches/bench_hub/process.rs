@@ -53,9 +53,10 @@ impl Process {
     pub(crate) fn hub_with_access(folder: &Path, token: &str) -> Self {
         let access = folder.join("access.toml");
         let others = (0..100).map(|number| format!("segno_{number}"));
-        let entries = others.chain([token.to_owned()]).map(|token| {
+        let tokens = others.chain([token.to_owned()]).enumerate();
+        let entries = tokens.map(|(number, token)| {
             let hash = TokenHash::of(&token);
-            format!("[[token]]\nname = \"{token}\"\nsha256 = \"{hash}\"\npublish = [\"**\"]\n")
+            format!("[[token]]\nname = \"{number}\"\nsha256 = \"{hash}\"\npublish = [\"**\"]\n")
         });
         std::fs::write(&access, entries.collect::<String>()).unwrap();
         let mut command = Self::serve("127.0.0.1:0", folder);
@@ -63,11 +64,31 @@ impl Process {
         Self::start(command)
     }
 
+    /// Starts the hub on the file in `folder`, which encrypts with `cert.pem` and `key.pem` of another folder.
+    pub(crate) fn hub_with_certificate(folder: &Path, certificate: &Path) -> Self {
+        let mut command = Self::serve("127.0.0.1:0", folder);
+        for (flag, file) in [("--tls-cert", "cert.pem"), ("--tls-key", "key.pem")] {
+            command.arg(flag).arg(certificate.join(file));
+        }
+        Self::start(command)
+    }
+
     /// Starts this program again, as a floor.
     pub(crate) fn floor(kind: super::floor::Kind) -> Self {
+        Self::start(Self::as_floor(kind))
+    }
+
+    /// The same, for a floor that reads `cert.pem` and `key.pem` where it is started.
+    pub(crate) fn encrypting_floor(kind: super::floor::Kind, certificate: &Path) -> Self {
+        let mut command = Self::as_floor(kind);
+        command.current_dir(certificate);
+        Self::start(command)
+    }
+
+    fn as_floor(kind: super::floor::Kind) -> Command {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(super::floor::VARIABLE, kind.name());
-        Self::start(command)
+        command
     }
 
     /// Waits until the process has said where it listens.
@@ -91,7 +112,7 @@ impl Process {
             line.clear();
             let bytes = self.stdout.read_line(&mut line).unwrap();
             assert!(bytes > 0, "the process ended before it listened");
-            if let Some((_, address)) = line.split_once("http://") {
+            if let Some((_, address)) = line.split_once("://") {
                 let is_of_address = |c: char| c.is_ascii_hexdigit() || ".:[]".contains(c);
                 let end = address.find(|c| !is_of_address(c)).unwrap_or(address.len());
                 return address[..end].parse().unwrap();
