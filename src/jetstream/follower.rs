@@ -181,16 +181,22 @@ impl Reader {
         Ok(())
     }
 
-    /// Fetches, one by one, what the stream is known to have.
-    async fn fetch_known(&mut self) -> Result<(), Ended> {
+    /// The same where no consumer has brought anything yet.
+    async fn compare_without_consumer(&mut self) -> Result<(), Ended> {
         if let Some(last) = self.last.as_ref().filter(|_| !self.is_compared) {
             match self.stream.entry(last.sequence).await {
                 Ok(Some(entry)) => self.compare(entry.sequence, &entry.payload).await?,
                 Ok(None) => self.is_compared = true,
-                Err(_) => return Ok(()),
+                Err(_) => (),
             }
         }
-        while *self.known.borrow() >= self.next {
+        Ok(())
+    }
+
+    /// Fetches, one by one, what the stream is known to have.
+    async fn fetch_known(&mut self) -> Result<(), Ended> {
+        self.compare_without_consumer().await?;
+        while self.is_compared && *self.known.borrow() >= self.next {
             match self.stream.entry(self.next).await {
                 Ok(Some(entry)) => {
                     self.metrics.fetched_commands.inc();
@@ -206,6 +212,10 @@ impl Reader {
     async fn find_out_if_gone(&mut self) -> Result<(), Ended> {
         let is_over = |about: &About| about.last_sequence >= self.next;
         if !self.stream.about().await.is_ok_and(|about| is_over(&about)) {
+            return Ok(());
+        }
+        self.compare_without_consumer().await?;
+        if !self.is_compared {
             return Ok(());
         }
         for _ in 0..GONE_AFTER_TRIES {

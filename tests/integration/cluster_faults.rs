@@ -608,6 +608,10 @@ async fn a_log_that_was_taken_back_and_has_grown_since_is_noticed() {
     wire.mend();
     wait_until_not_ready(&a, "taken back").await;
     assert_eq!(a.last_id().await, 3, "nothing was put over it");
+    let folder = a.stop().await;
+    let a = TestHub::start_in(folder, |settings| settings.cluster = nats.cluster("segno")).await;
+    wait_until_not_ready(&a, "is another command than the one applied").await;
+    assert_eq!(a.last_id().await, 3, "nor by one that is started");
     wait_for(&a, 1, "/topic", &json!("t")).await;
 }
 

@@ -32,10 +32,40 @@ pub(crate) const CURSOR_TYPE: &str = "segno.cursor";
 /// Whether the hubs of the suite are those of a cluster: `SEGNO_TEST_ENGINE=jetstream`. See `engine.rs`.
 pub(crate) fn is_jetstream() -> bool {
     match std::env::var("SEGNO_TEST_ENGINE").as_deref() {
-        Ok("jetstream") => cfg!(feature = "cluster"),
+        Ok("jetstream") => cfg!(feature = "cluster") && !is_of_one_file(),
         Ok("local") | Err(_) => false,
         Ok(other) => panic!("SEGNO_TEST_ENGINE is local or jetstream, not {other}"),
     }
+}
+
+/// Modules whose tests are about one hub and its file, and run on that whatever the engine is; and why.
+const OF_ONE_FILE: &[(&str, &str)] = &[
+    ("backup", "a file of a cluster is no backup of a hub alone"),
+    ("bench", "it measures a hub alone"),
+    ("clock", "the file is opened by commands too"),
+    ("cluster", "it makes its own streams"),
+    ("cluster_faults", "it makes its own streams"),
+    ("cluster_join", "it makes its own streams"),
+    ("command_line", "commands open the file"),
+    ("crash", "the file is opened by commands too"),
+    ("disk", "it is about the file"),
+    ("docs", "the pages tell of a hub alone"),
+    ("examples", "the pages tell of a hub alone"),
+    ("faults", "it is about the file"),
+    ("foreign", "it is about the file"),
+    ("operator", "commands open the file"),
+    (
+        "restore",
+        "a file of a cluster is not put in the place of another",
+    ),
+    ("soak", "it measures a hub alone"),
+];
+
+/// Whether the test that runs is of such a module. A test has the name of its thread.
+fn is_of_one_file() -> bool {
+    let thread = std::thread::current();
+    let module = thread.name().and_then(|name| name.split_once("::"));
+    module.is_some_and(|(module, _)| OF_ONE_FILE.iter().any(|(of_one, _)| *of_one == module))
 }
 
 /// For a test that is about a hub alone, and for which `reason`: whether the suite runs on a cluster, so that it has to end here.
@@ -179,7 +209,17 @@ impl TestHub {
         within("the hub to drain", self.serving.take().unwrap())
             .await
             .unwrap();
-        self.folder.take().unwrap()
+        let folder = self.folder.take().unwrap();
+        // A program that another test starts has all that this process has open until it is that program, and so the lock.
+        if let Ok(lock) = File::open(folder.path().join("segno.db-lock")) {
+            within("the lock of the file", async {
+                while lock.try_lock().is_err() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            })
+            .await;
+        }
+        folder
     }
 
     /// Begins to drain it without waiting for the end.
