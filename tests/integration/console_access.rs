@@ -439,6 +439,8 @@ async fn the_bar_of_a_phone_has_room_for_who_is_signed_in() {
     let browser = signed_in(&hub, ADMIN).await;
     browser.fit(390, 844).await;
     browser.expect(LIVE_IDS, json!([2, 1])).await;
+    let name = "document.querySelector('#who-name').textContent = 'kitchen-display-by-the-window'";
+    browser.value(name).await;
     let lines = "document.querySelector('#who').getBoundingClientRect().bottom <= document.querySelector('#views').getBoundingClientRect().top && Math.abs(document.querySelector('#who').getBoundingClientRect().top - document.querySelector('#theme').getBoundingClientRect().top) < 20";
     browser.expect(lines, true).await;
     browser.click("#live-rows summary").await;
