@@ -104,18 +104,19 @@ impl Audience {
                 .collect();
             let opening = (0..together).map(|index| {
                 let request = clients[index / streams].get(self.url("/sse"));
-                let received = self.received.clone();
                 async move {
                     let answer = request.send().await.unwrap();
                     assert_eq!(answer.status(), 200);
-                    tokio::spawn(read(answer, received))
+                    answer
                 }
             });
-            let tasks = self
+            let answers = self
                 .runtime
                 .block_on(async { timeout(DEADLINE, join_all(opening)).await });
-            let tasks = tasks.expect("all are opened");
-            self.subscribers.extend(tasks);
+            for answer in answers.expect("all are opened") {
+                let reading = self.runtime.spawn(read(answer, self.received.clone()));
+                self.subscribers.push(reading);
+            }
             opened += together;
         }
         self.wait_for(self.subscribers.len() as u64);
