@@ -30,7 +30,10 @@ use segno::{
     metrics::ClusterMetrics,
 };
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot},
+};
 use uuid::Uuid;
 
 /// Servers of the cluster.
@@ -169,7 +172,7 @@ fn publishers(process: &Process, count: usize) -> Load {
     load
 }
 
-/// The engine alone: commands with as many events as there are clients, each sent when the one before was read back.
+/// The engine alone: one command on its way, as in the hub, without HTTP and without a file.
 struct Engine {
     stream: JetStream,
     follower: Follower,
@@ -188,28 +191,45 @@ impl Engine {
         }
     }
 
-    /// Events a second with this many clients.
+    /// Events a second with this many clients, each of which sends when it has its answer. What waits is one command.
     fn rate(&mut self, nats: &Nats, clients: usize) -> f64 {
         let event = format!(
             "[{{\"topic\":\"bench\",\"type\":\"message\",\"data\":{}}}]",
             data()
         );
-        let command = format!("{{\"publish\":[{}]}}", vec![event; clients].join(","));
-        let payload = Bytes::from(command);
         let start = Instant::now();
-        let mut commands = 0;
-        nats.runtime.block_on(async {
+        let events = nats.runtime.block_on(async {
+            let (asking, mut asked) = mpsc::channel::<oneshot::Sender<()>>(clients);
+            for _ in 0..clients {
+                let asking = asking.clone();
+                tokio::spawn(async move {
+                    loop {
+                        let (answer, answered) = oneshot::channel();
+                        if asking.send(answer).await.is_err() || answered.await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+            let (mut waiting, mut events) = (Vec::new(), 0);
             while start.elapsed() < TURN {
+                let count = asked.recv_many(&mut waiting, clients).await;
+                let lists = vec![event.as_str(); count].join(",");
+                let payload = Bytes::from(format!("{{\"publish\":[{lists}]}}"));
                 self.sent += 1;
                 let id = self.sent.to_string();
-                let proposed = self.stream.propose(Subject::Commands, &id, payload.clone());
+                let proposed = self.stream.propose(Subject::Commands, &id, payload);
                 let sequence = proposed.await.unwrap();
                 self.follower.knows(sequence);
                 self.read_up_to(sequence).await;
-                commands += 1;
+                for answer in waiting.drain(..) {
+                    _ = answer.send(());
+                }
+                events += count;
             }
+            events
         });
-        f64::from(commands) * clients as f64 / start.elapsed().as_secs_f64()
+        events as f64 / start.elapsed().as_secs_f64()
     }
 
     async fn read_up_to(&mut self, sequence: u64) {

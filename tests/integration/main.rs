@@ -76,4 +76,5 @@ mod test_hub;
 mod tickets;
 mod tidy;
 mod tls;
+#[cfg(feature = "cluster")] // What is watched of a cluster too.
 mod watching;
