@@ -183,7 +183,7 @@ impl Listener {
     }
 }
 
-/// Whether a [`Listener`] could be opened there. Nobody who connects meanwhile is heard, and a socket file that is there stays.
+/// Whether a hub could listen there. Nobody who connects meanwhile is heard, and a socket file that is there stays.
 pub fn can_listen(address: &ListenAddress) -> Result<(), ListenError> {
     match address {
         ListenAddress::Ip(ip) => bind_ip(*ip).map(drop),
