@@ -26,7 +26,7 @@ use http_body_util::combinators::BoxBody;
 use hyper::{
     Method, Request, Response, StatusCode, Uri,
     body::{Body, Frame, Incoming, SizeHint},
-    header::{HOST, HeaderValue},
+    header::{CONTENT_LENGTH, HOST, HeaderValue},
     rt::Executor,
     server::conn::http2,
     service::service_fn,
@@ -203,6 +203,10 @@ async fn answer<E: Endpoint<Output: Into<Answer>> + 'static>(
     let mut response: Response<BoxBody<Bytes, io::Error>> = response.into();
     // hyper does this for HTTP/1 alone.
     if is_head {
+        if let Some(bytes) = response.body().size_hint().exact() {
+            let headers = response.headers_mut();
+            headers.entry(CONTENT_LENGTH).or_insert(bytes.into());
+        }
         *response.body_mut() = BoxBody::default();
     }
     if response.body().is_end_stream() {
