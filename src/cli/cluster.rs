@@ -101,6 +101,9 @@ pub(super) struct JoinFlags {
 /// How long servers may take to elect a leader: 4 to 9 s, perhaps twice.
 const ELECTED_WITHIN: Duration = Duration::from_secs(20);
 
+/// What a server says that runs alone and is asked for more copies. Source: nats-server, error 10074.
+const ALONE: &str = "non-clustered mode";
+
 /// Rest before a stream is asked for again.
 const CREATE_AGAIN: Duration = Duration::from_millis(250);
 
@@ -205,16 +208,21 @@ async fn init(flags: InitFlags) -> anyhow::Result<()> {
 }
 
 /// Makes the stream. Servers that were started together have to find each other and to elect one first.
-async fn create(stream: &JetStream, new: NewStream) -> Result<(), Error> {
+async fn create(stream: &JetStream, new: NewStream) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         match stream.create(new.clone()).await {
+            // It will never find another.
+            Err(Error::Unanswered(why)) if why.contains(ALONE) => bail!(
+                "the NATS server is none of several, and keeps one copy: run three that know each other, or add --replicas 1, which \
+                 loses what was acknowledged when that server is lost"
+            ),
             Err(Error::Unanswered(why))
                 if begun.elapsed() < ELECTED_WITHIN && !why.contains("already in use") =>
             {
                 sleep(CREATE_AGAIN).await;
             }
-            created => return created,
+            created => return Ok(created?),
         }
     }
 }

@@ -344,6 +344,14 @@ async fn without_its_stream_a_hub_takes_nothing_and_serves_what_it_has() {
 
     // A new order begins with what the file has, when the operator says so.
     let db = folder.path().join("segno.db");
+    let begun = std::time::Instant::now();
+    let refused = cluster_init(&nats, &[]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(told(&refused).contains("--replicas 1"), "{refused:?}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "it is no election"
+    );
     let from = ["--from", db.to_str().unwrap(), "--replicas", "1"];
     let asked = cluster_init(&nats, &from);
     assert_eq!(asked.status.code(), Some(1), "{asked:?}");
@@ -716,10 +724,18 @@ fn cluster_init(nats: &Nats, more: &[&str]) -> Output {
 async fn a_cluster_begins_with_the_events_of_a_file() {
     let alone = TestHub::start().await;
     alone.publish("t", ["1", "2", "3"]).await;
-    let log = alone.get_json("/stats").await["log"].clone();
+    let log = alone.get_json("/stats").await["log_id"].clone();
     let folder = alone.stop().await;
     let nats = Nats::start(1).await;
     let db = folder.path().join("segno.db");
+    let begun = std::time::Instant::now();
+    let refused = cluster_init(&nats, &[]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(told(&refused).contains("--replicas 1"), "{refused:?}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "it is no election"
+    );
     let from = ["--from", db.to_str().unwrap(), "--replicas", "1"];
     let made = cluster_init(&nats, &from);
     assert!(made.status.success(), "{made:?}");
@@ -748,7 +764,7 @@ async fn a_cluster_begins_with_the_events_of_a_file() {
         hub
     };
     let (a, b) = (start(folder).await, start(other).await);
-    assert_eq!(b.get_json("/stats").await["log"], log);
+    assert_eq!(b.get_json("/stats").await["log_id"], log);
     // Subscribers go on with the ids that they have, at any hub.
     let mut on_b = b.resume("?topic=t", 2).await;
     assert_eq!(a.publish("t", ["4"]).await, [4]);
