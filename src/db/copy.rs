@@ -104,19 +104,26 @@ pub async fn restore(
     Ok((findings, kept))
 }
 
+/// Makes an empty file beside `to`, for what is to be put there when it is complete. Only its owner may read it.
+pub(super) fn begin_beside(to: &Path) -> Result<(PathBuf, File), CopyError> {
+    let unfinished = beside(to, ".new");
+    // Of a copy that was broken off, or a link that somebody put there: not to be followed.
+    let made = match fs::remove_file(&unfinished) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => create_new(&unfinished),
+    };
+    match made {
+        Ok(file) => Ok((unfinished, file)),
+        Err(source) => Err(CopyError::Write {
+            path: unfinished,
+            source,
+        }),
+    }
+}
+
 /// Copies the log at `from`, with what is in its WAL, to a new file beside `to`, which only its owner may read.
 pub(super) async fn copy_beside(from: &Path, to: &Path) -> Result<PathBuf, CopyError> {
-    let unfinished = beside(to, ".new");
-    let written = |source| CopyError::Write {
-        path: unfinished.clone(),
-        source,
-    };
-    // Of a copy that was broken off, or a link that somebody put there: not to be followed.
-    match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(written(error)),
-        _ => (),
-    }
-    create_new(&unfinished).map_err(written)?;
+    let (unfinished, _) = begin_beside(to)?;
     let mut connection = connect(from).await?;
     // SQLite takes an empty file for none.
     let copied = sqlx::query("vacuum into ?1")

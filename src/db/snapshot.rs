@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -10,10 +10,10 @@ use sqlx::Connection;
 
 use super::{
     CopyError, EventLog, Findings, Reached,
-    copy::{connect, copy_beside, put_in_place, set_aside, sound},
+    copy::{begin_beside, connect, copy_beside, put_in_place, set_aside, sound},
     open_error,
     ordered::find_reached,
-    place::{self, beside, create_new, resolve},
+    place::{self, beside, resolve},
 };
 
 impl EventLog {
@@ -50,16 +50,7 @@ impl Incoming {
         let db = resolve(db)?;
         place::refuse_shared(&db)?;
         let lock = place::lock(&db)?;
-        let unfinished = beside(&db, ".new");
-        let created = match fs::remove_file(&unfinished) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            // Of one that was broken off, or a link that somebody put there: not to be followed.
-            _ => create_new(&unfinished),
-        };
-        let file = created.map_err(|source| CopyError::Write {
-            path: unfinished.clone(),
-            source,
-        })?;
+        let (unfinished, file) = begin_beside(&db)?;
         Ok(Self {
             db,
             unfinished,
