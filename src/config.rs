@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use humantime::parse_duration;
 use ipnet::IpNet;
 
-pub use self::cluster::{ClusterFlags, PeerFlags};
+pub use self::cluster::{ClusterFlags, PeerFlags, ReachFlags};
 pub use self::tls::TlsFlags;
 use crate::{
     event::DATA_MAX_BYTES,
@@ -59,18 +59,9 @@ pub struct ServeFlags {
     #[command(flatten, next_help_heading = "Cluster")]
     pub cluster: ClusterFlags,
 
-    /// Address at which the other hubs of the cluster reach this one, such as `http://10.0.0.1:8000`.
-    #[arg(
-        long,
-        env = "SEGNO_ADVERTISE",
-        value_name = "URL",
-        help_heading = "Cluster"
-    )]
-    pub advertise: Option<PublicUrl>,
-
-    /// How the other hubs are asked.
+    /// How the hubs of the cluster reach each other.
     #[command(flatten, next_help_heading = "Cluster")]
-    pub peers: PeerFlags,
+    pub reach: ReachFlags,
 
     /// What is kept.
     #[command(flatten, next_help_heading = "Retention")]
@@ -383,11 +374,11 @@ impl ServeFlags {
             #[cfg(feature = "cluster")]
             cluster: self.cluster.stream().map(|stream| hub::ClusterSettings {
                 stream,
-                advertise: self.advertise.as_ref().map(ToString::to_string),
+                advertise: self.reach.advertise.as_ref().map(ToString::to_string),
                 remove_after: hub::REMOVE_AFTER,
             }),
             #[cfg(feature = "cluster")]
-            peers: self.peers.access(),
+            peers: self.reach.peers.access(),
             drain_timeout: listen.drain_timeout,
             limits: limits::Settings {
                 header_timeout: listen.header_timeout,

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::http::PublicUrl;
+
 #[cfg(feature = "cluster")]
 use crate::{jetstream, joining::PeerAccess};
 
@@ -38,6 +40,18 @@ pub struct ClusterFlags {
     /// File with the certificate of the authority that signed those of NATS, as PEM.
     #[arg(long, env = "SEGNO_NATS_CA", value_name = "FILE")]
     pub nats_ca: Option<PathBuf>,
+}
+
+/// How a hub and the others reach each other.
+#[derive(Debug, Clone, Args)]
+pub struct ReachFlags {
+    /// Address at which the other hubs of the cluster reach this one, such as `http://10.0.0.1:8000`.
+    #[arg(long, env = "SEGNO_ADVERTISE", value_name = "URL")]
+    pub advertise: Option<PublicUrl>,
+
+    /// How the others are asked.
+    #[command(flatten)]
+    pub peers: PeerFlags,
 }
 
 /// How a hub asks the others for their file.
