@@ -523,7 +523,7 @@ fn parse_bytes_within(text: &str, least: usize, most: usize) -> Result<usize, St
 }
 
 /// By hand: the crates that read sizes take what nobody should write into a configuration, such as `1.5G` or `10 gigs`.
-fn parse_bytes(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_bytes(text: &str) -> Result<u64, String> {
     const UNITS: [(&str, u64); 8] = [
         ("kB", 1000),
         ("MB", 1_000_000),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::{LogFile, counted, print, rounded};
 use crate::{
-    config::{ClusterFlags, PeerFlags},
+    config::{ClusterFlags, PeerFlags, parse_bytes},
     db,
     event::EventId,
     hub::{NewestBeat, find_beats},
@@ -65,8 +65,8 @@ pub(super) struct InitFlags {
     #[arg(long, default_value = "24h", value_name = "AGE", value_parser = parse_duration)]
     keep_age: Duration,
 
-    /// Bytes of commands that stay in the stream.
-    #[arg(long, default_value = "8589934592", value_name = "BYTES")]
+    /// Size of the commands that stay in the stream, which each server keeps free for them.
+    #[arg(long, default_value = "8GiB", value_name = "SIZE", value_parser = parse_bytes)]
     keep_bytes: u64,
 }
 
@@ -103,6 +103,9 @@ const ELECTED_WITHIN: Duration = Duration::from_secs(20);
 
 /// What a server says that runs alone and is asked for more copies. Source: nats-server, error 10074.
 const ALONE: &str = "non-clustered mode";
+
+/// What servers say that cannot keep so much room free. Source: nats-server, errors 10047 (alone) and 10005 (of several).
+const NO_ROOM: &str = "insufficient storage";
 
 /// Rest before a stream is asked for again.
 const CREATE_AGAIN: Duration = Duration::from_millis(250);
@@ -217,6 +220,14 @@ async fn create(stream: &JetStream, new: NewStream) -> anyhow::Result<()> {
                 "the NATS server is none of several, and keeps one copy: run three that know each other, or add --replicas 1, which \
                  loses what was acknowledged when that server is lost"
             ),
+            // One that is not there yet may have it.
+            Err(Error::Unanswered(why)) if why.contains(NO_ROOM) && !why.contains("offline") => {
+                bail!(
+                    "the NATS servers have no room for a stream of {} bytes, which each keeps free: ask for less with --keep-bytes 1GiB, \
+                     or give them more disk (a server takes 75 % of what is free when it starts, or its max_file_store)",
+                    new.max_bytes
+                )
+            }
             Err(Error::Unanswered(why))
                 if begun.elapsed() < ELECTED_WITHIN && !why.contains("already in use") =>
             {

@@ -706,6 +706,8 @@ async fn slow_a_hub_that_was_outvoted_takes_nothing_when_the_others_have_gone() 
 fn cluster_init(nats: &Nats, more: &[&str]) -> Output {
     segno()
         .args(["cluster", "init", "--cluster", &nats.urls().join(",")])
+        // The disk of the tests may have less than is asked for by default.
+        .args(["--keep-bytes", "64MiB"])
         .args(more)
         .output()
         .unwrap()
@@ -720,7 +722,7 @@ async fn a_cluster_begins_with_the_events_of_a_file() {
     let folder = alone.stop().await;
     let nats = Nats::start(1).await;
     let db = folder.path().join("segno.db");
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     let refused = cluster_init(&nats, &[]);
     assert_eq!(refused.status.code(), Some(1), "{refused:?}");
     assert!(told(&refused).contains("--replicas 1"), "{refused:?}");
@@ -762,6 +764,17 @@ async fn a_cluster_begins_with_the_events_of_a_file() {
     assert_eq!(a.publish("t", ["4"]).await, [4]);
     assert_eq!(on_b.next_ids(2).await, [3, 4]);
     same_content(&[&a.db(), &b.db()]).await;
+}
+
+/// Each server keeps as much free as a stream may take: one with less is told at once how to ask for less.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_larger_than_a_disk_of_nats_is_refused_with_the_way_out() {
+    let nats = Nats::start_on(SmallDisk::mount("32m").await).await;
+    let begun = Instant::now();
+    let refused = cluster_init(&nats, &["--replicas", "1"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(told(&refused).contains("--keep-bytes"), "{refused:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "no disk grows");
 }
 
 #[tokio::test(flavor = "multi_thread")]

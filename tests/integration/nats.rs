@@ -268,7 +268,7 @@ impl Nats {
 
     /// Makes a stream for a log that begins empty.
     pub(crate) async fn make_stream(&self, stream: &str) -> JetStream {
-        self.make_stream_of(stream, 1 << 30).await
+        self.make_stream_of(stream, 256 << 20).await
     }
 
     /// The same, for so many bytes of commands.
