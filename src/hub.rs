@@ -60,6 +60,7 @@ pub use self::{
     batch::Batch,
     canary::CanaryError,
     deletions::Deletion,
+    feeds::{CountedSubscriber, SubscriberCount},
     gap::{Gap, GapReason},
     holes::Holes,
     order::Writer,
@@ -318,6 +319,13 @@ impl Hub {
         #[cfg(feature = "cluster")]
         self.wait_for_event(id).await;
         self.log().event(id).await
+    }
+
+    /// How many subscribers each of `topics` has at this hub, in their order. None once it drains.
+    pub async fn subscribers_of(&self, topics: &[&str]) -> Vec<SubscriberCount> {
+        let sources = &self.parts.sources;
+        let feeds = &sources.announcements.feeds;
+        feeds.subscribers_of(topics, sources.log.scans()).await
     }
 
     /// The log, to read.

@@ -26,6 +26,9 @@ const TURN_MAX: Duration = Duration::from_millis(50);
 /// Bytes of patterns from which on filters are made one after the other: 30 µs of work, as much as the rest of a request takes.
 const FILTER_COSTLY_BYTES: usize = 2000;
 
+/// The [cost](Filter::cost) from which on work of another kind waits for its turn: a millisecond, at worst 6 ms.
+const WORK_COSTLY: usize = 100_000;
+
 /// All scans of a log. Clones are one.
 #[derive(Debug, Clone)]
 pub struct Scans {
@@ -73,6 +76,11 @@ impl Scans {
     /// file, is to be taken after this.
     pub async fn begin(&self, filter: &Filter) -> Scan {
         Scan::new(turn_of(&self.scanning, filter.is_costly()).await)
+    }
+
+    /// Begins work that tests names with many filters, and [costs](Filter::cost) this much in all; waits for its turn if that is much.
+    pub async fn begin_work(&self, cost: usize) -> Scan {
+        Scan::new(turn_of(&self.scanning, cost >= WORK_COSTLY).await)
     }
 
     /// Makes a filter; lets others work meanwhile, and waits for its turn if it is a costly one.

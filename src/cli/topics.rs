@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{HubAddress, print, terminal::table};
+use crate::client::TopicFigures;
 
 /// The flags of `segno topics`.
 #[derive(Debug, Clone, Args)]
@@ -18,8 +19,15 @@ pub(super) struct TopicsFlags {
 
 pub(super) async fn run(flags: TopicsFlags) -> anyhow::Result<()> {
     let client = flags.hub.client()?;
-    let mut rows =
-        vec![["TOPIC", "EVENTS", "FIRST ID", "LAST ID", "LAST EVENT"].map(str::to_owned)];
+    let heads = [
+        "TOPIC",
+        "EVENTS",
+        "FIRST ID",
+        "LAST ID",
+        "LAST EVENT",
+        "SUBSCRIBERS",
+    ];
+    let mut rows = vec![heads.map(str::to_owned)];
     let mut after = String::new();
     loop {
         let page = client.topics(&after).await?;
@@ -34,12 +42,14 @@ pub(super) async fn run(flags: TopicsFlags) -> anyhow::Result<()> {
             )?;
         } else {
             rows.extend(page.topics.into_iter().map(|figures| {
+                let subscribers = subscribers(&figures);
                 [
                     figures.topic,
                     figures.events.to_string(),
                     figures.first_id.to_string(),
                     figures.last_id.to_string(),
                     figures.last_created_at,
+                    subscribers,
                 ]
             }));
         }
@@ -48,5 +58,16 @@ pub(super) async fn run(flags: TopicsFlags) -> anyhow::Result<()> {
             None if flags.json => return Ok(()),
             None => return print(&table(&rows)),
         }
+    }
+}
+
+/// Such as `12`; `12+` where there may be more, and `-` where the hub does not tell.
+fn subscribers(figures: &TopicFigures) -> String {
+    let Some(least) = figures.subscribers else {
+        return "-".into();
+    };
+    match figures.subscribers_at_least {
+        Some(true) => format!("{least}+"),
+        Some(false) | None => least.to_string(),
     }
 }

@@ -20,6 +20,12 @@ pub struct TopicFigures {
     pub last_id: u64,
     /// When the newest was committed, in RFC 3339.
     pub last_created_at: String,
+    /// How many follow it at this hub; `None` if the hub is too old to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscribers: Option<u32>,
+    /// `Some(true)` where there may be more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscribers_at_least: Option<bool>,
 }
 
 /// Topics in the order of their names.

@@ -100,8 +100,13 @@ function row(topic) {
     element("td", { class: "topic" }, element("a", { href: `#/live?${query}`, title: topic.topic }, topic.topic)),
     element("td", { class: "number" }, number(topic.events)),
     element("td", { class: "number" }, topic.rate === null ? "–" : `${rate(topic.rate)}/s`),
+    element("td", { class: "number" }, subscribers(topic)),
     element("td", {}, element("a", { href: `#/history?${queryOf([["id", topic.last_id]])}`, title: topic.last_created_at }, `${number(topic.last_id)}`), element("span", { class: "hint" }, ` ${shortSpan(ago)} ago`)),
   );
+}
+
+function subscribers({ subscribers: least, subscribers_at_least: mayBeMore }) {
+  return mayBeMore ? element("span", { title: "The filters are too many, or too costly, to look at all of them" }, `at least ${number(least)}`) : number(least);
 }
 
 /** Shows nothing of what was read. */

@@ -8,10 +8,12 @@
 //! were not tested in time are told to [look for themselves](Announcement::Look), so that no subscriber can make a publish
 //! slow by what it asks for.
 
+mod subscribers;
+
 use std::{
     collections::HashMap,
     mem,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicU32},
     time::{Duration, Instant},
 };
 
@@ -19,6 +21,7 @@ use slab::Slab;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+pub use self::subscribers::{CountedSubscriber, SubscriberCount};
 use super::batch::Batch;
 use crate::{
     event::Event,
@@ -84,6 +87,8 @@ struct Table {
 struct Entry {
     feed: Arc<Feed>,
     receivers: usize,
+    /// The same as the feed's.
+    subscribers: Arc<AtomicU32>,
     /// Where it stands under each of its topics, or in the list of wide ones: to leave costs what it asked for, however many
     /// others ask for the same.
     places: Vec<usize>,
@@ -96,6 +101,8 @@ struct Entry {
 struct Feed {
     filter: Arc<Filter>,
     sender: broadcast::Sender<Announcement>,
+    /// Those who get what is sent here. Not its receivers: many subscribers may share one.
+    subscribers: Arc<AtomicU32>,
 }
 
 /// A subscription's end of a feed. To be [given back](Feeds::leave).
@@ -103,6 +110,7 @@ struct Feed {
 pub(super) struct FeedReceiver {
     pub(super) receiver: broadcast::Receiver<Announcement>,
     entry: usize,
+    subscribers: Arc<AtomicU32>,
 }
 
 impl Feeds {
@@ -128,6 +136,7 @@ impl Feeds {
         Some(FeedReceiver {
             receiver: entry.feed.sender.subscribe(),
             entry: index,
+            subscribers: entry.subscribers.clone(),
         })
     }
 
@@ -140,6 +149,7 @@ impl Feeds {
         FeedReceiver {
             receiver: other.receiver.resubscribe(),
             entry: other.entry,
+            subscribers: other.subscribers.clone(),
         }
     }
 
@@ -304,12 +314,15 @@ impl Table {
                 vec![self.wide.insert(index)]
             }
         };
+        let subscribers = Arc::new(AtomicU32::new(0));
         slot.insert(Entry {
             feed: Arc::new(Feed {
                 filter: filter.clone(),
                 sender: broadcast::Sender::new(FEED_BUFFER_COMMITS),
+                subscribers: subscribers.clone(),
             }),
             receivers: 0,
+            subscribers,
             places,
             candidates: Vec::new(),
         });
@@ -368,7 +381,7 @@ mod tests {
         })
     }
 
-    fn filter(topics: &[&str], types: &[&str]) -> Arc<Filter> {
+    pub(super) fn filter(topics: &[&str], types: &[&str]) -> Arc<Filter> {
         let patterns = |texts: &[&str]| {
             let patterns = texts.iter().map(|text| Pattern::new(text).unwrap());
             patterns.collect()

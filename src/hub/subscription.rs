@@ -7,7 +7,7 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use super::{
     announcements::Announcements,
     batch::Batch,
-    feeds::{Announcement, FeedReceiver},
+    feeds::{Announcement, CountedSubscriber, FeedReceiver},
     gap::{Gap, GapReason},
     holes::Told,
     position::{Bounds, Position},
@@ -244,6 +244,11 @@ impl Subscription {
     /// Where the subscriber is that it was made for.
     pub fn peer(&self) -> PeerAddress {
         self.progress.peer()
+    }
+
+    /// Counts one subscriber that is given what this yields, or what another one with the same filter does.
+    pub fn count_subscriber(&self) -> CountedSubscriber {
+        self.feed.count_subscriber()
     }
 
     /// What it wants.

@@ -23,6 +23,7 @@ use super::{connection::StreamSocket, framing::Framing, listener::Socket};
 use crate::{
     auth::Pass,
     http::{EventStream, StreamKind},
+    hub::CountedSubscriber,
     limits::StreamPermit,
     peer_address::PeerAddress,
 };
@@ -77,6 +78,8 @@ struct Member {
     socket: Socket,
     /// While it is held, the stream counts.
     _permit: StreamPermit,
+    /// While it is held, it counts as a subscriber of what the stream is of.
+    _counted: CountedSubscriber,
     /// Ends when it may not go on; `None` if nothing can end that.
     pass: Option<Pass>,
 }
@@ -116,6 +119,7 @@ impl Audiences {
         let member = Member {
             socket: stream.socket,
             _permit: stream.following.permit,
+            _counted: stream.following.counted,
             pass: stream.following.pass,
         };
         let (head, stream, framing) = (stream.head.into(), stream.following.stream, stream.framing);
@@ -522,6 +526,7 @@ mod tests {
             pass: None,
             socket: Socket::Ip(socket),
             _permit: following.permit,
+            _counted: following.counted,
         };
         let audience = Audience::of_one(member, Bytes::new(), following.stream, Framing::Plain);
         (audience, client)

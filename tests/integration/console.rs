@@ -559,6 +559,21 @@ async fn topics_and_the_hub_are_shown_in_figures() {
     browser
         .expect_text("#topics-body tr:nth-child(2)", "sensors\t251\t0.")
         .await;
+    // With this page, which follows everything.
+    let _streams = [
+        hub.follow("?topic=sensors").await,
+        hub.follow("?topic=sen*").await,
+    ];
+    browser
+        .expect_text("#topics-body tr:nth-child(2) td:nth-child(4)", "3")
+        .await;
+    browser.click("[data-sort=subscribers]").await;
+    browser
+        .expect_text("#topics-body tr:nth-child(1)", "sensors\t251")
+        .await;
+    browser
+        .expect_text("#topics-body tr:nth-child(2) td:nth-child(4)", "1")
+        .await;
     browser.fill("#topics-find", "ord").await;
     browser
         .expect("document.querySelectorAll('#topics-body tr').length", 1)

@@ -168,7 +168,7 @@ async fn topics_tell_what_there_is_of_each() {
     let topics = hub.get_json("/topics").await;
     assert_eq!(
         topics["topics"][0],
-        json!({"topic": "a", "events": 2, "first_id": 2, "last_id": 3, "last_created_at": last})
+        json!({"topic": "a", "events": 2, "first_id": 2, "last_id": 3, "last_created_at": last, "subscribers": 0})
     );
     assert_eq!(
         (&topics["topics"][1]["topic"], &topics["next"]),

@@ -72,6 +72,7 @@ mod soak;
 #[cfg(feature = "otlp")]
 mod spans;
 mod stream;
+mod subscribers;
 mod test_hub;
 mod tickets;
 mod tidy;

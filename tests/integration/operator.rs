@@ -94,13 +94,14 @@ async fn topics_are_listed() {
     hub.publish("a/b", ["1", "2"]).await;
     hub.publish("c", ["3"]).await;
     let url = hub.url("");
+    let _streams = [hub.follow("?topic=c").await, hub.follow("?topic=c").await];
     let topics = hub.get_json("/topics").await;
     let time = |n: usize| topics["topics"][n]["last_created_at"].as_str().unwrap();
     let listed = run(&url, &["topics"]).await;
     let expected = format!(
-        "TOPIC  EVENTS  FIRST ID  LAST ID  LAST EVENT\n\
-         a/b         2         1        2  {}\n\
-         c           1         3        3  {}\n",
+        "TOPIC  EVENTS  FIRST ID  LAST ID  LAST EVENT                SUBSCRIBERS\n\
+         a/b         2         1        2  {}            0\n\
+         c           1         3        3  {}            2\n",
         time(0),
         time(1)
     );

@@ -24,7 +24,11 @@ use crate::http::{
     problem::{Code, Codes, Problem, ProblemOf},
     refused_stream::RefusedStream,
 };
-use crate::{auth::Pass, hub::Start, limits::StreamPermit};
+use crate::{
+    auth::Pass,
+    hub::{CountedSubscriber, Start},
+    limits::StreamPermit,
+};
 
 /// The operation that follows.
 #[derive(Clone)]
@@ -192,6 +196,7 @@ impl FollowApi {
         let peer = caller.peer;
         let subscription = self.0.hub.subscribe(filter, start, peer).await?;
         Ok(Following {
+            counted: subscription.count_subscriber(),
             stream: EventStream::new(subscription, query.format, self.0.settings.heartbeat)
                 .ending_after(count),
             permit,
@@ -207,6 +212,8 @@ pub struct Following {
     pub(crate) stream: EventStream,
     /// That it may be sent.
     pub(crate) permit: StreamPermit,
+    /// That its reader counts as a subscriber of what it wants.
+    pub(crate) counted: CountedSubscriber,
     /// That its reader may go on; `None` if nothing can end that.
     pub(crate) pass: Option<Pass>,
 }

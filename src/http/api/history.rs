@@ -35,7 +35,7 @@ use crate::{
     db::{self, Order, Range, TopicSummary},
     event::{Event, EventId, EventType, Key, Timestamp, Topic},
     filter::{Allowed, Filter},
-    hub::{Hub, Start},
+    hub::{Hub, Start, SubscriberCount},
     rights::Right,
 };
 
@@ -185,7 +185,7 @@ impl HistoryApi {
 
     /// List topics
     ///
-    /// Each topic that has events, in the order of the names.
+    /// Each topic that has events, in the order of the names, and how many follow it.
     #[oai(
         path = "/topics",
         method = "get",
@@ -207,7 +207,13 @@ impl HistoryApi {
         // A page that is full may be the last.
         let last = topics.last().filter(|_| topics.len() == limit);
         let next = Nullable(last.map(|summary| summary.topic.clone()));
-        let topics = topics.into_iter().map(TopicJson::from).collect();
+        let names: Vec<&str> = topics
+            .iter()
+            .map(|summary| summary.topic.as_str())
+            .collect();
+        let counts = self.0.hub.subscribers_of(&names).await;
+        let topics = topics.into_iter().zip(counts).map(TopicJson::from);
+        let topics = topics.collect();
         Ok(TopicList::Found(Json::of(&Topics { topics, next })))
     }
 }
@@ -417,16 +423,25 @@ pub(super) struct TopicJson {
     last_id: EventId,
     /// When the newest was committed.
     last_created_at: Timestamp,
+    /// Open streams of this hub that it is wanted by, and may be read by: those that name it, that have a pattern it matches, or that
+    /// follow everything, whatever types they want. Who waits with `wait=` counts, too.
+    subscribers: u32,
+    /// `true` where there may be more subscribers: the filters were too many, or too costly, to look at all of them.
+    #[oai(skip_serializing_if_is_none)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscribers_at_least: Option<bool>,
 }
 
-impl From<TopicSummary> for TopicJson {
-    fn from(summary: TopicSummary) -> Self {
+impl From<(TopicSummary, SubscriberCount)> for TopicJson {
+    fn from((summary, count): (TopicSummary, SubscriberCount)) -> Self {
         Self {
             topic: summary.topic,
             events: summary.events,
             first_id: summary.first_id,
             last_id: summary.last_id,
             last_created_at: summary.last_created_at,
+            subscribers: count.least,
+            subscribers_at_least: count.may_be_more.then_some(true),
         }
     }
 }

@@ -64,6 +64,7 @@ pub(super) async fn wait_for_events(
     let filter = query.filter.clone();
     let start = Start::After(query.range.after);
     let mut subscription = api.hub.subscribe(filter, start, caller.peer).await?;
+    let _counted = subscription.count_subscriber();
     tokio::select! {
         delivery = subscription.next() => Ok(match delivery? {
             Some(Delivery::Gap(gap)) => Some(gap),
