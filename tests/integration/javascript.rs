@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use futures_util::future::join_all;
+
 use super::{
     access::{hub_with, token_entry},
     browser::Browser,
@@ -16,20 +18,60 @@ use super::{
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/js/segno.js");
 
+/// What runs programs in JavaScript outside of a browser, in the versions of `tests/clients/package.json`.
+#[derive(Debug, Clone, Copy)]
+enum Runtime {
+    Node,
+    Deno,
+    Bun,
+}
+
+const RUNTIMES: [Runtime; 3] = [Runtime::Node, Runtime::Deno, Runtime::Bun];
+
+impl Runtime {
+    /// To be given a script and its arguments.
+    fn command(self) -> Command {
+        let modules = installed().join("node_modules");
+        let is_arm = cfg!(target_arch = "aarch64");
+        let program = match (self, is_arm) {
+            (Self::Node, _) => ".bin/node",
+            (Self::Deno, false) => "@deno/linux-x64-glibc/deno",
+            (Self::Deno, true) => "@deno/linux-arm64-glibc/deno",
+            (Self::Bun, false) => "@oven/bun-linux-x64/bin/bun",
+            (Self::Bun, true) => "@oven/bun-linux-aarch64/bin/bun",
+        };
+        let mut command = Command::new(modules.join(program));
+        command.stdin(Stdio::null());
+        match self {
+            Self::Node => command.arg("--no-warnings"),
+            Self::Deno => command
+                .env("DENO_DIR", installed().join("deno"))
+                .env("DENO_NO_UPDATE_CHECK", "1")
+                .args(["run", "--allow-all", "--no-config", "--quiet"]),
+            Self::Bun => command.env("DO_NOT_TRACK", "1"),
+        };
+        command
+    }
+}
+
 fn node() -> Command {
-    let mut command = Command::new(installed().join("node_modules/.bin/node"));
-    command.stdin(Stdio::null()).arg("--no-warnings");
-    command
+    Runtime::Node.command()
 }
 
 /// Asks `tests/clients/js_client.mjs`, and gives what it prints.
-async fn ask(what: &str, url: &str, arguments: &[&str]) -> String {
-    run(asked(what, url, arguments, &[])).await
+async fn ask(runtime: Runtime, what: &str, url: &str, arguments: &[&str]) -> String {
+    run(asked(runtime, what, url, arguments, &[])).await
 }
 
-fn asked(what: &str, url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Command {
+fn asked(
+    runtime: Runtime,
+    what: &str,
+    url: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> Command {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/js_client.mjs");
-    let mut command = node();
+    let mut command = runtime.command();
     command
         .env("SEGNO_JS", SOURCE)
         .envs(variables.iter().copied())
@@ -54,21 +96,25 @@ async fn run(mut command: Command) -> String {
 
 #[tokio::test]
 async fn javascript_publishes_when_the_hub_is_there_and_a_key_keeps_it_one_event() {
-    let folder = tempfile::tempdir().unwrap();
-    let port = Port::reserve();
-    let url = port.url();
-    let publishing = tokio::spawn(async move { ask("publish", &url, &[]).await });
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let program = Program::start_at(folder.path(), &port).await;
-    assert_eq!(
-        publishing.await.unwrap(),
-        "{\"id\":1,\"duplicate\":false}\n{\"id\":2,\"duplicate\":false} {\"id\":2,\"duplicate\":true}\n"
-    );
-    let first = program.as_hub().get_json("/events/1").await;
-    assert!(
-        first["key"].is_string(),
-        "it could not be sent twice: {first}"
-    );
+    let publishing = RUNTIMES.map(async |runtime| {
+        let folder = tempfile::tempdir().unwrap();
+        let port = Port::reserve();
+        let url = port.url();
+        let publishing = tokio::spawn(async move { ask(runtime, "publish", &url, &[]).await });
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let program = Program::start_at(folder.path(), &port).await;
+        assert_eq!(
+            publishing.await.unwrap(),
+            "{\"id\":1,\"duplicate\":false}\n{\"id\":2,\"duplicate\":false} {\"id\":2,\"duplicate\":true}\n",
+            "{runtime:?}"
+        );
+        let first = program.as_hub().get_json("/events/1").await;
+        assert!(
+            first["key"].is_string(),
+            "{runtime:?} could not send it twice: {first}"
+        );
+    });
+    join_all(publishing).await;
 }
 
 /// What its page begins with. The module is named as a package there; here it is the file of the repository.
@@ -101,12 +147,12 @@ async fn slow_javascript_carries_20_000_events_through_kills() {
     let folder = tempfile::tempdir().unwrap();
     let port = Port::reserve();
     let mut program = Program::start_at(folder.path(), &port).await;
-    let asked = |what: &'static str| {
+    let asked = |runtime, what: &'static str| {
         let url = port.url();
-        tokio::spawn(async move { ask(what, &url, &["20000"]).await })
+        tokio::spawn(async move { ask(runtime, what, &url, &["20000"]).await })
     };
-    let following = asked("followTicks");
-    let publishing = asked("publishTicks");
+    let following = RUNTIMES.map(|runtime| asked(runtime, "followTicks"));
+    let publishing = asked(Runtime::Node, "publishTicks");
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(700)).await;
         program.kill();
@@ -114,20 +160,25 @@ async fn slow_javascript_carries_20_000_events_through_kills() {
         program = Program::start_at(folder.path(), &port).await;
     }
     assert_eq!(publishing.await.unwrap(), "20000\n");
-    assert_eq!(following.await.unwrap(), "20000\n");
+    for (runtime, following) in RUNTIMES.iter().zip(following) {
+        assert_eq!(following.await.unwrap(), "20000\n", "{runtime:?}");
+    }
     drop(program);
 }
 
 #[tokio::test]
 async fn javascript_throws_what_will_not_pass() {
     let hub = TestHub::start().await;
-    assert_eq!(
-        ask("refuse", &hub.url(""), &[]).await,
-        "[true,false,400,\"invalid_topic\"]\n\
-         [true,false,404,\"unknown_event\"]\n\
-         [true,false,400,\"invalid_topic\"]\n\
-         [false,true,null,null]\n"
-    );
+    for runtime in RUNTIMES {
+        assert_eq!(
+            ask(runtime, "refuse", &hub.url(""), &[]).await,
+            "[true,false,400,\"invalid_topic\"]\n\
+             [true,false,404,\"unknown_event\"]\n\
+             [true,false,400,\"invalid_topic\"]\n\
+             [false,true,null,null]\n",
+            "{runtime:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -136,62 +187,73 @@ async fn javascript_looks_back_page_by_page() {
     for topic in ["a", "b", "c", "bb", "a"] {
         hub.publish(topic, ["x"]).await;
     }
-    assert_eq!(
-        ask("look", &hub.url(""), &[]).await,
-        "[1,2,3,4,5] [5,4,2,1]\n\"x\"\n"
-    );
+    for runtime in RUNTIMES {
+        assert_eq!(
+            ask(runtime, "look", &hub.url(""), &[]).await,
+            "[1,2,3,4,5] [5,4,2,1]\n\"x\"\n",
+            "{runtime:?}"
+        );
+    }
 }
 
 #[tokio::test]
 async fn javascript_keeps_its_cursor_in_a_file_that_tail_reads_as_well() {
     let hub = TestHub::start().await;
     hub.publish("t", ["a", "b", "c"]).await;
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("cursor");
-    let path = path.to_str().unwrap();
-    // The second is not had yet when it ends.
-    assert_eq!(
-        ask("remember", &hub.url(""), &[path, "2"]).await,
-        "[\"a\",\"b\"] []\n"
-    );
-    assert_eq!(
-        ask("remember", &hub.url(""), &[path, "2"]).await,
-        "[\"b\",\"c\"] []\n"
-    );
-    let mut tail = segno();
-    tail.args([
-        "tail",
-        "--url",
-        &hub.url(""),
-        "--state",
-        path,
-        "--count",
-        "1",
-    ]);
-    assert_eq!(run(tail).await, "\"c\"\n");
-    // A hub that has another log.
     let other = TestHub::start().await;
     other.publish("t", ["z"]).await;
-    assert_eq!(
-        ask("remember", &other.url(""), &[path, "1"]).await,
-        "true true\n"
-    );
-    std::fs::write(path, "rubbish").unwrap();
-    assert_eq!(
-        ask("remember", &hub.url(""), &[path, "1"]).await,
-        "false true\n"
-    );
+    for runtime in RUNTIMES {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cursor");
+        let path = path.to_str().unwrap();
+        let remember = async |hub: &TestHub, count| {
+            ask(runtime, "remember", &hub.url(""), &[path, count]).await
+        };
+        // The second is not had yet when it ends.
+        assert_eq!(
+            remember(&hub, "2").await,
+            "[\"a\",\"b\"] []\n",
+            "{runtime:?}"
+        );
+        assert_eq!(
+            remember(&hub, "2").await,
+            "[\"b\",\"c\"] []\n",
+            "{runtime:?}"
+        );
+        let mut tail = segno();
+        tail.args([
+            "tail",
+            "--url",
+            &hub.url(""),
+            "--state",
+            path,
+            "--count",
+            "1",
+        ]);
+        assert_eq!(run(tail).await, "\"c\"\n");
+        // A hub that has another log.
+        assert_eq!(remember(&other, "1").await, "true true\n", "{runtime:?}");
+        std::fs::write(path, "rubbish").unwrap();
+        assert_eq!(remember(&hub, "1").await, "false true\n", "{runtime:?}");
+    }
 }
 
 #[tokio::test]
 async fn javascript_calls_a_function_until_it_has_enough() {
     let hub = TestHub::start().await;
     hub.publish("t", ["a", "b", "c"]).await;
-    assert_eq!(ask("handle", &hub.url(""), &[]).await, "[\"a\",\"b\"]\n");
-    assert_eq!(
-        ask("gap", &hub.url(""), &[]).await,
-        "{\"reason\":\"ahead\",\"requested\":900,\"first_id\":1,\"last_id\":3} \"a\"\n"
-    );
+    for runtime in RUNTIMES {
+        assert_eq!(
+            ask(runtime, "handle", &hub.url(""), &[]).await,
+            "[\"a\",\"b\"]\n",
+            "{runtime:?}"
+        );
+        assert_eq!(
+            ask(runtime, "gap", &hub.url(""), &[]).await,
+            "{\"reason\":\"ahead\",\"requested\":900,\"first_id\":1,\"last_id\":3} \"a\"\n",
+            "{runtime:?}"
+        );
+    }
 }
 
 #[tokio::test]
@@ -206,7 +268,7 @@ async fn javascript_calls_back_what_will_pass_and_what_was_erased() {
     hub.publish("t", ["end"]).await;
     let holding = hub.follow("").await;
     let url = hub.url("");
-    let running = tokio::spawn(async move { ask("callbacks", &url, &[]).await });
+    let running = tokio::spawn(async move { ask(Runtime::Node, "callbacks", &url, &[]).await });
     within("a refusal", async {
         while hub.get_json("/stats").await["refused"]["streams_of_address"] == 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -230,7 +292,13 @@ async fn javascript_hears_that_its_right_has_ended_and_then_throws() {
     let published = operating(hub.post("/topics/t").body("1")).await;
     assert_eq!(published.status, 201);
     let url = hub.url("");
-    let script = asked("expire", &url, &[], &[("TOKEN", "segno_reader")]);
+    let script = asked(
+        Runtime::Node,
+        "expire",
+        &url,
+        &[],
+        &[("TOKEN", "segno_reader")],
+    );
     let running = tokio::spawn(run(script));
     within("the reader to follow", async {
         while operating(hub.get("/stats")).await.json()["subscribers"] != 1 {
@@ -259,7 +327,7 @@ async fn javascript_looks_back_and_hears_what_is_gone() {
         );
     }
     assert_eq!(
-        ask("lookAtWhatIsLeft", &hub.url(""), &[]).await,
+        ask(Runtime::Node, "lookAtWhatIsLeft", &hub.url(""), &[]).await,
         "[\"trimmed\",4]\n"
     );
 }
@@ -370,7 +438,8 @@ hub.follow({ sinse: "start" });
     assert_eq!(served.body, packed);
 }
 
-/// A page of another origin, with the module that the hub serves, as an iterator and as a callback.
+/// A page of another origin, with the module that the hub serves, as an iterator and as a callback, and with a cursor that outlives the
+/// page.
 #[tokio::test]
 async fn slow_pages_of_another_origin_follow_in_both_browsers_through_kills() {
     let (folder, port, pages) = (
@@ -399,6 +468,8 @@ async fn slow_pages_of_another_origin_follow_in_both_browsers_through_kills() {
             let parameters = [("hub", url.as_str()), ("how", how), ("after", "900")];
             followers.push(Follower::browser(browser, &page, &parameters, &pages));
         }
+        let parameters = [("hub", url.as_str()), ("how", "store")];
+        followers.push(Follower::browser(browser, &page, &parameters, &pages));
     }
     expect(&followers, &[], 3).await;
     for last in [6, 9] {
@@ -408,8 +479,12 @@ async fn slow_pages_of_another_origin_follow_in_both_browsers_through_kills() {
         publish(&url, last - 2..=last).await;
         expect(&followers, &[], last).await;
     }
-    for follower in &followers {
-        assert_eq!(follower.errors(), ["gap ahead 900"]);
+    for of_browser in followers.chunks(3) {
+        for follower in &of_browser[..2] {
+            assert_eq!(follower.errors(), ["gap ahead 900"]);
+        }
+        // The one that keeps its cursor is loaded anew after every second event.
+        assert_eq!(of_browser[2].errors(), ["loaded"; 5]);
     }
 }
 
