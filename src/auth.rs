@@ -333,6 +333,11 @@ impl Access {
         }
     }
 
+    /// The first 12 hexadecimal digits of the SHA-256 of the access file whose rules are in force; `None` if everybody may do everything.
+    pub fn fingerprint(&self) -> Option<String> {
+        self.rules.borrow().fingerprint.clone()
+    }
+
     /// The access file and what it has, in words; `None` if everybody may do everything.
     pub fn describe(&self) -> Option<String> {
         let rules = self.rules.borrow().clone();

@@ -4,7 +4,8 @@
 //! beside it. Nothing here knows of channels or HTTP.
 //!
 //! Invariants:
-//! * What [`Appender::append`] returned is committed and synced (WAL, `synchronous=full`).
+//! * What [`Appender::append`] returned is committed and synced (WAL, `synchronous=full`). In a file of a cluster it is committed, and
+//!   [synced](Appender::sync) when the hub tells the others that it has it: its commands are synced in their order.
 //! * Ids and times grow along the log; an id is never used twice (`autoincrement`).
 //! * A read takes one page and ends. No statement stays open while a subscriber is slow: that would pin the WAL.
 
@@ -367,6 +368,11 @@ async fn open_locked(path: &Path) -> Result<(EventLog, Opened), OpenError> {
     // In a cluster the order says what comes next, and an older copy catches up.
     if reached.is_none() {
         skip_lost(&mut connection, Highest::of(path).read()?)
+            .await
+            .map_err(failed)?;
+    }
+    if reached.is_some() {
+        ordered::leave_syncing_to_the_order(&mut connection)
             .await
             .map_err(failed)?;
     }

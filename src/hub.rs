@@ -73,7 +73,7 @@ pub use self::{
 };
 #[cfg(feature = "cluster")]
 pub use self::{
-    cluster::{Beat, ClusterStatus, GONE_AFTER, Peer},
+    cluster::{Beat, ClusterStatus, GONE_AFTER, Peer, Rules},
     clustered::{ClusterError, ClusterSettings, REMOVE_AFTER},
     order::{NewestBeat, find_beats},
 };

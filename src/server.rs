@@ -266,6 +266,7 @@ impl Server {
             limits,
             access: access.clone(),
         };
+        tell_rules(&hub, &access, &settings.keep);
         connections
             .refuser
             .add(http::headers_of_all(&hub, &http_settings));
@@ -343,6 +344,7 @@ impl Server {
             () = keep_certificates(self.connections.tls.as_deref()) => unreachable!("keeps looking"),
             () = self.access.run() => unreachable!("keeps looking"),
             () = self.hub.note_highest() => unreachable!("keeps noting"),
+            () = keep_telling_rules(&self.hub, &self.access, &self.settings.keep) => unreachable!("keeps telling"),
             () = stop => tracing::info!("draining"),
             // A hub that cannot write must not look as if it could.
             ended = &mut self.writer => panic!("the writer ended by itself: {ended:?}"),
@@ -396,6 +398,27 @@ async fn keep_certificates(tls: Option<&Tls>) {
     match tls {
         Some(tls) => tls.run().await,
         None => pending().await,
+    }
+}
+
+/// Lets the other hubs of the cluster know by what rules this one goes.
+#[cfg(feature = "cluster")]
+fn tell_rules(hub: &Hub, access: &Access, keep: &Keep) {
+    hub.tell_rules(hub::Rules {
+        kept: keep.in_words(),
+        access: access.fingerprint(),
+    });
+}
+
+#[cfg(not(feature = "cluster"))]
+fn tell_rules(_: &Hub, _: &Access, _: &Keep) {}
+
+/// The same when the access file changes, for ever.
+async fn keep_telling_rules(hub: &Hub, access: &Access, keep: &Keep) {
+    let mut changes = access.changes();
+    loop {
+        tell_rules(hub, access, keep);
+        changes.next().await;
     }
 }
 

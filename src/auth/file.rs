@@ -13,6 +13,7 @@ use super::{
     entry::{Anonymous, Fault, IssuerEntry, TokenEntry},
     jwt::Issuer,
     keys::{KeySource, Keys},
+    token::TokenHash,
 };
 use crate::rights::Grants;
 
@@ -27,7 +28,12 @@ pub(super) struct AccessFile {
     pub(super) token: Vec<TokenEntry>,
     #[serde(default)]
     issuer: Vec<IssuerEntry>,
+    #[serde(skip)]
+    pub(super) fingerprint: Option<String>,
 }
+
+/// Digits of a fingerprint: enough to tell files of one operator apart.
+const FINGERPRINT_DIGITS: usize = 12;
 
 /// Why an access file is refused.
 #[derive(Debug, thiserror::Error)]
@@ -84,6 +90,7 @@ impl AccessFile {
             anonymous,
             token: vec![],
             issuer: vec![],
+            fingerprint: None,
         }
     }
 
@@ -102,8 +109,11 @@ impl AccessFile {
         })?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse(&text)
-            .and_then(|file| {
+            .and_then(|mut file| {
                 let issuers = file.issuers(folder, known)?;
+                let mut digits = TokenHash::of(&text).to_string();
+                digits.truncate(FINGERPRINT_DIGITS);
+                file.fingerprint = Some(digits);
                 Ok((file, issuers))
             })
             .map_err(|fault| AccessFileError::Invalid {

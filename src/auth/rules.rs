@@ -27,6 +27,8 @@ pub(super) struct Rules {
     pub(super) nobody: Arc<Identity>,
     pub(super) tokens: HashMap<TokenHash, Arc<Identity>>,
     pub(super) issuers: Vec<Issuer>,
+    /// Of the file; `None` where there is none.
+    pub(super) fingerprint: Option<String>,
     /// JSON Web Tokens that were found good, by their hash, with the generation of the keys.
     verified: Mutex<HashMap<TokenHash, (u64, Arc<Identity>)>>,
 }
@@ -59,6 +61,7 @@ impl Rules {
             }),
             everybody,
             issuers,
+            fingerprint: file.fingerprint.clone(),
             verified: Mutex::default(),
         }
     }

@@ -17,7 +17,7 @@ use crate::{
     config::{ClusterFlags, PeerFlags, parse_bytes},
     db,
     event::EventId,
-    hub::{NewestBeat, find_beats},
+    hub::{Beat, NewestBeat, find_beats},
     jetstream::{
         About, COMMANDS_FORMAT, Error, JetStream, NewStream, OPENED_WITHIN as ANSWER_WITHIN,
     },
@@ -277,6 +277,7 @@ async fn status(flags: StatusFlags) -> anyhow::Result<()> {
     if beats.is_empty() {
         text += "warning: no hub has told of itself lately\n";
     }
+    is_wrong |= compare_rules(&mut text, &beats);
     warn(&mut text, &stream, &about);
     text += "not seen from here: whether the servers sync what they acknowledge (sync_interval: always)\n";
     print(&text)?;
@@ -286,10 +287,59 @@ async fn status(flags: StatusFlags) -> anyhow::Result<()> {
     }
 }
 
+fn address_of(beat: &Beat) -> &str {
+    beat.url.as_deref().unwrap_or("(no --advertise)")
+}
+
+/// Tells where hubs go by other rules than the first of them; whether any does.
+fn compare_rules(text: &mut String, all: &[NewestBeat]) -> bool {
+    let Some(first) = all.first().map(|first| &first.beat) else {
+        return false;
+    };
+    let kept = |beat: &Beat| match beat.rules.kept.is_empty() {
+        true => "everything".to_owned(),
+        false => beat.rules.kept.join("; "),
+    };
+    let mut differs = false;
+    for NewestBeat { beat, .. } in all {
+        if beat.rules.kept != first.rules.kept {
+            differs = true;
+            _ = writeln!(
+                text,
+                "warning: {} keeps {}, and {} keeps {}: the shortest rule deletes for all; start them with the same flags",
+                address_of(beat),
+                kept(beat),
+                address_of(first),
+                kept(first)
+            );
+        }
+        if beat.rules.access != first.rules.access {
+            differs = true;
+            _ = writeln!(
+                text,
+                "warning: {} has {}, and {} has {}: what a caller may do depends on the hub; give all the same file",
+                address_of(beat),
+                access(beat),
+                address_of(first),
+                access(first)
+            );
+        }
+    }
+    differs
+}
+
+fn access(beat: &Beat) -> String {
+    let file = beat.rules.access.as_ref();
+    file.map_or_else(
+        || "no access file".into(),
+        |fingerprint| format!("the access file {fingerprint}…"),
+    )
+}
+
 /// Tells of a hub in a line, and of what is wrong with it in others; whether anything is.
 fn describe(text: &mut String, heard: &NewestBeat, all: &[NewestBeat]) -> bool {
     let beat = &heard.beat;
-    let url = beat.url.as_deref().unwrap_or("(no --advertise)");
+    let url = address_of(beat);
     let chain = beat.chain.get(..12).unwrap_or("none");
     _ = writeln!(
         text,
@@ -337,7 +387,7 @@ async fn upgrade(flags: StatusFlags) -> anyhow::Result<()> {
     if let Some(NewestBeat { beat, .. }) = older {
         bail!(
             "the hub {} {} has version {}, which knows no commands of format {COMMANDS_FORMAT}; upgrade it first",
-            beat.url.as_deref().unwrap_or("(no --advertise)"),
+            address_of(beat),
             beat.hub,
             beat.version
         );

@@ -118,10 +118,11 @@ function cluster(known) {
   ];
 }
 
-function hubOfCluster({ hub, url, applied_sequence, age_seconds, clock_ahead_seconds, agrees }, known) {
+function hubOfCluster({ hub, url, applied_sequence, age_seconds, clock_ahead_seconds, agrees, other_rules }, known) {
   const name = `${url ?? hub.slice(0, 8)}${hub === known.hub ? " (this one)" : ""}`;
   const faults = [
     agrees === false && "its file differs",
+    ...other_rules.map((rule) => ({ retention: "other retention flags", access: "another access file" })[rule] ?? `other ${rule}`),
     age_seconds > 6 && `silent for ${span(age_seconds)}`,
     Math.abs(clock_ahead_seconds) > 2 && `clock ${clock_ahead_seconds > 0 ? "ahead" : "behind"} by ${span(Math.abs(clock_ahead_seconds))}`,
   ].filter(Boolean);

@@ -84,7 +84,10 @@ impl EventLog {
     pub async fn note_highest(&self, id: EventId) -> std::io::Result<()> {
         let highest = Highest::of(&self.path);
         let written = tokio::task::spawn_blocking(move || highest.write(id));
-        written.await.expect("writing a small file does not panic")
+        // Where the program ends meanwhile it is not written.
+        written
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)))
     }
 }
 

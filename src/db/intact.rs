@@ -16,6 +16,7 @@ use std::{
     io,
     os::unix::fs::{FileExt, MetadataExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use sqlx::SqliteConnection;
@@ -49,7 +50,7 @@ pub(super) struct Intact {
     path: PathBuf,
     /// Open as long as SQLite has the file open: to close it drops the locks that SQLite holds on it in this process.
     file: File,
-    wal: File,
+    pub(super) wal: Arc<File>,
     sequence_page: Span,
     schema: Objects,
     seen: Seen,
@@ -154,7 +155,7 @@ impl Intact {
                 wal_bytes: wal.metadata()?.len(),
                 checkpoint: Checkpoint::of(&index),
                 file,
-                wal,
+                wal: Arc::new(wal),
                 index,
                 sequence_page,
                 schema,

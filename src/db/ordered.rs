@@ -1,5 +1,7 @@
 //! Changes that a cluster has put in order: each is one transaction with how far the file has come by it.
 
+use std::io;
+
 use sqlx::{Row, SqliteConnection};
 
 use super::{Appender, Error, draft::End};
@@ -51,10 +53,33 @@ pub(super) async fn find_reached(
     Ok(Some((reached, Timestamp::from_millis(row.try_get(4)?))))
 }
 
+/// Lets commits return before they are synced: what they say stands in the order, which is synced. After a power cut the file is as it was after one of them: WAL frames have checksums,
+/// and the WAL is synced before it is copied. Source: <https://sqlite.org/pragma.html#pragma_synchronous>, `normal`.
+pub(super) async fn leave_syncing_to_the_order(
+    connection: &mut SqliteConnection,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("pragma synchronous = normal")
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
 impl Appender {
     /// How far the file has come in the order of a cluster; `None` where it is alone.
     pub fn reached(&self) -> Option<&Reached> {
         self.ordered.as_ref()
+    }
+
+    /// Syncs what is committed by now, and perhaps some of what is meanwhile.
+    pub fn sync(&self) -> impl Future<Output = io::Result<()>> + use<> {
+        let wal = self.intact.wal.clone();
+        async move {
+            let synced = tokio::task::spawn_blocking(move || wal.sync_data());
+            // Where the program ends meanwhile it may not be synced.
+            synced
+                .await
+                .unwrap_or_else(|error| Err(io::Error::other(error)))
+        }
     }
 
     /// Begins what one or more commands do. Until [`end_commands`](Self::end_commands) all changes are one transaction.

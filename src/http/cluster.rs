@@ -9,7 +9,7 @@ use prometheus_client::{
 use serde::Serialize;
 
 #[cfg(feature = "cluster")]
-use crate::hub::{ClusterStatus, Peer};
+use crate::hub::{ClusterStatus, Peer, Rules};
 use crate::{event::EventId, hub::Hub};
 
 /// What a hub knows of the cluster that it belongs to.
@@ -70,6 +70,19 @@ struct HubOfCluster {
     /// Whether its file is as this one's; left out where that cannot be told yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     agrees: Option<bool>,
+    /// Which of its rules are other than this hub's; all hubs of a cluster should have the same.
+    other_rules: Vec<OtherRule>,
+}
+
+/// What a hub may be told otherwise than another.
+#[derive(Debug, Clone, Copy, Serialize, Enum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase")]
+enum OtherRule {
+    /// The flags that say what is kept.
+    Retention,
+    /// The access file.
+    Access,
 }
 
 impl ClusterFigures {
@@ -85,7 +98,11 @@ impl ClusterFigures {
             applied_sequence: status.reached.sequence,
             known_sequence: status.known_sequence,
             lag_seconds: to_milliseconds(status.lag.as_secs_f64()),
-            hubs: status.peers.into_iter().map(HubOfCluster::of).collect(),
+            hubs: status
+                .peers
+                .into_iter()
+                .map(|peer| HubOfCluster::of(peer, &status.rules))
+                .collect(),
         })
     }
 
@@ -98,7 +115,16 @@ impl ClusterFigures {
 
 #[cfg(feature = "cluster")]
 impl HubOfCluster {
-    fn of(peer: Peer) -> Self {
+    fn of(peer: Peer, mine: &Rules) -> Self {
+        let theirs = &peer.beat.rules;
+        let differences = [
+            (theirs.kept != mine.kept, OtherRule::Retention),
+            (theirs.access != mine.access, OtherRule::Access),
+        ];
+        let other_rules = differences
+            .into_iter()
+            .filter_map(|(differs, rule)| differs.then_some(rule))
+            .collect();
         Self {
             hub: peer.beat.hub,
             url: peer.beat.url,
@@ -108,6 +134,7 @@ impl HubOfCluster {
             age_seconds: to_milliseconds(peer.age.as_secs_f64()),
             clock_ahead_seconds: seconds(peer.clock_ahead_ms),
             agrees: peer.agrees,
+            other_rules,
         }
     }
 }

@@ -253,6 +253,12 @@ impl Applier {
         reached.expect("a file that is opened in a cluster has a place in its order")
     }
 
+    /// Puts on the disk what is applied by now.
+    #[cfg(feature = "cluster")]
+    pub(super) fn sync(&self) -> impl Future<Output = std::io::Result<()>> + use<> {
+        self.appender.sync()
+    }
+
     /// The newest id.
     #[cfg(feature = "cluster")]
     pub(super) fn last_id(&self) -> EventId {

@@ -8,7 +8,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{db::Reached, event::Timestamp, jetstream::COMMANDS_FORMAT};
+use crate::{
+    db::Reached,
+    event::{EventId, Timestamp},
+    jetstream::COMMANDS_FORMAT,
+};
 
 /// A hub that has not told of itself for this long does not count.
 pub const GONE_AFTER: Duration = Duration::from_secs(15);
@@ -22,6 +26,16 @@ const LAG_MAX: Duration = Duration::from_secs(5);
 /// Places whose chain is remembered, to compare it with what the others tell: at 1,000 commands a second, a few beats.
 const REMEMBERED_PLACES: usize = 8192;
 
+/// How a hub is set up, where all of a cluster should be set up alike.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rules {
+    /// What it keeps, in words; nothing where it keeps everything.
+    pub kept: Vec<String>,
+    /// The first digits of the SHA-256 of its access file; `None` where everybody may do everything.
+    pub access: Option<String>,
+}
+
 /// What a hub tells the others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,16 +45,19 @@ pub struct Beat {
     /// Where the others reach it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// What it had applied.
+    /// What it had applied, and had on its disk.
     pub sequence: u64,
     /// The chain at that place.
     pub chain: String,
-    /// Its id of the newest event.
+    /// Its id of the newest event there.
     pub last_id: i64,
     /// Its version.
     pub version: String,
     /// The commands that it knows: those of this format, and of all before it.
     pub format: u32,
+    /// How it is set up.
+    #[serde(default)]
+    pub rules: Rules,
     /// Whether its chain is not that of the majority, as far as it knows.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub differs: bool,
@@ -83,6 +100,8 @@ pub struct ClusterStatus {
     pub is_joined: bool,
     /// Why it does not go on.
     pub stopped: Option<String>,
+    /// How it is set up.
+    pub rules: Rules,
     /// Whether its file differs from those of the others.
     pub is_diverged: bool,
     /// The hubs that were heard of, this one too.
@@ -97,9 +116,21 @@ struct Heard {
     agrees: Option<bool>,
 }
 
+/// What the disk has.
+#[derive(Debug)]
+struct Synced {
+    reached: Reached,
+    last_id: EventId,
+}
+
 #[derive(Debug)]
 struct State {
     reached: Reached,
+    /// What a power cut leaves; `None` until that is known.
+    synced: Option<Synced>,
+    /// Since when the disk is asked to keep more.
+    syncs_since: Option<Instant>,
+    rules: Rules,
     known_sequence: u64,
     /// Since when it is behind.
     behind_since: Option<Instant>,
@@ -127,6 +158,9 @@ impl Cluster {
             known_sequence: reached.sequence,
             places: [(reached.sequence, reached.chain.clone())].into(),
             reached,
+            synced: None,
+            syncs_since: None,
+            rules: Rules::default(),
             behind_since: None,
             has_order: false,
             is_joined: false,
@@ -155,26 +189,49 @@ impl Cluster {
         self.state().reached.sequence
     }
 
-    /// What this hub tells now.
-    pub(super) fn beat(&self, last_id: i64) -> Beat {
+    /// What this hub tells now: what it would still have after a power cut. `None` until that is known.
+    pub(super) fn beat(&self) -> Option<Beat> {
         let state = self.state();
-        Beat {
+        let Synced { reached, last_id } = state.synced.as_ref()?;
+        Some(Beat {
             hub: self.name.clone(),
             url: self.url.clone(),
-            sequence: state.reached.sequence,
-            chain: state.reached.chain.clone(),
-            last_id,
+            sequence: reached.sequence,
+            chain: reached.chain.clone(),
+            last_id: last_id.as_i64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             format: COMMANDS_FORMAT,
+            rules: state.rules.clone(),
             differs: state.is_diverged(),
-        }
+        })
     }
 
-    /// What all hubs that are heard of have applied, this one too.
-    pub(super) fn applied_by_all(&self) -> u64 {
+    /// How this hub is set up.
+    pub(super) fn set_rules(&self, rules: Rules) {
+        self.state().rules = rules;
+    }
+
+    /// The disk is asked to keep what was applied.
+    pub(super) fn syncs(&self) {
+        self.state().syncs_since = Some(Instant::now());
+    }
+
+    /// The disk has it.
+    pub(super) fn synced(&self, reached: Reached, last_id: EventId) {
+        let mut state = self.state();
+        state.synced = Some(Synced { reached, last_id });
+        state.syncs_since = None;
+    }
+
+    /// What all hubs that are heard of have on their disks, this one too.
+    pub(super) fn kept_by_all(&self) -> u64 {
         let state = self.state();
+        let mine = state
+            .synced
+            .as_ref()
+            .map_or(0, |mine| mine.reached.sequence);
         let heard = state.heard.values().map(|heard| heard.beat.sequence);
-        heard.fold(state.reached.sequence, u64::min)
+        heard.fold(mine, u64::min)
     }
 
     /// The stream has this sequence.
@@ -280,7 +337,12 @@ impl Cluster {
             return Some("it has not yet applied all that was in order when it was started".into());
         }
         let lag = state.lag();
-        (lag > LAG_MAX).then(|| format!("it is behind the order for {lag:.1?}"))
+        if lag > LAG_MAX {
+            return Some(format!("it is behind the order for {lag:.1?}"));
+        }
+        let syncing = state.syncs_since.map(|since| since.elapsed());
+        let late = syncing.filter(|syncing| *syncing > LAG_MAX);
+        late.map(|late| format!("its disk takes longer than {late:.1?} to keep what was written"))
     }
 
     pub(super) fn status(&self) -> ClusterStatus {
@@ -299,6 +361,7 @@ impl Cluster {
             has_order: state.has_order,
             is_joined: state.is_joined,
             stopped: state.stopped.clone(),
+            rules: state.rules.clone(),
             is_diverged: state.is_diverged(),
             peers: peers.collect(),
         }
@@ -358,6 +421,7 @@ mod tests {
             last_id: 1,
             version: String::new(),
             format: COMMANDS_FORMAT,
+            rules: Rules::default(),
             differs: false,
         }
     }
@@ -391,5 +455,25 @@ mod tests {
             cluster.hear(beat(hub, url, chain), Timestamp::now());
         }
         assert!(cluster.refusal().is_some_and(|why| why.contains("differ")));
+    }
+
+    /// A hub that forgets by a power cut that it applied something has to find it in the stream.
+    #[test]
+    fn what_is_not_on_every_disk_is_not_removed_from_the_stream() {
+        let reached = |sequence| Reached {
+            epoch: String::new(),
+            sequence,
+            command_id: String::new(),
+            chain: "right".into(),
+        };
+        let cluster = Cluster::new("me".into(), None, reached(9));
+        cluster.hear(beat("other", "http://other", "right"), Timestamp::now());
+        assert_eq!(cluster.kept_by_all(), 0, "nothing was synced yet");
+        assert_eq!(cluster.beat(), None);
+        cluster.synced(reached(7), EventId::from_row(3));
+        cluster.reached(&reached(10));
+        assert_eq!(cluster.kept_by_all(), 1, "the other has so much");
+        let told = cluster.beat().unwrap();
+        assert_eq!((told.sequence, told.last_id), (7, 3));
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{
     Hub, Settings, SubscribeError, WorkError, Writer,
-    cluster::{Cluster, ClusterStatus},
+    cluster::{Cluster, ClusterStatus, Rules},
     order::{Order, Replicated},
 };
 use crate::{
@@ -151,6 +151,13 @@ impl Hub {
         if self.parts.cluster.is_some() && id > self.position().committed() {
             // Whether it came or not, the log says what there is.
             _ = timeout(EVENT_WITHIN, self.parts.work.barrier()).await;
+        }
+    }
+
+    /// Lets the other hubs know how this one is set up. Nothing where it is alone.
+    pub fn tell_rules(&self, rules: Rules) {
+        if let Some(cluster) = &self.parts.cluster {
+            cluster.set_rules(rules);
         }
     }
 

@@ -5,9 +5,15 @@
 mod beats;
 #[cfg(feature = "cluster")]
 mod comparison;
+#[cfg(feature = "cluster")]
+mod gathering;
 mod local;
 #[cfg(feature = "cluster")]
+mod removal;
+#[cfg(feature = "cluster")]
 mod replicated;
+#[cfg(feature = "cluster")]
+mod syncing;
 #[cfg(feature = "cluster")]
 mod wire;
 

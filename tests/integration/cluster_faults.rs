@@ -19,7 +19,7 @@ use std::{
 
 use futures_util::future::join;
 use reqwest::StatusCode;
-use segno::jetstream::JetStream;
+use segno::{hub::ClusterSettings, jetstream::JetStream, retention::Keep};
 use serde_json::{Value, json};
 
 use super::{
@@ -305,9 +305,7 @@ async fn a_hub_on_a_slow_disk_is_not_ready_and_holds_up_no_other() {
         assert_eq!(b.publish("t", ["x"]).await, [n]);
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "b waits for a");
-    // Longer than a hub may be behind. Whoever asked before would wait for the disk with it.
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    wait_until_not_ready(&a, "behind the order").await;
+    wait_until_not_ready(&a, "its disk takes longer than").await;
     assert_eq!(answer(b.get("/health/ready")).await.status, StatusCode::OK);
     disk.work_again("stall-sync-wal");
     wait_until_ready(&a).await;
@@ -764,6 +762,94 @@ async fn a_cluster_begins_with_the_events_of_a_file() {
     assert_eq!(a.publish("t", ["4"]).await, [4]);
     assert_eq!(on_b.next_ids(2).await, [3, 4]);
     same_content(&[&a.db(), &b.db()]).await;
+}
+
+/// Hubs that are told to keep other events, or to let in other callers, work; the operator hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn hubs_that_go_by_other_rules_are_told() {
+    let nats = Nats::start(1).await;
+    nats.make_stream("segno").await;
+    let rules = "[anonymous]\npublish = [\"**\"]\nfollow = [\"**\"]\noperate = true\n";
+    let start = async |keep: Keep, name: &'static str| {
+        let folder = tempfile::tempdir().unwrap();
+        let access = folder.path().join("access.toml");
+        fs::write(&access, rules).unwrap();
+        let hub = TestHub::start_in(folder, |settings| {
+            settings.cluster = nats.cluster("segno").map(|cluster| ClusterSettings {
+                advertise: Some(name.to_owned()),
+                ..cluster
+            });
+            settings.access = Some(access.clone());
+            settings.keep = keep;
+        })
+        .await;
+        wait_until_ready(&hub).await;
+        (hub, access)
+    };
+    let (a, of_a) = start(Keep::default(), "http://a").await;
+    let (_b, _) = start(Keep::default(), "http://b").await;
+    let hour = Keep {
+        age: Some(Duration::from_secs(3600)),
+        ..Keep::default()
+    };
+    let (c, of_c) = start(hour, "http://c").await;
+    let wait_for_status = async |words: &[&str], code: i32| {
+        let seen = async {
+            loop {
+                let status = status(&nats);
+                let told = told(&status);
+                if words.iter().all(|word| told.contains(word)) {
+                    assert_eq!(status.status.code(), Some(code), "{told}");
+                    return told;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        within(format_args!("a status with {words:?}"), seen).await
+    };
+    let keep = wait_for_status(
+        &[
+            "http://b",
+            "http://c keeps 1h, and http://a keeps everything",
+        ],
+        1,
+    )
+    .await;
+    assert!(!keep.contains("http://b keeps"), "{keep}");
+    assert!(!keep.contains("access file"), "{keep}");
+
+    // Read again while it runs.
+    fs::write(&of_c, rules.replace("operate = true", "operate = false")).unwrap();
+    wait_for_status(&["http://c has the access file"], 1).await;
+    let hubs = a.get_json("/stats").await["cluster"]["hubs"].clone();
+    let rules_of = |url: &str| {
+        let hub = hubs
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|hub| hub["url"] == url);
+        hub.unwrap()["other_rules"].clone()
+    };
+    assert_eq!(rules_of("http://c"), json!(["retention", "access"]));
+    assert_eq!(rules_of("http://b"), json!([]));
+    assert_eq!(rules_of("http://a"), json!([]));
+    fs::copy(&of_a, &of_c).unwrap();
+    let folder = c.stop().await;
+    let c = TestHub::start_in(folder, |settings| {
+        settings.cluster = nats.cluster("segno").map(|cluster| ClusterSettings {
+            advertise: Some("http://c".to_owned()),
+            ..cluster
+        });
+        settings.access = Some(of_c.clone());
+    })
+    .await;
+    wait_until_ready(&c).await;
+    let agree = async {
+        while !status(&nats).status.success() {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    within("hubs that go by the same rules", agree).await;
 }
 
 /// Each server keeps as much free as a stream may take: one with less is told at once how to ask for less.

@@ -64,6 +64,11 @@ impl FaultyDisk {
 
     /// Cuts the power, and starts a hub on what the disk has.
     async fn cut_power(self) -> TestHub {
+        TestHub::start_in(self.cut_power_alone(), |_| ()).await
+    }
+
+    /// Cuts the power; what the disk has.
+    pub(crate) fn cut_power_alone(self) -> TempDir {
         self.program.kill();
         let kept = tempfile::tempdir().unwrap();
         for name in ["segno.db", "segno.db-wal"] {
@@ -74,7 +79,7 @@ impl FaultyDisk {
             .unwrap();
         }
         assert_sound(&kept.path().join("segno.db"));
-        TestHub::start_in(kept, |_| ()).await
+        kept
     }
 }
 

@@ -20,6 +20,8 @@ mod clock;
 #[cfg(feature = "cluster")]
 mod cluster;
 #[cfg(feature = "cluster")]
+mod cluster_disk;
+#[cfg(feature = "cluster")]
 mod cluster_faults;
 #[cfg(feature = "cluster")]
 mod cluster_join;

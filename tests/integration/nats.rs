@@ -266,6 +266,10 @@ impl Nats {
         })
     }
 
+    pub(crate) async fn open(&self, stream: &str) -> JetStream {
+        JetStream::open(&self.settings(stream)).await.unwrap()
+    }
+
     /// Makes a stream for a log that begins empty.
     pub(crate) async fn make_stream(&self, stream: &str) -> JetStream {
         self.make_stream_of(stream, 256 << 20).await
@@ -273,7 +277,7 @@ impl Nats {
 
     /// The same, for so many bytes of commands.
     pub(crate) async fn make_stream_of(&self, stream: &str, max_bytes: u64) -> JetStream {
-        let jetstream = JetStream::open(&self.settings(stream)).await.unwrap();
+        let jetstream = self.open(stream).await;
         let made = async {
             // A cluster has to elect somebody first.
             while let Err(error) = jetstream.create(self.new_stream(max_bytes)).await {
@@ -307,7 +311,7 @@ impl Nats {
     }
 
     pub(crate) async fn last_sequence(&self, stream: &str) -> u64 {
-        let stream = JetStream::open(&self.settings(stream)).await.unwrap();
+        let stream = self.open(stream).await;
         let deadline = Duration::from_secs(10);
         stream.about_within(deadline).await.unwrap().last_sequence
     }

@@ -44,6 +44,7 @@ const OF_ONE_FILE: &[(&str, &str)] = &[
     ("bench", "it measures a hub alone"),
     ("clock", "the file is opened by commands too"),
     ("cluster", "it makes its own streams"),
+    ("cluster_disk", "it makes its own streams"),
     ("cluster_faults", "it makes its own streams"),
     ("cluster_join", "it makes its own streams"),
     ("command_line", "commands open the file"),

@@ -21,6 +21,9 @@ use super::{
     },
     COMMIT_MAX_PUBLICATIONS, Intake,
     comparison::compare,
+    gathering::Gathering,
+    removal::{self, Removal},
+    syncing::{Synced, Syncing},
     wire::{self, Identified, Lists, PUBLISH_ENVELOPE_BYTES},
 };
 use crate::{
@@ -51,9 +54,6 @@ const APPLY_MAX_COMMANDS: usize = 256;
 /// Bytes of commands that are applied in one transaction, one command at the least.
 const APPLY_MAX_BYTES: usize = 4 * 1024 * 1024;
 
-/// How often it is looked for commands whose events were erased.
-const REMOVE_EVERY: Duration = Duration::from_secs(10);
-
 /// Publications that wait behind the command on its way.
 const BACKLOG_MAX_PUBLICATIONS: usize = COMMIT_MAX_PUBLICATIONS;
 
@@ -70,6 +70,7 @@ pub(in super::super) struct Replicated {
     refused: Option<Refused>,
     /// Publications that wait for the command on its way.
     backlog: VecDeque<Encoded>,
+    gathering: Gathering,
     /// A change that waits for it.
     change: Option<Change>,
     /// Who waits for the next beat.
@@ -78,9 +79,9 @@ pub(in super::super) struct Replicated {
     on_its_way: Option<OnItsWay>,
     /// When a drain waits no longer.
     latest: Option<Instant>,
-    /// Removes commands whose events were erased; ends with those that are removed, and where the stream begins.
-    removing: Option<BoxFuture<'static, (Vec<u64>, u64)>>,
-    remove_after: Duration,
+    /// Puts on the disk what the next beat tells.
+    syncing: Syncing,
+    removal: Removal,
     metrics: ClusterMetrics,
 }
 
@@ -143,19 +144,20 @@ impl Replicated {
     ) -> Self {
         Self {
             comparing: Some(compare(stream.clone(), log_id, reached).boxed()),
+            removal: Removal::new(stream.clone(), remove_after),
             follower: None,
             stream,
             cluster,
             read: VecDeque::new(),
             refused: None,
             backlog: VecDeque::new(),
+            gathering: Gathering::default(),
             change: None,
             barriers: Vec::new(),
-            beat_is_due: true,
+            beat_is_due: false,
             on_its_way: None,
             latest: None,
-            removing: None,
-            remove_after,
+            syncing: Syncing::default(),
             metrics,
         }
     }
@@ -166,10 +168,8 @@ impl Replicated {
         let mut taken = Vec::new();
         let mut beats = interval(BEAT_EVERY);
         beats.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut removals = interval(REMOVE_EVERY.min(self.remove_after));
-        removals.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
-            self.propose_next(applier);
+            self.propose_next();
             if self.is_done(intake) {
                 return;
             }
@@ -213,43 +213,39 @@ impl Replicated {
                         taken.drain(..).for_each(|publication| self.take(publication));
                     }
                 }
-                _ = beats.tick() => self.beat_is_due = true,
-                _ = removals.tick(), if self.removing.is_none() && self.follower.is_some() => self.begin_to_remove(applier).await,
-                (removed, first_sequence) = removed(&mut self.removing) => {
-                    self.removing = None;
-                    if let Err(error) = applier.forget_commands(&removed, first_sequence).await {
-                        tracing::debug!(%error, "what was removed from the stream is tried again");
+                () = self.gathering.ended(), if self.on_its_way.is_none() && !self.backlog.is_empty() => (),
+                _ = beats.tick() => match self.syncing.is_running() {
+                    // What the disk has by now is told all the same.
+                    true => self.beat_is_due = true,
+                    false => {
+                        self.cluster.syncs();
+                        self.syncing.begin(applier);
                     }
-                }
+                },
+                synced = self.syncing.ended() => self.synced(synced),
+                next = self.removal.next() => match next {
+                    removal::Next::Note(removed) => removed.note(applier).await,
+                    removal::Next::Look if self.follower.is_some() && self.cluster.refusal().is_none() => {
+                        self.removal.begin(self.cluster.kept_by_all(), applier).await;
+                    }
+                    removal::Next::Look => (),
+                },
             }
         }
     }
 
-    /// Removes from the stream what published the events that were erased. Every hub does so: it is done also where one is away.
-    async fn begin_to_remove(&mut self, applier: &mut Applier) {
-        if self.cluster.refusal().is_some() {
-            return;
-        }
-        let age_ms = i64::try_from(self.remove_after.as_millis()).unwrap_or(i64::MAX);
-        let before = Timestamp::from_millis(Timestamp::now().as_millis().saturating_sub(age_ms));
-        let by = self.cluster.applied_by_all();
-        let found = applier.find_removals(by, before).await.unwrap_or_default();
-        let stream = self.stream.clone();
-        let removing = async move {
-            let mut removed = Vec::new();
-            for sequence in found {
-                match stream.delete(sequence).await {
-                    Ok(()) => removed.push(sequence),
-                    Err(error) => {
-                        tracing::debug!(%error, sequence, "an erased event is not yet gone from the stream");
-                        break;
-                    }
-                }
+    fn synced(&mut self, synced: Synced) {
+        match synced.outcome {
+            Ok(()) => {
+                self.cluster.synced(synced.reached, synced.last_id);
+                self.beat_is_due = true;
             }
-            let about = stream.about().await;
-            (removed, about.map_or(0, |about| about.first_sequence))
-        };
-        self.removing = Some(removing.boxed());
+            // Linux tells of it once, and forgets what it did not write.
+            Err(error) => self.stop(format!(
+                "the disk does not keep the file: {error}; when it works again, start the hub anew: it takes from the stream what the \
+                 file lacks"
+            )),
+        }
     }
 
     fn is_done(&self, intake: &Intake) -> bool {
@@ -301,7 +297,7 @@ impl Replicated {
     }
 
     /// Proposes what has waited, if nothing is on its way: a change, then publications, then a beat.
-    fn propose_next(&mut self, applier: &Applier) {
+    fn propose_next(&mut self) {
         if self.on_its_way.is_some() {
             return;
         }
@@ -313,7 +309,7 @@ impl Replicated {
             let bytes = wire::encode(&id, &Command::now(act));
             return self.propose(id, bytes, waiting);
         }
-        if !self.backlog.is_empty() {
+        if !self.backlog.is_empty() && self.gathering.is_done(self.backlog.len()) {
             let max_bytes = self.stream.command_max_bytes() - PUBLISH_ENVELOPE_BYTES;
             let (mut lists, mut replies) = (Lists::default(), Vec::new());
             while let Some(next) = self.backlog.front()
@@ -327,9 +323,11 @@ impl Replicated {
             return self.propose(id, bytes, Waiting::Publishers(replies));
         }
         // A beat is also how a hub without an order finds out that there is one again.
-        if self.follower.is_some() && (self.beat_is_due || !self.barriers.is_empty()) {
+        if self.follower.is_some()
+            && (self.beat_is_due || !self.barriers.is_empty())
+            && let Some(beat) = self.cluster.beat()
+        {
             self.beat_is_due = false;
-            let beat = self.cluster.beat(applier.last_id().as_i64());
             let bytes = wire::encode(&id, &Command::now(Act::Beat(beat)));
             let barriers = mem::take(&mut self.barriers);
             self.propose(id, bytes, Waiting::Barriers(barriers));
@@ -531,6 +529,9 @@ impl Replicated {
                     self.metrics.order_seconds.observe(took.as_secs_f64());
                 }
                 self.cluster.set_has_order(true);
+                if let Waiting::Publishers(replies) = &mine.waiting {
+                    self.gathering.answered(replies.len(), mine.begun.elapsed());
+                }
                 mine.waiting.answer(Ok(applied));
             }
         }
@@ -542,13 +543,6 @@ async fn compared(
 ) -> Result<(), String> {
     match comparing {
         Some(comparing) => comparing.await,
-        None => pending().await,
-    }
-}
-
-async fn removed(removing: &mut Option<BoxFuture<'static, (Vec<u64>, u64)>>) -> (Vec<u64>, u64) {
-    match removing {
-        Some(removing) => removing.await,
         None => pending().await,
     }
 }
