@@ -16,6 +16,7 @@ mod log_lines;
 mod open_files;
 #[cfg(feature = "otlp")]
 mod otlp;
+mod output;
 mod progress;
 mod publish;
 mod ready;
@@ -39,6 +40,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use self::output::print;
 pub use self::{log_lines::Logged, reference::flags_table};
 use crate::{
     client::{Authorities, Client, Token},
@@ -265,26 +267,11 @@ fn rounded(duration: Duration) -> Duration {
     }
 }
 
-/// Writes to standard output. That nobody reads it any more is no failure.
 /// A number of events in words: `1 event`, `2 events`.
 fn counted(events: u64) -> String {
     match events {
         1 => "1 event".into(),
         _ => format!("{events} events"),
-    }
-}
-
-fn print(text: &str) -> anyhow::Result<()> {
-    use std::io::{ErrorKind, Write};
-    let mut stdout = std::io::stdout().lock();
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(anyhow::Error::from(error).context("cannot write to standard output"))
-        }
-        _ => Ok(()),
     }
 }
 

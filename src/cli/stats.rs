@@ -1,7 +1,7 @@
 //! `segno stats`: the figures of a hub, once or live.
 
 use std::{
-    io::{self, ErrorKind, Write},
+    io::{self, Write},
     time::Duration,
 };
 
@@ -12,9 +12,11 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::{
-    HubAddress, print,
+    HubAddress,
+    output::{self, Reader, print, reader_gone},
     terminal::{is_output_a_terminal, padded},
 };
+use crate::client::Client;
 
 /// Moves to the upper left corner and clears the screen. Source: ECMA-48, 8.3.21 (CUP) and 8.3.39 (ED).
 const CLEAR: &str = "\x1b[H\x1b[2J";
@@ -52,15 +54,19 @@ pub(super) async fn run(flags: StatsFlags) -> anyhow::Result<()> {
     if flags.interval < Duration::from_millis(100) {
         bail!("--interval is at least 100ms");
     }
+    tokio::select! {
+        watched = watch(&client, &flags) => watched,
+        // The next answer may be far, or never come.
+        () = reader_gone() => Ok(()),
+    }
+}
+
+/// Shows the figures again and again, until nobody reads them.
+async fn watch(client: &Client, flags: &StatsFlags) -> anyhow::Result<()> {
     let as_lines = flags.json || !is_output_a_terminal();
     let mut before: Option<(u64, Instant)> = None;
     loop {
         match client.stats().await {
-            Ok(stats) if as_lines => {
-                if !is_read(&format!("{stats}\n"))? {
-                    return Ok(());
-                }
-            }
             Ok(stats) => {
                 let now = Instant::now();
                 let last_id = stats["last_id"].as_u64();
@@ -72,7 +78,11 @@ pub(super) async fn run(flags: StatsFlags) -> anyhow::Result<()> {
                     _ => None,
                 };
                 before = last_id.map(|last_id| (last_id, now));
-                if !is_read(&format!("{CLEAR}{}", told(&stats, rate)))? {
+                let shown = match as_lines {
+                    true => format!("{stats}\n"),
+                    false => format!("{CLEAR}{}", told(&stats, rate)),
+                };
+                if output::write(&shown)? == Reader::Gone {
                     return Ok(());
                 }
             }
@@ -84,17 +94,6 @@ pub(super) async fn run(flags: StatsFlags) -> anyhow::Result<()> {
             Err(error) => return Err(error.into()),
         }
         sleep(flags.interval).await;
-    }
-}
-
-/// Writes to standard output, and says whether anybody reads it: the program ends when nobody does.
-fn is_read(text: &str) -> anyhow::Result<bool> {
-    let mut stdout = io::stdout().lock();
-    let written = stdout.write_all(text.as_bytes());
-    match written.and_then(|()| stdout.flush()) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(anyhow::Error::from(error).context("cannot write to standard output")),
     }
 }
 

@@ -1,9 +1,8 @@
 //! `segno tail`.
 
 use std::{
-    fs, future,
+    fs,
     io::{self, BufWriter, ErrorKind, Stdout, Write},
-    os::fd::AsFd,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,10 +12,11 @@ use clap::Args;
 use humantime::{format_duration, parse_duration};
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tokio::{io::Interest, net::unix::pipe};
 
 use super::{
-    HubAddress, rounded,
+    HubAddress,
+    output::{Reader, reader_gone},
+    rounded,
     terminal::{Color, Style, harmless, is_output_a_terminal, padded, styled},
     usage,
 };
@@ -142,7 +142,7 @@ pub(super) async fn run(flags: TailFlags) -> anyhow::Result<()> {
             }
         }
         if !follow.has_next() || left == Some(0) {
-            if flush(&mut out)? == Reader::Gone {
+            if Reader::of(out.flush())? == Reader::Gone {
                 return Ok(());
             }
             if let (Some(file), Some(cursor)) = (&flags.state, follow.cursor()) {
@@ -221,43 +221,11 @@ impl Columns {
     }
 }
 
-/// Waits until nobody reads standard output any more, as after `| head -1`: a write would say so, but the next event may be far.
-/// Never ends for what cannot lose its reader, such as a file.
-async fn reader_gone() {
-    // A copy of the descriptor, which is only watched: to write without blocking would change standard output for everybody.
-    let stdout = io::stdout().as_fd().try_clone_to_owned();
-    let Ok(stdout) = stdout.and_then(pipe::Sender::from_owned_fd_unchecked) else {
-        return future::pending().await;
-    };
-    if stdout.ready(Interest::ERROR).await.is_err() {
-        future::pending().await
-    }
-}
-
-/// Whether somebody still reads what is written.
-#[derive(Debug, PartialEq, Eq)]
-enum Reader {
-    There,
-    Gone,
-}
-
 fn write_line(out: &mut BufWriter<Stdout>, line: &str) -> anyhow::Result<Reader> {
-    reader(
+    Reader::of(
         out.write_all(line.as_bytes())
             .and_then(|()| out.write_all(b"\n")),
     )
-}
-
-fn flush(out: &mut BufWriter<Stdout>) -> anyhow::Result<Reader> {
-    reader(out.flush())
-}
-
-fn reader(written: io::Result<()>) -> anyhow::Result<Reader> {
-    match written {
-        Ok(()) => Ok(Reader::There),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
-        Err(error) => Err(anyhow!(error).context("cannot write to standard output")),
-    }
 }
 
 /// To standard error, which may be closed like anything else.

@@ -1,8 +1,13 @@
 //! What a person reads and erases from a terminal: columns, colours, topics, figures, exit codes.
 
-use std::process::{Command, Output, Stdio};
+use std::{
+    os::fd::OwnedFd,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
 
 use serde_json::Value;
+use tokio::{io::AsyncReadExt, net::unix::pipe};
 
 use super::{
     access::{hub_with, token_entry},
@@ -166,7 +171,7 @@ async fn erasing_asks_first() {
 }
 
 #[tokio::test]
-async fn figures_are_shown_once_or_live() {
+async fn figures_are_shown_as_text_or_as_json() {
     let hub = TestHub::start().await;
     hub.publish("t", ["1", "2"]).await;
     let url = hub.url("");
@@ -178,35 +183,105 @@ async fn figures_are_shown_once_or_live() {
     let json = run(&url, &["stats", "--json"]).await;
     let json: Value = serde_json::from_slice(&json.stdout).unwrap();
     assert_eq!(json["last_id"], 2);
+}
 
-    // Its reader leaves after two lines, and so it ends.
-    let mut watch = Command::new("sh");
-    let line = r#""$SEGNO" stats --watch --interval 100ms | head -n 2"#;
-    watch
+/// Runs a line of shell in which `$SEGNO` is the program.
+async fn shell(url: &str, line: &str) -> Output {
+    let mut shell = Command::new("sh");
+    shell
         .args(["-c", line])
         .env("SEGNO", env!("CARGO_BIN_EXE_segno"))
-        .env("SEGNO_URL", &url);
-    let watched = ended(watch).await;
+        .env("SEGNO_URL", url);
+    ended(shell).await
+}
+
+#[tokio::test]
+async fn a_pipe_gets_figures_as_lines_until_its_reader_leaves() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["1", "2"]).await;
+    let url = hub.url("");
+    let watched = shell(
+        &url,
+        r#""$SEGNO" stats --watch --interval 100ms | head -n 2"#,
+    )
+    .await;
     assert!(watched.stderr.is_empty(), "{watched:?}");
     let lines: Vec<Value> = text(&watched.stdout)
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert_eq!((lines.len(), &lines[1]["events"]), (2, &2.into()));
-
-    let live = format!(
-        "timeout 3 {} stats --watch --interval 200ms",
-        env!("CARGO_BIN_EXE_segno")
-    );
-    let mut terminal = Command::new("script");
-    terminal
-        .args(["--quiet", "--command", &live, "/dev/null"])
-        .env("SEGNO_URL", &url);
-    let shown = String::from_utf8(ended(terminal).await.stdout).unwrap();
+    // The next line would come in an hour, or, from a hub that is gone, never. The shell waits for both sides of the pipe.
+    let code = r#"{ "$SEGNO" stats --watch --interval 1h; echo $? >&2; } | head -n 1"#;
+    let watched = shell(&url, code).await;
+    assert_eq!(text(&watched.stderr), "0\n", "{watched:?}");
+    drop(hub.stop().await);
+    let code = r#"{ "$SEGNO" stats --watch --interval 100ms; echo "code $?" >&2; } | sleep 0.5"#;
+    let watched = shell(&url, code).await;
+    let told = text(&watched.stderr);
     assert!(
-        shown.matches("\x1b[H\x1b[2J").count() > 1 && shown.contains("events per second"),
-        "{shown:?}"
+        told.contains("; trying again\n") && told.ends_with("code 0\n"),
+        "{watched:?}"
     );
+}
+
+/// It ends with its terminal, also where nobody is told that the terminal hung up, as under `nohup`.
+#[tokio::test]
+async fn a_terminal_shows_the_newest_figures_in_place_until_it_is_closed() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["1", "2"]).await;
+    for ignored in ["", "trap '' HUP; "] {
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let line = format!(
+            "{ignored}echo $$ >{}; exec {} stats --watch --interval 100ms",
+            pid.display(),
+            env!("CARGO_BIN_EXE_segno")
+        );
+        let mut terminal = Command::new("script");
+        terminal
+            .args(["--quiet", "--flush", "--command", &line, "/dev/null"])
+            .env("SEGNO_URL", hub.url(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut terminal = terminal.spawn().unwrap();
+        let out = OwnedFd::from(terminal.stdout.take().unwrap());
+        let mut out = pipe::Receiver::from_owned_fd(out).unwrap();
+        let mut shown = String::new();
+        let mut shows = async |what: &str| {
+            within(what, async {
+                // What stands on the screen is what came since it was cleared.
+                while !shown
+                    .rsplit("\x1b[H\x1b[2J")
+                    .any(|screen| screen.contains(what))
+                {
+                    let mut some = [0; 4096];
+                    let read = out.read(&mut some).await.unwrap();
+                    assert!(read > 0, "{shown:?}");
+                    shown.push_str(text(&some[..read]));
+                }
+            })
+            .await;
+            std::mem::take(&mut shown)
+        };
+        let screen = shows("events per second  ").await;
+        assert!(screen.contains("\x1b[H\x1b[2J"), "{screen:?}");
+        let [id] = hub.publish("t", ["3"]).await;
+        let screen = shows(&format!("{id}\r\n")).await;
+        assert!(screen.contains("last id "), "{screen:?}");
+        // The terminal goes with the program that made it.
+        terminal.kill().unwrap();
+        terminal.wait().unwrap();
+        let pid = std::fs::read_to_string(&pid).unwrap();
+        let alive = format!("/proc/{}/exe", pid.trim());
+        within("the program to end with its terminal", async {
+            while std::fs::read_link(&alive).is_ok_and(|exe| exe.ends_with("segno")) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
 }
 
 #[tokio::test]
