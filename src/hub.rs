@@ -277,12 +277,17 @@ impl Hub {
         start: Start,
         peer: PeerAddress,
     ) -> Result<Subscription, SubscribeError> {
+        #[cfg(feature = "cluster")]
+        let barrier = match start {
+            Start::After(cursor) => self.barrier_for(cursor)?,
+            Start::Live | Start::Since(_) | Start::First | Start::Last(_) | Start::Unknown => None,
+        };
+        #[cfg(not(feature = "cluster"))]
+        let barrier = None;
         let begin = async {
-            #[cfg(feature = "cluster")]
-            if let Start::After(cursor) = start {
-                self.wait_for(cursor).await?;
-            }
-            Subscription::begin(self.parts.sources.clone(), filter, start, peer).await
+            let sources = self.parts.sources.clone();
+            let begun = Subscription::begin(sources, filter, start, peer).await?;
+            Ok(begun.behind_barrier(barrier))
         };
         tokio::select! {
             begun = begin => begun,

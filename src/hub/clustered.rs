@@ -7,12 +7,14 @@ use std::{
 };
 
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::{
     Hub, Settings, SubscribeError, WorkError, Writer,
     cluster::{Cluster, ClusterStatus, Rules},
     order::{Order, Replicated},
+    subscription::Barrier,
 };
 use crate::{
     db,
@@ -135,15 +137,35 @@ impl Hub {
         Ok((hub, writer))
     }
 
-    /// Waits until this hub has what a subscriber with this cursor has had elsewhere. What is above the newest id after that is
-    /// nowhere.
+    /// Waits until this hub has what a reader with this cursor has had elsewhere. What is above the newest id after that is nowhere.
     pub(super) async fn wait_for(&self, cursor: EventId) -> Result<(), SubscribeError> {
-        if self.parts.cluster.is_some() && cursor > self.position().committed() {
-            let barrier = timeout(BARRIER_WITHIN, self.parts.work.barrier()).await;
-            let barrier = barrier.unwrap_or(Err(WorkError::OutcomeUnknown));
-            barrier.map_err(SubscribeError::NotJoined)?;
+        match self.barrier_for(cursor)? {
+            Some(barrier) => {
+                let passed = barrier.await.unwrap_or(Err(WorkError::Draining));
+                passed.map_err(SubscribeError::NotJoined)
+            }
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// The same for one who is told meanwhile that it is heard. An error: there is no use in waiting.
+    pub(super) fn barrier_for(&self, cursor: EventId) -> Result<Option<Barrier>, SubscribeError> {
+        let Some(cluster) = &self.parts.cluster else {
+            return Ok(None);
+        };
+        if cursor <= self.position().committed() {
+            return Ok(None);
+        }
+        if let Some(why) = cluster.refusal() {
+            let why = WorkError::Unordered(why.into());
+            return Err(SubscribeError::NotJoined(why));
+        }
+        let parts = self.parts.clone();
+        let passed = async move {
+            let barrier = timeout(BARRIER_WITHIN, parts.work.barrier()).await;
+            barrier.unwrap_or(Err(WorkError::OutcomeUnknown))
+        };
+        Ok(Some(AbortOnDropHandle::new(tokio::spawn(passed))))
     }
 
     /// Waits until an event that another hub has given is here too, or is known to be nowhere, but not for long.

@@ -3,6 +3,7 @@
 use std::{future::poll_fn, pin::pin, sync::Arc};
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     announcements::Announcements,
@@ -13,6 +14,7 @@ use super::{
     position::{Bounds, Position},
     progress::{ProgressHandle, ProgressTable},
     recent::RecentPage,
+    work::WorkError,
 };
 use crate::{
     db::{self, EventLog, Order, Page, Range},
@@ -60,7 +62,7 @@ pub enum SubscribeError {
     Draining,
     /// The subscriber was at a hub that is ahead of this one, and this one cannot catch up.
     #[error("the subscriber is ahead of this hub, which is apart from its cluster")]
-    NotJoined(#[source] super::WorkError),
+    NotJoined(#[source] WorkError),
     /// The log could not tell where to begin.
     #[error("the start of the subscription was not found")]
     Log(#[from] db::Error),
@@ -116,9 +118,14 @@ pub struct Subscription {
     told: Told,
     /// Whether it has yet to be told that its start is of no use here.
     start_is_unknown: bool,
+    /// What is waited for before anything is read: this hub has all that a cursor of another hub of its cluster stands for.
+    barrier: Option<Barrier>,
     /// A page that is given after the gap that was found while it was read.
     held: Option<ReplayedPage>,
 }
+
+/// Ends when this hub has all that was in order when it began.
+pub(super) type Barrier = AbortOnDropHandle<Result<(), WorkError>>;
 
 /// Events that lie between the cursor and `read_to`.
 #[derive(Debug)]
@@ -153,6 +160,7 @@ impl Subscription {
             behind: true,
             told: Told::NOTHING,
             start_is_unknown: start == Start::Unknown,
+            barrier: None,
             held: None,
         };
         // A drain does not wait for a long search: the subscriber comes back and begins it again.
@@ -223,6 +231,12 @@ impl Subscription {
         }
     }
 
+    /// Lets it read nothing before `barrier`, whose failure it tells.
+    pub(super) fn behind_barrier(mut self, barrier: Option<Barrier>) -> Self {
+        self.barrier = barrier;
+        self
+    }
+
     /// Another subscription, for the subscriber `peer`, that goes on where this one is.
     pub fn fork(&self, peer: PeerAddress) -> Self {
         let progress = self.sources.progress.join(peer);
@@ -237,6 +251,7 @@ impl Subscription {
             behind: true,
             told: self.told,
             start_is_unknown: self.start_is_unknown,
+            barrier: None,
             held: None,
         }
     }
@@ -293,7 +308,7 @@ impl Subscription {
     /// Waits for what comes next. `None`: the hub drains, and the subscriber may come back with its cursor.
     ///
     /// Dropping the future is safe: what it was about to yield is yielded by the next call.
-    pub async fn next(&mut self) -> Result<Option<Delivery>, db::Error> {
+    pub async fn next(&mut self) -> Result<Option<Delivery>, SubscribeError> {
         loop {
             if self.behind {
                 let sources = self.sources.clone();
@@ -435,7 +450,12 @@ impl Subscription {
     }
 
     /// Takes the next step of a replay: a gap, or a page if it has an event.
-    async fn replay(&mut self) -> Result<Option<Delivery>, db::Error> {
+    async fn replay(&mut self) -> Result<Option<Delivery>, SubscribeError> {
+        if let Some(barrier) = &mut self.barrier {
+            let passed = barrier.await.unwrap_or(Err(WorkError::Draining));
+            self.barrier = None;
+            passed.map_err(SubscribeError::NotJoined)?;
+        }
         if let Some(page) = self.held.take() {
             return Ok(self.give(page));
         }

@@ -187,6 +187,47 @@ async fn a_hub_that_is_cut_off_takes_nothing_and_has_it_all_when_it_is_back() {
     assert_eq!(on_a.next_ids(5).await, [1, 2, 3, 4, 5]);
 }
 
+/// Who comes from a hub that is ahead is answered at once, also where this hub cannot catch up yet: a client that hears nothing goes
+/// away. What it had is never told as a gap.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscriber_from_a_hub_ahead_is_answered_before_this_hub_has_caught_up() {
+    let nats = Nats::start(1).await;
+    nats.make_stream("segno").await;
+    let wire = Wire::to(nats.address(0)).await;
+    let a = TestHub::start_with(|settings| {
+        settings.cluster = wire.cluster("segno");
+        settings.heartbeat = Duration::from_secs(1);
+    })
+    .await;
+    wait_until_ready(&a).await;
+    let b = hub(&nats).await;
+    b.publish("t", ["1"]).await;
+    wire.cut();
+    b.publish("t", ["2", "3"]).await;
+    let begun = Instant::now();
+    let mut held = a.resume("?topic=t", 3).await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "at once");
+    // Longer than a heartbeat, which does not begin the waiting anew.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    wire.mend();
+    b.publish("t", ["4"]).await;
+    assert_eq!(held.next_ids(1).await, [4], "and no gap");
+
+    wire.cut();
+    b.publish("t", ["5"]).await;
+    let mut held = a.resume("?topic=t", 5).await;
+    let told = held.next().await;
+    assert_eq!(told.event_type, "segno.error");
+    assert_eq!(told.last_event_id, "5");
+    let problem: Value = serde_json::from_str(&told.data).unwrap();
+    assert_eq!(problem["code"], "not_joined");
+    wire.mend();
+    wait_until_ready(&a).await;
+    let mut again = a.resume("?topic=t", 5).await;
+    b.publish("t", ["6"]).await;
+    assert_eq!(again.next_ids(1).await, [6]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_that_is_killed_goes_on_from_where_it_was() {
     let nats = Nats::start(1).await;

@@ -283,7 +283,8 @@ impl ApiResponse for Following {
                  `{\"topic\":…,\"through\":…,\"events\":…}`. Comes whatever types were asked for.\n\
                  * `segno.refused` with a problem: the whole answer, in place of a 429 or 503, where `Accept` names \
                  `text/event-stream` and not `application/problem+json`. A browser's `EventSource` comes back only after a 200.\n\
-                 * `segno.error` with a problem, then the end: the log cannot be read. Your cursor stays before what could not be.\n\n\
+                 * `segno.error` with a problem, then the end: the log cannot be read, or the hub does not catch up with its \
+                 cluster. Your cursor stays before what could not be read.\n\n\
                  When the hub stops, the last block is a `segno.cursor` whose `retry:` differs from stream to stream.",
             ),
             example: Some(
