@@ -32,6 +32,10 @@ use crate::metrics::ClusterMetrics;
 /// Longest wait for one answer of a server.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
+/// Longest wait for an acknowledgement before a command is sent again, with the same id. A server that stops in good order takes what is
+/// on its way with it, and has handed over by then.
+const ACKNOWLEDGED_WITHIN: Duration = Duration::from_secs(1);
+
 /// How long somebody who waits for the first answer should wait.
 pub const OPENED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -348,11 +352,9 @@ impl JetStream {
             Subject::Beats(hub) => self.beats_of(hub),
         };
         let message = PublishMessage::build().payload(payload).message_id(id);
-        let sent = timeout(ANSWER_WITHIN, self.context.send_publish(subject, message)).await;
-        let acknowledged = match sent {
-            Ok(Ok(sent)) => sent.await,
-            Ok(Err(error)) => Err(error),
-            Err(_) => return Err(ProposeError::Unacknowledged("no connection".into())),
+        let asking = async { self.context.send_publish(subject, message).await?.await };
+        let Ok(acknowledged) = timeout(ACKNOWLEDGED_WITHIN, asking).await else {
+            return Err(ProposeError::Unacknowledged("no answer in time".into()));
         };
         match acknowledged {
             Ok(acknowledged) => Ok(acknowledged.sequence),

@@ -100,9 +100,9 @@ async fn slow_no_publish_is_refused_when_a_server_leaves_and_none_is_taken_witho
     let settle = || tokio::time::sleep(Duration::from_secs(2));
     for (what, how, longest) in [
         // An election takes at least 4 s: who leads hands over.
-        ("the leader stops (SIGTERM)", "TERM", 4),
-        ("the leader stops in lame duck mode (SIGUSR2)", "USR2", 4),
-        ("a follower is killed", "follower", 4),
+        ("the leader stops (SIGTERM)", "TERM", 3),
+        ("the leader stops in lame duck mode (SIGUSR2)", "USR2", 3),
+        ("a follower is killed", "follower", 3),
         ("the leader is killed", "leader", 14),
     ] {
         wait_for_copies(&stream, 3).await;

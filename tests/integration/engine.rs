@@ -7,17 +7,26 @@ use std::{
     net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{Mutex, OnceLock},
+    sync::{
+        Mutex, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use segno::{hub::ClusterSettings, jetstream::Settings};
+use segno::{
+    hub::{ClusterSettings, find_beats},
+    jetstream::{JetStream, Settings},
+};
 
 use super::{
     nats,
-    test_hub::{DEADLINE, is_jetstream, segno},
+    test_hub::{DEADLINE, is_jetstream, segno, within},
 };
+
+/// Hubs that were started, so that each has another address.
+static STARTS: AtomicU64 = AtomicU64::new(0);
 
 /// The one server. It ends with this process.
 fn server() -> SocketAddr {
@@ -79,7 +88,10 @@ pub(crate) fn cluster_of(db: &Path) -> ClusterSettings {
             credentials: None,
             ca: None,
         },
-        advertise: None,
+        advertise: Some(format!(
+            "http://start-{}",
+            STARTS.fetch_add(1, Ordering::Relaxed)
+        )),
         remove_after: Duration::from_mins(1),
     }
 }
@@ -98,4 +110,20 @@ pub(crate) fn flags(db: &Path) -> Vec<String> {
         "--cluster-stream".into(),
         stream,
     ]
+}
+
+/// Waits until the hub that was started with these settings is one of its cluster. Nothing is asked of the hub itself: it may know
+/// nobody, or have no room for another connection.
+pub(crate) async fn wait_until_joined(member: &ClusterSettings) {
+    let stream = JetStream::open(&member.stream).await.unwrap();
+    let joined = async {
+        loop {
+            let beats = find_beats(&stream).await.unwrap_or_default();
+            if beats.iter().any(|heard| heard.beat.url == member.advertise) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the hub to join its cluster", joined).await;
 }

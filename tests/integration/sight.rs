@@ -21,7 +21,8 @@ use tokio::{
 use uuid::Uuid;
 
 use super::test_hub::{
-    HeldFile, Port, Program, TestHub, TestStream, answer, config, reqwest_client, segno, within,
+    HeldFile, Port, Program, TestHub, TestStream, answer, config, only_local, reqwest_client,
+    segno, within,
 };
 
 /// The figures of a moment: counters and gauges by their name and labels, of histograms the count.
@@ -219,6 +220,9 @@ async fn wait_for_health(hub: &TestHub, path: &str, expected: (u16, &str)) {
 
 #[tokio::test]
 async fn a_hub_that_opens_its_file_is_live_not_ready_and_lets_others_wait() {
+    if only_local("the server is started without a cluster") {
+        return;
+    }
     let folder = TestHub::start().await.stop().await;
     let db = folder.path().join("segno.db");
     let held = HeldFile::hold_by(

@@ -228,7 +228,8 @@ async fn silence_is_broken_by_a_comment_that_carries_the_cursor() {
             stream.received.ends_with("\n\n:\n")
         })
         .await;
-    hub.publish("wide", ["x", "y"]).await;
+    // In one commit: between two the cursor may be told.
+    hub.publish_many(2, |_| "wide".into()).await;
     stream
         .read_until("the cursor", |stream| {
             stream.received.ends_with("\nid: 2\n\n")

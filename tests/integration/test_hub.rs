@@ -162,10 +162,11 @@ impl TestHub {
         let mut config = config(folder.path());
         change(&mut config);
         #[cfg(feature = "cluster")]
-        let is_member = is_jetstream() && config.cluster.is_none();
+        let member =
+            (is_jetstream() && config.cluster.is_none()).then(|| engine::cluster_of(&config.db));
         #[cfg(feature = "cluster")]
-        if is_member {
-            config.cluster = Some(engine::cluster_of(&config.db));
+        if member.is_some() {
+            config.cluster.clone_from(&member);
         }
         let server = Server::start(config).await.unwrap();
         let url = format!("{}://{}", server.scheme(), server.ip_address().unwrap());
@@ -183,25 +184,10 @@ impl TestHub {
             folder: Some(folder),
         };
         #[cfg(feature = "cluster")]
-        if is_member {
-            hub.wait_until_joined().await;
+        if let Some(member) = member {
+            engine::wait_until_joined(&member).await;
         }
         hub
-    }
-
-    /// Waits until it is one of its cluster. Whether it is ready otherwise is another question.
-    #[cfg(feature = "cluster")]
-    async fn wait_until_joined(&self) {
-        within("the hub to join its cluster", async {
-            while answer(self.get("/health/ready"))
-                .await
-                .body
-                .contains("not_joined")
-            {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await;
     }
 
     /// Drains it, and gives its folder for another start.
