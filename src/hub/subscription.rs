@@ -516,58 +516,105 @@ impl Drop for Subscription {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
+    use tempfile::TempDir;
+
     use super::*;
     use crate::{
-        db,
         event::{Data, EventType, NewEvent, Topic},
-        hub::{feeds::Feeds, recent::Recent, trim_marks::TrimMarks},
+        filter::Pattern,
+        hub::{
+            feeds::Feeds,
+            recent::Recent,
+            trim_marks::{TrimMark, TrimMarks},
+        },
     };
+
+    /// A subscription that begins after `cursor`, in a log of `count` events of which the first `committed` were told of.
+    async fn begin(
+        topics: Vec<Pattern>,
+        [count, committed, cursor]: [i64; 3],
+    ) -> (TempDir, Arc<Sources>, Subscription) {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, mut appender) = db::open(&folder.path().join("segno.db")).await.unwrap();
+        let published = |_| db::Published {
+            at: Timestamp::from_millis(1),
+            events: vec![NewEvent {
+                topic: Topic::from_row("t"),
+                event_type: EventType::default(),
+                data: Data::from_text("x").unwrap(),
+                key: None,
+            }],
+        };
+        let events = (0..count).map(published).collect();
+        appender.append(events).await.unwrap();
+        let bounds = Bounds {
+            first_id: EventId::from_row(1),
+            last_id: EventId::from_row(committed),
+        };
+        let sources = Arc::new(Sources {
+            announcements: Arc::new(Announcements {
+                position: Position::new(bounds, committed.unsigned_abs()),
+                recent: Recent::load(&log, EventId::from_row(count)).await.unwrap(),
+                feeds: Feeds::new(),
+                trim_marks: TrimMarks::new(false),
+            }),
+            log,
+            progress: ProgressTable::default(),
+            metrics: Metrics::default(),
+        });
+        let start = Start::After(EventId::from_row(cursor));
+        let peer = PeerAddress::Unix;
+        let filter = Filter::new(topics, Vec::new()).unwrap();
+        let begun = Subscription::begin(sources.clone(), filter, start, peer);
+        (folder, sources, begun.await.unwrap())
+    }
 
     /// A commit stands in the file, and in memory, before anybody is told of it. A page that took it in left a cursor above all
     /// ids there were, and the next step took that for a cursor of another log.
     #[tokio::test]
     async fn a_page_ends_where_the_announced_log_does() {
-        let folder = tempfile::tempdir().unwrap();
-        let (log, mut appender) = db::open(&folder.path().join("segno.db")).await.unwrap();
-        let event = || NewEvent {
-            topic: Topic::new("t").unwrap(),
-            event_type: EventType::default(),
-            data: Data::from_text("x").unwrap(),
-            key: None,
-        };
-        let committed = 600;
-        let published = |_| db::Published {
-            at: Timestamp::from_millis(1),
-            events: vec![event()],
-        };
-        let events = (0..2 * committed).map(published).collect();
-        appender.append(events).await.unwrap();
-        let bounds = |last_id| Bounds {
-            first_id: EventId::from_row(1),
-            last_id: EventId::from_row(last_id),
-        };
-        let sources = Sources {
-            announcements: Arc::new(Announcements {
-                position: Position::new(bounds(committed), 600),
-                recent: Recent::load(&log, EventId::from_row(1200)).await.unwrap(),
-                feeds: Feeds::new(),
-                trim_marks: TrimMarks::new(false),
-            }),
-            log: log.clone(),
-            progress: ProgressTable::default(),
-            metrics: Metrics::default(),
-        };
-        let start = Start::After(EventId::from_row(99));
-        let peer = PeerAddress::Unix;
-        let sources = Arc::new(sources);
-        let begun = Subscription::begin(sources.clone(), Filter::default(), start, peer);
-        let mut subscription = begun.await.unwrap();
+        let (_folder, _, mut subscription) = begin(Vec::new(), [1200, 600, 99]).await;
         while !subscription.is_live() {
             match subscription.replay().await.unwrap() {
                 Some(Delivery::Events(_)) | None => (),
                 Some(Delivery::Gap(gap)) => panic!("{gap:?}"),
             }
         }
-        assert_eq!(subscription.cursor().as_i64(), committed);
+        assert_eq!(subscription.cursor().as_i64(), 600);
+    }
+
+    /// Where a topic is trimmed each time that a page is read, as retention does on a busy hub, a page that was read again after each
+    /// gap would never be given.
+    #[tokio::test]
+    async fn a_page_is_given_after_the_gap_that_was_found_while_it_was_read() {
+        // It waits for its turn before it reads.
+        let costly = (0..90).map(|n| format!("{}{n}*", "*a".repeat(7)));
+        let topics = costly
+            .chain(["t".to_owned()])
+            .map(|topic| Pattern::new(&topic).unwrap());
+        let (_folder, sources, mut subscription) = begin(topics.collect(), [1200, 1200, 0]).await;
+        let mut given = Vec::new();
+        for through in 600..604 {
+            let mut replaying = pin!(subscription.replay());
+            let polled = poll_fn(|context| Poll::Ready(replaying.as_mut().poll(context))).await;
+            let replayed = match polled {
+                Poll::Ready(replayed) => replayed,
+                Poll::Pending => {
+                    sources.announcements.trim_marks.push(TrimMark {
+                        topic: Topic::from_row("t"),
+                        through: EventId::from_row(through),
+                    });
+                    replaying.await
+                }
+            };
+            given.push(match replayed.unwrap() {
+                Some(Delivery::Events(_)) => "events",
+                Some(Delivery::Gap(gap)) => gap.reason.as_str(),
+                None => "nothing",
+            });
+        }
+        assert_eq!(given, ["trimmed", "events", "trimmed", "events"]);
     }
 }
