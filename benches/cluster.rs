@@ -1,7 +1,7 @@
 //! What a cluster costs: `cargo bench --features cluster --bench cluster`.
 //!
 //! Three NATS servers with one replicated stream, which sync each write, run beside the hub on the machine. The floor is the same
-//! commands put in order and read back, without HTTP and without a file. `tests/clients/install` installs the server; `NATS_SERVER`
+//! commands, with as many events in each, put in order and read back, without HTTP and without a file. `tests/clients/install` installs the server; `NATS_SERVER`
 //! names another.
 
 #![expect(clippy::unwrap_used, reason = "in a bench a panic is the report")]
@@ -127,7 +127,8 @@ impl Nats {
                     format: COMMANDS_FORMAT,
                     replicas: SERVERS,
                     max_age: Duration::from_hours(1),
-                    max_bytes: 1 << 32,
+                    // Each server keeps as much of its disk free.
+                    max_bytes: 1 << 30,
                 };
                 // A cluster has to elect somebody first.
                 if stream.create(new).await.is_ok() {
@@ -161,6 +162,14 @@ impl Drop for Nats {
             _ = server.wait();
         }
     }
+}
+
+/// Sequence of the newest command that the hub has applied.
+fn applied(nats: &Nats, hub: &Process) -> u64 {
+    let url = format!("http://{}", hub.address);
+    let client = Client::new(&url, None, &Authorities::default()).unwrap();
+    let stats = nats.runtime.block_on(client.stats()).unwrap();
+    stats["cluster"]["applied_sequence"].as_u64().unwrap()
 }
 
 fn publishers(process: &Process, count: usize) -> Load {
@@ -250,14 +259,19 @@ fn posts(report: &mut Report, name: &str, connections: usize, ratio: Target, p50
     let mut engine = Engine::new(&nats, "engine");
     let (hub, _folder) = nats.hub("hub");
     let mut load = publishers(&hub, connections);
-    let mut p50 = Vec::new();
+    let (mut p50, mut sizes) = (Vec::new(), Vec::new());
     let turns: Vec<_> = (0..TURNS)
         .map(|_| {
+            let before = applied(&nats, &hub);
             let start = Instant::now();
             let answers = load.run_for(TURN) as f64;
             let rate = answers / start.elapsed().as_secs_f64();
+            // A beat is one of them every 2 s.
+            let size = answers / (applied(&nats, &hub) - before) as f64;
+            sizes.push(size);
             p50.push(load.take_latencies().0.value_at_quantile(0.5) as f64 / 1e6);
-            (rate, engine.rate(&nats, connections))
+            let together = (size.round() as usize).clamp(1, connections);
+            (rate, engine.rate(&nats, together))
         })
         .collect();
     report.compare(name, Unit::PerSecond, &turns, ratio);
@@ -266,6 +280,12 @@ fn posts(report: &mut Report, name: &str, connections: usize, ratio: Target, p50
         Unit::Milliseconds,
         median(p50.into_iter()),
         Target::AtMost(p50_most_ms),
+    );
+    report.tell(
+        &format!("{name}: events in a command"),
+        Unit::Number,
+        median(sizes.into_iter()),
+        Target::None,
     );
 }
 
