@@ -347,6 +347,16 @@ async fn a_hub_on_a_slow_disk_is_not_ready_and_holds_up_no_other() {
     }
     assert!(begun.elapsed() < Duration::from_secs(10), "b waits for a");
     wait_until_not_ready(&a, "its disk takes longer than").await;
+    // It is there all the same, and tells what it has.
+    let hubs = b.get_json("/stats").await["cluster"]["hubs"].clone();
+    let ages = hubs.as_array().unwrap().iter();
+    let ages: Vec<f64> = ages
+        .map(|hub| hub["age_seconds"].as_f64().unwrap())
+        .collect();
+    assert!(
+        ages.len() == 2 && ages.iter().all(|age| *age < 4.5),
+        "{ages:?}"
+    );
     assert_eq!(answer(b.get("/health/ready")).await.status, StatusCode::OK);
     disk.work_again("stall-sync-wal");
     wait_until_ready(&a).await;
@@ -891,6 +901,26 @@ async fn hubs_that_go_by_other_rules_are_told() {
         }
     };
     within("hubs that go by the same rules", agree).await;
+}
+
+/// A command that a hub lacks was removed, and others came after it: the hub must not wait for it for ever, nor go on behind it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_lacks_a_command_from_the_middle_of_the_stream_says_so() {
+    let nats = Nats::start(1).await;
+    let stream = nats.make_stream("segno").await;
+    let (a, b) = (hub(&nats).await, hub(&nats).await);
+    a.publish("t", ["1"]).await;
+    same_content(&[&a.db(), &b.db()]).await;
+    let folder = b.stop().await;
+    a.publish("t", ["2"]).await;
+    let removed = nats.last_sequence("segno").await;
+    a.publish("t", ["3"]).await;
+    a.publish("t", ["4"]).await;
+    stream.delete(removed).await.unwrap();
+    let b = TestHub::start_in(folder, |settings| settings.cluster = nats.cluster("segno")).await;
+    let why = format!("the command {removed} is no more in the stream");
+    wait_until_not_ready(&b, &why).await;
+    assert!(b.last_id().await < 3);
 }
 
 /// Each server keeps as much free as a stream may take: one with less is told at once how to ask for less.

@@ -1,14 +1,18 @@
 //! A hub of a cluster that the stream alone does not bring up to date: it takes the file of another one. And what is erased is
 //! erased in the stream too.
 
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, process::Output, time::Duration};
 
 use reqwest::StatusCode;
-use segno::jetstream::{COMMANDS_FORMAT, JetStream, Subject};
+use segno::{
+    hub::{self, ClusterError, Hub, Writer},
+    jetstream::{COMMANDS_FORMAT, JetStream, Subject},
+    metrics::Metrics,
+};
 use serde_json::json;
 
 use super::{
-    cluster::{content, hub, same_content, wait_until_ready},
+    cluster::{self, content, same_content, wait_until_ready},
     nats::Nats,
     test_hub::{Port, Program, TestHub, answer, reqwest_client, segno, within},
 };
@@ -41,6 +45,23 @@ async fn ready(url: &str, token: &str) {
         }
     };
     within("the hub to be ready", ready).await;
+}
+
+/// Runs `segno cluster join` for the file at `db`.
+async fn join(nats: &Nats, db: &Path, flags: &[&str]) -> Output {
+    let mut join = segno();
+    join.args(["cluster", "join", "--cluster", &nats.urls().join(",")])
+        .args(flags)
+        .arg("--db")
+        .arg(db);
+    let joined = tokio::task::spawn_blocking(move || join.output().unwrap());
+    joined.await.unwrap()
+}
+
+/// Opens the file at `db` as a hub of the cluster does.
+async fn open(nats: &Nats, db: &Path) -> Result<(Hub, Writer), ClusterError> {
+    let cluster = nats.cluster("segno").unwrap();
+    Hub::open_in_cluster(db, hub::Settings::default(), &cluster, Metrics::default()).await
 }
 
 async fn wait_until_gone(stream: &JetStream, sequence: u64) {
@@ -149,14 +170,19 @@ async fn a_hub_that_was_away_too_long_takes_the_file_of_another_when_it_is_told_
     };
     within("the hub to say what to do", told).await;
     assert_eq!(b_hub.last_id().await, 1);
+    // What it has helps no other.
+    let empty = tempfile::tempdir().unwrap();
+    let db = empty.path().join("segno.db");
+    let useless = join(&nats, &db, &["--from", &ports[1].url()]).await;
+    let said = String::from_utf8(useless.stderr).unwrap();
+    assert!(
+        !useless.status.success() && said.contains("is older than what the stream has left"),
+        "{said}"
+    );
+    assert!(!db.exists());
     b.kill();
 
-    let mut join = segno();
-    join.args(["cluster", "join", "--cluster", &nats.urls().join(",")])
-        .arg("--db")
-        .arg(&dbs[1]);
-    let joined = tokio::task::spawn_blocking(move || join.output().unwrap());
-    let joined = joined.await.unwrap();
+    let joined = join(&nats, &dbs[1], &[]).await;
     assert!(joined.status.success(), "{joined:?}");
     let said = String::from_utf8(joined.stdout).unwrap();
     assert!(
@@ -175,25 +201,43 @@ async fn a_hub_that_was_away_too_long_takes_the_file_of_another_when_it_is_told_
 async fn a_file_of_another_log_is_not_taken() {
     let nats = Nats::start(1).await;
     nats.make_stream("segno").await;
-    let (mine, alone) = (hub(&nats).await, TestHub::start().await);
+    let (mine, alone) = (cluster::hub(&nats).await, TestHub::start().await);
     mine.publish("t", ["mine"]).await;
     alone.publish("t", ["of another log"]).await;
     let folder = mine.stop().await;
     let db = folder.path().join("segno.db");
     let before = content(&db);
-    let mut join = segno();
-    join.args(["cluster", "join", "--cluster", &nats.urls().join(",")])
-        .args(["--from", &alone.url("")])
-        .arg("--db")
-        .arg(&db);
-    let joined = tokio::task::spawn_blocking(move || join.output().unwrap());
-    let joined = joined.await.unwrap();
-    let said = String::from_utf8(joined.stderr).unwrap();
+    // The same log, put in order by two.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = copy.path().join("segno.db");
+    fs::copy(&db, &copied).unwrap();
+    let mut init = segno();
+    init.args(["cluster", "init", "--cluster", &nats.urls().join(",")])
+        .args(["--cluster-stream", "another", "--stream-is-lost"])
+        .args(["--replicas", "1", "--keep-bytes", "64MiB", "--from"])
+        .arg(&copied);
+    let made = init.output().unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let other =
+        TestHub::start_in(copy, |settings| settings.cluster = nats.cluster("another")).await;
+    for (from, why) in [
+        (alone.url(""), "is another log's"),
+        (other.url(""), "is of another cluster"),
+    ] {
+        let joined = join(&nats, &db, &["--from", &from]).await;
+        let said = String::from_utf8(joined.stderr).unwrap();
+        assert!(!joined.status.success() && said.contains(why), "{said}");
+        assert_eq!(content(&db), before);
+    }
+
+    // Nor does a hub go on with a file that is of no cluster.
+    let alone = alone.stop().await;
+    let path = alone.path().join("segno.db");
+    let refused = open(&nats, &path).await.unwrap_err();
     assert!(
-        !joined.status.success() && said.contains("is another log's"),
-        "{said}"
+        matches!(refused, ClusterError::OtherLog { .. }),
+        "{refused}"
     );
-    assert_eq!(content(&db), before);
 
     // Nor are events put into it that the others would not have.
     let mut import = segno();
@@ -249,7 +293,7 @@ async fn answer_bytes(hub: &TestHub) -> Vec<u8> {
 async fn what_is_erased_is_gone_from_the_stream_too() {
     let nats = Nats::start(1).await;
     let stream = nats.make_stream("segno").await;
-    let (a, b) = (hub(&nats).await, hub(&nats).await);
+    let (a, b) = (cluster::hub(&nats).await, cluster::hub(&nats).await);
     let publish = async |hub: &TestHub, topic: &str, data: &str, key: &str| {
         let event = json!({"topic": topic, "data": data, "key": key}).to_string();
         answer(hub.post_json("/events", event)).await.json()["id"].clone()
@@ -281,12 +325,25 @@ async fn what_is_erased_is_gone_from_the_stream_too() {
     let [id] = b.publish("t", ["after"]).await;
     let same = same_content(&[&a.db(), &b.db()]).await;
     assert!(!same.contains("secret"), "{same}");
-    let noted = std::process::Command::new("sqlite3")
-        .arg(a.db())
-        .arg("select count(*) from commands_to_remove")
-        .output()
-        .unwrap();
-    assert_eq!(noted.stdout, b"0\n", "it is not removed again and again");
+    let is_noted = || {
+        let noted = std::process::Command::new("sqlite3")
+            .arg(a.db())
+            .arg("select count(*) from commands_to_remove")
+            .output()
+            .unwrap();
+        noted.stdout != b"0\n"
+    };
+    // The other hub may have removed them: this one looks a moment later.
+    let forgotten = async {
+        while is_noted() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    within("the end of removing what is gone", forgotten).await;
+    // The stream begins where the log does, and has not all of it.
+    let empty = tempfile::tempdir().unwrap();
+    let needs = open(&nats, &empty.path().join("segno.db")).await;
+    assert!(matches!(needs, Err(ClusterError::NeedsFile)));
     let folder = a.stop().await;
     let a = TestHub::start_in(folder, |settings| settings.cluster = nats.cluster("segno")).await;
     wait_until_ready(&a).await;
@@ -298,7 +355,7 @@ async fn what_is_erased_is_gone_from_the_stream_too() {
 async fn a_hub_whose_last_command_was_removed_goes_on() {
     let nats = Nats::start(1).await;
     let stream = nats.make_stream("segno").await;
-    let (a, b) = (hub(&nats).await, hub(&nats).await);
+    let (a, b) = (cluster::hub(&nats).await, cluster::hub(&nats).await);
     // A beat may come between: then the test is of that.
     let [id] = a.publish("t", ["secret"]).await;
     let folder = a.stop().await;
@@ -343,7 +400,7 @@ async fn a_cluster_is_upgraded_when_every_hub_is() {
         "{said}"
     );
 
-    let a = hub(&nats).await;
+    let a = cluster::hub(&nats).await;
     // A hub of an earlier version, as it would tell of itself.
     let beat = json!({"id": "old", "at": 1_764_000_000_000_u64, "beat": {
         "hub": "old", "sequence": 0, "chain": "", "last_id": 0, "version": "0.0.9", "format": 0,
@@ -376,7 +433,7 @@ async fn a_cluster_is_upgraded_when_every_hub_is() {
 async fn a_batch_that_nats_does_not_take_is_refused() {
     let nats = Nats::start(1).await;
     nats.make_stream("segno").await;
-    let a = hub(&nats).await;
+    let a = cluster::hub(&nats).await;
     let line = json!({"topic": "t", "data": "x".repeat(900_000)}).to_string() + "\n";
     let batch = |lines: usize| {
         let request = a.post("/events");

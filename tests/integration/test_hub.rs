@@ -148,6 +148,23 @@ pub(crate) fn config(folder: &Path) -> Settings {
     }
 }
 
+/// Starts a server. A program that another test starts has all that this process has open until it is that program, and so, for a
+/// moment, the lock of a file that was let go.
+async fn start_when_free(config: Settings) -> Server {
+    let begun = Instant::now();
+    loop {
+        match Server::start(config.clone()).await {
+            Err(error)
+                if format!("{error:?}").contains("InUse")
+                    && begun.elapsed() < Duration::from_secs(2) =>
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            started => return started.unwrap(),
+        }
+    }
+}
+
 impl TestHub {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| ()).await
@@ -168,7 +185,7 @@ impl TestHub {
         if member.is_some() {
             config.cluster.clone_from(&member);
         }
-        let server = Server::start(config).await.unwrap();
+        let server = start_when_free(config).await;
         let url = format!("{}://{}", server.scheme(), server.ip_address().unwrap());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
