@@ -264,13 +264,13 @@ fn posts(report: &mut Report, name: &str, connections: usize, ratio: Target, p50
         .map(|_| {
             let before = applied(&nats, &hub);
             let start = Instant::now();
-            let answers = load.run_for(TURN) as f64;
-            let rate = answers / start.elapsed().as_secs_f64();
-            // A beat is one of them every 2 s.
-            let size = answers / (applied(&nats, &hub) - before) as f64;
-            sizes.push(size);
+            let answers = load.run_for(TURN);
+            let rate = answers as f64 / start.elapsed().as_secs_f64();
             p50.push(load.take_latencies().0.value_at_quantile(0.5) as f64 / 1e6);
-            let together = (size.round() as usize).clamp(1, connections);
+            // A beat is one of them every 2 s.
+            let commands = applied(&nats, &hub) - before;
+            sizes.push(answers as f64 / commands as f64);
+            let together = usize::try_from(answers.div_ceil(commands)).unwrap();
             (rate, engine.rate(&nats, together))
         })
         .collect();
