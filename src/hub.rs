@@ -22,6 +22,7 @@ mod position;
 mod progress;
 mod queue;
 mod recent;
+mod sources;
 mod subscription;
 mod trim_marks;
 mod upkeep;
@@ -51,7 +52,7 @@ use self::{
     progress::ProgressTable,
     queue::Queue,
     recent::Recent,
-    subscription::Sources,
+    sources::Sources,
     trim_marks::TrimMarks,
     upkeep::{StaleWal, Upkeep},
     work::{Chore, Waiting as Waits, WorkQueue},

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     gap::{Gap, GapReason},
-    subscription::Sources,
+    sources::Sources,
     trim_marks::TrimMark,
 };
 use crate::{

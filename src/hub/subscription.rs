@@ -6,27 +6,23 @@ use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    announcements::Announcements,
     batch::Batch,
     feeds::{Announcement, CountedSubscriber, FeedReceiver},
     gap::{Gap, GapReason},
     holes::Told,
-    position::{Bounds, Position},
-    progress::{ProgressHandle, ProgressTable},
+    position::Bounds,
+    progress::ProgressHandle,
     recent::RecentPage,
+    sources::{PAGE_MAX_EVENTS, Sources},
     work::WorkError,
 };
 use crate::{
-    db::{self, EventLog, Order, Page, Range},
+    db::{self, Order, Range},
     event::{Event, EventId, Timestamp},
     filter::Filter,
     metrics::Metrics,
     peer_address::PeerAddress,
 };
-
-/// Events a subscription takes from the log at a time. With [64 KiB of data](db::EventLog::page) this bounds what
-/// a replay holds in memory.
-const PAGE_MAX_EVENTS: usize = 512;
 
 /// Where a subscriber begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,41 +62,6 @@ pub enum SubscribeError {
     /// The log could not tell where to begin.
     #[error("the start of the subscription was not found")]
     Log(#[from] db::Error),
-}
-
-/// What all subscriptions read from.
-#[derive(Debug)]
-pub(super) struct Sources {
-    pub(super) log: EventLog,
-    pub(super) announcements: Arc<Announcements>,
-    pub(super) progress: ProgressTable,
-    pub(super) metrics: Metrics,
-}
-
-impl Sources {
-    fn position(&self) -> &Position {
-        &self.announcements.position
-    }
-
-    /// The first of the events in `range` that `filter` wants: from memory if they are recent, else a page of the log.
-    async fn page(&self, filter: &Filter, range: Range) -> Result<RecentPage, db::Error> {
-        let pages = &self.metrics.replayed_pages;
-        let recent = &self.announcements.recent;
-        let page = recent.page(self.log.scans(), filter, range, PAGE_MAX_EVENTS);
-        if let Some(page) = page.await {
-            pages.get_or_create(&[("source", "memory")]).inc();
-            return Ok(page);
-        }
-        pages.get_or_create(&[("source", "file")]).inc();
-        let page = self
-            .log
-            .page(filter, range, Order::Ascending, PAGE_MAX_EVENTS);
-        let Page { events, read_on } = page.await?;
-        Ok(RecentPage {
-            events: events.into_iter().map(Arc::new).collect(),
-            read_on,
-        })
-    }
 }
 
 /// Yields each event after its cursor that its filter wants, once, in id order.
@@ -525,7 +486,10 @@ mod tests {
         event::{Data, EventType, NewEvent, Topic},
         filter::Pattern,
         hub::{
+            announcements::Announcements,
             feeds::Feeds,
+            position::Position,
+            progress::ProgressTable,
             recent::Recent,
             trim_marks::{TrimMark, TrimMarks},
         },
