@@ -401,6 +401,22 @@ async fn an_answer_whose_window_stays_shut_is_reset_and_a_stream_is_not() {
     assert!(received > 100_000, "{received}");
 }
 
+/// hyper is done with a piece when the client has room for its first byte. What the rest of a last one takes would be held for ever.
+#[tokio::test]
+async fn a_short_answer_whose_window_stays_shut_is_reset_too() {
+    let hub = TestHub::start_with(|settings| {
+        settings.limits.write_timeout = Duration::from_millis(300);
+    })
+    .await;
+    hub.publish("t", [&*"x".repeat(10_000)]).await;
+    for window in [1, 1000, 9000] {
+        let mut raw = Raw::open(&hub, window).await;
+        raw.send(&get(1, "/events/1")).await;
+        let reset = raw.until(RST_STREAM).await;
+        assert_eq!((reset.stream, reset.error()), (1, CANCEL), "{window}");
+    }
+}
+
 #[tokio::test]
 async fn more_answers_than_a_connection_may_hold_wait_for_their_turn() {
     let hub = TestHub::start_with(|settings| {
