@@ -216,7 +216,7 @@ pub(super) fn asks_for_proof(hello: &ClientHello<'_>) -> bool {
 
 /// Keeps the certificate new, for ever.
 pub(super) async fn run(certificates: &Certificates, settings: &AcmeSettings) -> Infallible {
-    let mut failures = 0;
+    let mut retries = Retries::new(settings.first_retry);
     loop {
         let current = certificates.current();
         let wait = current.and_then(|current| time_to_renewal(&current, &settings.domains));
@@ -228,14 +228,13 @@ pub(super) async fn run(certificates: &Certificates, settings: &AcmeSettings) ->
         certificates.end_proofs();
         let wait = match ordered {
             Ok(()) => {
-                failures = 0;
+                retries.end();
                 certificates.reload_and_tell();
                 // Whatever the certificate says, no two orders follow each other at once.
                 settings.first_retry
             }
             Err(error) => {
-                let wait = retry_after(failures, settings.first_retry);
-                failures += 1;
+                let wait = retries.next_wait();
                 let stays = match certificates.current() {
                     Some(_) => "the certificate before it stays",
                     None => "until there is one, every TLS handshake fails",
@@ -254,12 +253,31 @@ pub(super) async fn run(certificates: &Certificates, settings: &AcmeSettings) ->
     }
 }
 
-/// The wait after one more failure, a little longer by chance, so that many hubs do not come back to the authority together.
-fn retry_after(failures: u32, first: Duration) -> Duration {
-    let doubled = first.saturating_mul(1 << failures.min(16));
-    doubled
-        .min(LONGEST_RETRY)
-        .mul_f64(1.0 + fastrand::f64() / 4.0)
+/// Failures that follow each other.
+#[derive(Debug)]
+struct Retries {
+    first: Duration,
+    failures: u32,
+}
+
+impl Retries {
+    fn new(first: Duration) -> Self {
+        Self { first, failures: 0 }
+    }
+
+    /// The wait after one more failure, a little longer by chance, so that many hubs do not come back to the authority together.
+    fn next_wait(&mut self) -> Duration {
+        let doubled = self.first.saturating_mul(1 << self.failures.min(16));
+        self.failures += 1;
+        doubled
+            .min(LONGEST_RETRY)
+            .mul_f64(1.0 + fastrand::f64() / 4.0)
+    }
+
+    /// It worked.
+    fn end(&mut self) {
+        self.failures = 0;
+    }
 }
 
 /// Time until two thirds of its life have passed. `None` where another is needed at once: it has not all the names, or cannot be read.
@@ -504,13 +522,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn after_failures_the_waits_grow_to_an_hour_and_a_quarter_at_most() {
-        for (failures, least) in [(0, 120), (1, 240), (4, 1920), (5, 3600), (40, 3600)] {
-            let wait = retry_after(failures, FIRST_RETRY).as_secs();
-            assert!(
-                (least..=least * 5 / 4).contains(&wait),
-                "{failures}: {wait}"
-            );
+    fn after_failures_the_waits_grow_to_an_hour_and_a_quarter_and_begin_anew_when_it_worked() {
+        let mut retries = Retries::new(FIRST_RETRY);
+        for _ in 0..2 {
+            for least in [120, 240, 480, 960, 1920, 3600, 3600] {
+                let wait = retries.next_wait().as_secs();
+                assert!((least..=least * 5 / 4).contains(&wait), "{least}: {wait}");
+            }
+            for _ in 0..40 {
+                retries.next_wait();
+            }
+            assert!(retries.next_wait().as_secs() >= 3600);
+            retries.end();
         }
     }
 }
