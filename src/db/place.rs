@@ -177,6 +177,8 @@ fn identity(metadata: &fs::Metadata) -> Identity {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -184,5 +186,19 @@ mod tests {
         let mounts = "36 35 98:0 /mnt1 /data/my\\040log\\134.db rw,noatime - ext3 /dev/root rw\n22 1 0:21 / /proc rw - proc proc rw\n";
         let points: Vec<_> = mount_points(mounts).collect();
         assert_eq!(points, ["/data/my log\\.db", "/proc"]);
+    }
+
+    /// Somebody may put a link there after what was there is removed.
+    #[test]
+    fn a_file_that_is_made_is_a_new_one_and_not_where_a_link_leads() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, led_to) = (folder.path().join("link"), folder.path().join("led-to"));
+        symlink(&led_to, &link).unwrap();
+        let refused = create_new(&link).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        assert!(!led_to.exists());
+        fs::write(&led_to, "precious").unwrap();
+        create_new(&link).unwrap_err();
+        assert_eq!(fs::read(&led_to).unwrap(), b"precious");
     }
 }
