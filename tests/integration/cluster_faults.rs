@@ -475,7 +475,7 @@ async fn a_hub_whose_right_to_nats_is_taken_refuses_until_it_is_given_back() {
     let with_credentials = Nats::start_with_account(&account).await;
     let (allowed, revoked) = (account.allows(), account.revokes());
     let by_credentials = refuses_meanwhile(&with_credentials, [&allowed, &revoked]);
-    join(by_password, by_credentials).await;
+    Box::pin(join(by_password, by_credentials)).await;
 }
 
 /// Takes the right of a hub by a change of the configuration, and gives it back.

@@ -153,7 +153,7 @@ pub(crate) fn config(folder: &Path) -> Settings {
 async fn start_when_free(config: Settings) -> Server {
     let begun = Instant::now();
     loop {
-        match Server::start(config.clone()).await {
+        match Box::pin(Server::start(config.clone())).await {
             Err(error)
                 if format!("{error:?}").contains("InUse")
                     && begun.elapsed() < Duration::from_secs(2) =>
