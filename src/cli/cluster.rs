@@ -250,7 +250,7 @@ fn warn(text: &mut String, stream: &JetStream, about: &About) {
     if about.replicas < 3 {
         _ = writeln!(
             text,
-            "warning: {} server keeps the commands; with its disk, what no hub has applied is lost",
+            "warning: {} server keeps the commands; with its disk, what no hub has on its own yet is lost",
             about.replicas
         );
     }
