@@ -28,12 +28,23 @@ use super::{
 /// Hubs that were started, so that each has another address.
 static STARTS: AtomicU64 = AtomicU64::new(0);
 
+/// Where the server keeps its streams: hundreds of megabytes. Those of processes that have ended are removed.
+fn folder() -> PathBuf {
+    let all = Path::new(env!("CARGO_TARGET_TMPDIR")).join("engines");
+    for old in fs::read_dir(&all).into_iter().flatten().flatten() {
+        if !Path::new("/proc").join(old.file_name()).exists() {
+            _ = fs::remove_dir_all(old.path());
+        }
+    }
+    all.join(std::process::id().to_string())
+}
+
 /// The one server. It ends with this process.
 fn server() -> SocketAddr {
     static SERVER: OnceLock<SocketAddr> = OnceLock::new();
     *SERVER.get_or_init(|| {
         let address = SocketAddr::from(([127, 0, 0, 1], nats::free_port()));
-        let folder = std::env::temp_dir().join(format!("segno-engine-{}", std::process::id()));
+        let folder = folder();
         fs::create_dir_all(&folder).unwrap();
         let config = format!(
             "server_name: engine\nlisten: \"{address}\"\nmax_payload: 32MB\n\
