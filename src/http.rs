@@ -97,6 +97,8 @@ pub struct Settings {
     pub cors_origins: Vec<CorsOrigin>,
     /// Whether their pages may have the browser add what it knows for the hub.
     pub cors_credentials: bool,
+    /// Whether pages are packed for clients that ask for it.
+    pub packs_pages: bool,
     /// Address under which clients reach the hub.
     pub public_url: Option<PublicUrl>,
     /// Names of the hub beside that of its address, in lower case: those that its certificate was ordered for.
@@ -114,7 +116,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let log_id = log_id_of(&hub);
     let refusals = hub.metrics().refusals.clone();
     let cors = Cors::of(&settings.cors_origins, settings.cors_credentials);
-    let access = settings.access.clone();
+    let (access, packs_pages) = (settings.access.clone(), settings.packs_pages);
     let cross_site = CrossSite {
         public: settings.public_url.clone(),
         names: settings.names.clone(),
@@ -136,6 +138,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
         refused_credentials: RefusedCredentials::default(),
         log_id,
         cors,
+        packs_pages,
         routes: console::add_to(Route::new())
             .at(DOCUMENT_PATH, poem::get(json_page(document)))
             .nest(DOCS_PATH, Route::new().at("/", poem::get(docs)))
@@ -155,6 +158,7 @@ pub struct HubEndpoint {
     refused_credentials: RefusedCredentials,
     log_id: HeaderValue,
     cors: Option<Cors>,
+    packs_pages: bool,
     routes: Route,
 }
 
@@ -247,7 +251,10 @@ impl HubEndpoint {
         }
         // In a box: what the routes need would else be moved about with every event.
         let answered = Box::pin(answer(&self.routes, request, &self.operations)).await;
-        let mut answered = content_coding::pack(answered, coding);
+        let mut answered = match self.packs_pages {
+            true => content_coding::pack(answered, coding),
+            false => answered,
+        };
         if is_public {
             protect_page(answered.headers_mut());
         }

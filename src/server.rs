@@ -91,6 +91,8 @@ pub struct Settings {
     /// Whether their pages may have the browser add what it knows for the hub: cookies of a proxy, a password. Where all are allowed,
     /// they may not.
     pub cors_credentials: bool,
+    /// Whether pages are packed for clients that ask for it.
+    pub packs_pages: bool,
     /// Address under which clients reach the hub.
     pub public_url: Option<PublicUrl>,
     /// Longest wait for open requests and streams when the server stops.
@@ -124,6 +126,7 @@ impl Default for Settings {
             heartbeat: Duration::from_secs(15),
             cors_origins: Vec::new(),
             cors_credentials: false,
+            packs_pages: true,
             public_url: None,
             drain_timeout: Duration::from_secs(10),
             limits: limits::Settings::default(),
@@ -257,6 +260,7 @@ impl Server {
             heartbeat: settings.heartbeat,
             cors_origins: settings.cors_origins.clone(),
             cors_credentials: settings.cors_credentials,
+            packs_pages: settings.packs_pages,
             public_url: settings.public_url.clone(),
             names: settings
                 .tls

@@ -548,6 +548,7 @@ mod tests {
             kept: Vec::new(),
             cors_origins: Vec::new(),
             cors_credentials: false,
+            packs_pages: true,
             limits: limits.clone(),
             access: Arc::new(Access::open(folder.path().join("ticket-key"))),
         };

@@ -128,6 +128,41 @@ async fn streams_and_what_is_small_are_never_packed() {
     }
 }
 
+/// The console's files, figures as text, and the receipt of a batch.
+#[tokio::test]
+async fn what_is_no_page_of_json_is_never_packed() {
+    let hub = TestHub::start().await;
+    let batch: Vec<String> = (0..1000).map(|n| format!("{{\"data\":{n}}}")).collect();
+    let batch = format!("[{}]", batch.join(","));
+    for (request, status) in [
+        (hub.get("/console/app.js"), 200),
+        (hub.get("/"), 200),
+        (hub.get("/metrics"), 200),
+        (hub.post_json("/events", batch), 201),
+    ] {
+        let request = request.header("accept-encoding", "gzip, zstd");
+        let response = within("an answer", request.send()).await.unwrap();
+        let path = response.url().path().to_owned();
+        assert_eq!(response.status(), status, "{path}");
+        let (told, bytes) = read(response).await;
+        assert_eq!(told, None, "{path}");
+        assert!(bytes.len() > 2000, "{path} is large enough");
+    }
+}
+
+#[tokio::test]
+async fn a_hub_that_is_told_so_packs_nothing() {
+    let hub = TestHub::start_with(|settings| settings.packs_pages = false).await;
+    hub.publish_many(200, |_| "t".into()).await;
+    for path in ["/events", "/events?format=ndjson", "/openapi.json"] {
+        let response = ask(&hub, path, "gzip, zstd").await;
+        assert!(!response.headers().contains_key("vary"), "{path}");
+        let (told, bytes) = read(response).await;
+        assert_eq!(told, None, "{path}");
+        assert!(bytes.starts_with(b"{"), "{path}");
+    }
+}
+
 /// A head says the same of a body as the answer with it.
 #[tokio::test]
 async fn a_head_is_that_of_the_answer() {
@@ -191,7 +226,8 @@ async fn packed_pages_that_nobody_reads_hold_a_piece_each_and_are_given_up() {
     within("all answers to begin", begun).await;
     hub.publish("t", ["others are served"]).await;
     let grown = resident_bytes(program.id()).saturating_sub(before);
-    assert!(grown < 100_000_000, "grown by {grown} bytes");
+    // 102 MB were seen beside other tests; 474 MB where pieces are as long as the page.
+    assert!(grown < 150_000_000, "grown by {grown} bytes");
 
     // Pages are given up after the time of the flag; lines may wait for ever, until their clients go.
     let connections = async || {
