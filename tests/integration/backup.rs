@@ -257,6 +257,36 @@ async fn an_export_is_imported_as_it_was_and_goes_on_where_it_was_broken_off() {
     assert!(in_use.contains("another segno is running"), "{in_use}");
 }
 
+/// Beside each other in a pipe, and in a folder where a file named `-` would be seen.
+#[tokio::test]
+async fn a_dash_is_standard_input_and_output() {
+    let hub = TestHub::start().await;
+    varied(&hub).await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut shell = std::process::Command::new("sh");
+    shell
+        .args([
+            "-c",
+            r#""$SEGNO" export - --db "$LOG" | "$SEGNO" import - --db new.db"#,
+        ])
+        .env("SEGNO", env!("CARGO_BIN_EXE_segno"))
+        .env("LOG", hub.db())
+        .current_dir(&folder)
+        .stdin(Stdio::null());
+    let piped = tokio::task::spawn_blocking(move || shell.output().unwrap());
+    let piped = within("an import", piped).await.unwrap();
+    let told = String::from_utf8(piped.stdout).unwrap();
+    assert!(
+        told.starts_with("3002 events imported, 0 there before"),
+        "{told}{}",
+        String::from_utf8_lossy(&piped.stderr)
+    );
+    assert!(!folder.path().join("-").exists());
+    fs::rename(folder.path().join("new.db"), folder.path().join("segno.db")).unwrap();
+    let moved = TestHub::start_in(folder, |_| ()).await;
+    assert_eq!(history(&moved).await, history(&hub).await);
+}
+
 /// What a subscriber is told at `cursor`: whether events of what it asks for are gone.
 async fn gap_at(hub: &TestHub, query: &str, cursor: u64) -> (String, String) {
     let first = hub.resume(query, cursor).await.next().await;
