@@ -117,29 +117,54 @@ async fn javascript_publishes_when_the_hub_is_there_and_a_key_keeps_it_one_event
     join_all(publishing).await;
 }
 
-/// What its page begins with. The module is named as a package there; here it is the file of the repository.
+/// What its page begins with, and what the README shows. The module is named as a package, or from the clone; here it is the file of the
+/// repository.
 #[tokio::test]
-async fn the_first_lines_of_its_page_publish_and_follow_with_node() {
-    let hub = TestHub::start().await;
+async fn what_the_pages_show_of_it_publishes_and_follows() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let page = std::fs::read_to_string(root.join("clients/js/README.md")).unwrap();
-    let (_, rest) = page.split_once("```js\n").unwrap();
-    let script = rest.split_once("```\n").unwrap().0;
-    assert!(script.contains("from \"segno\"") && script.contains("http://localhost:8000"));
-    let script = script
-        .replace("\"segno\"", &format!("\"{SOURCE}\""))
-        .replace("http://localhost:8000", &hub.url(""))
-        // It follows for ever.
-        .replace(
-            "  console.log(",
-            "  process.exitCode = 0; setTimeout(process.exit, 100); console.log(",
-        );
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("readme.mjs");
-    std::fs::write(&file, script).unwrap();
-    let mut command = node();
-    command.arg(&file);
-    assert_eq!(run(command).await, "1 paid { order: 1001, total: 19.9 }\n");
+    for (page, fence, module, told) in [
+        (
+            "clients/js/README.md",
+            "```js\n",
+            "segno",
+            "1 paid { order: 1001, total: 19.9 }\n",
+        ),
+        (
+            "README.md",
+            "```javascript\n",
+            "./clients/js/segno.js",
+            "1 paid { order: 1003 }\n",
+        ),
+    ] {
+        let page = std::fs::read_to_string(root.join(page)).unwrap();
+        let (_, rest) = page.split_once(fence).unwrap();
+        let script = rest.split_once("```\n").unwrap().0;
+        let from = format!("from \"{module}\"");
+        assert!(script.contains(&from) && script.contains("http://localhost:8000"));
+        for runtime in RUNTIMES {
+            let hub = TestHub::start().await;
+            let script = script
+                .replace(&from, &format!("from \"{SOURCE}\""))
+                .replace("http://localhost:8000", &hub.url(""))
+                // It follows for ever.
+                .replace(
+                    "console.log(",
+                    "setTimeout(() => process.exit(0), 100), console.log(",
+                );
+            let folder = tempfile::tempdir().unwrap();
+            let file = folder.path().join("readme.mjs");
+            std::fs::write(&file, script).unwrap();
+            let mut command = runtime.command();
+            command.arg(&file).env("NO_COLOR", "1");
+            let printed = run(command).await;
+            // Bun prints an object in lines.
+            let words = |text: &str| {
+                let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+                words.join(" ").replace(", }", " }")
+            };
+            assert_eq!(words(&printed), words(told), "{runtime:?}");
+        }
+    }
 }
 
 #[tokio::test]
