@@ -6,6 +6,7 @@
 #[cfg(feature = "acme")]
 mod acme;
 mod audience;
+mod certificates;
 mod connection;
 mod framing;
 mod http2;
@@ -36,15 +37,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 #[cfg(feature = "acme")]
 pub use self::acme::AcmeSettings;
+pub(crate) use self::certificates::read_certificates;
+pub use self::certificates::{CertificateError, CertificateFiles};
 pub use self::listener::{InvalidListenAddress, ListenAddress, ListenError, can_listen};
-pub(crate) use self::tls::read_certificates;
-pub use self::tls::{CertificateError, CertificateFiles, CertificateSource};
+pub use self::tls::CertificateSource;
 use self::{
     audience::Audiences,
+    certificates::Certificates,
     listener::{Listener, Socket},
     refusal::{Refuser, refusals_beside},
     terms::{Client, Terms},
-    tls::{Certificates, Tls},
+    tls::Tls,
 };
 #[cfg(feature = "cluster")]
 use crate::joining::{self, PeerAccess};

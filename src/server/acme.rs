@@ -29,14 +29,12 @@ use rustls::{
     client::verify_server_name,
     crypto::ring::sign::any_supported_type,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
-    server::{ClientHello, ParsedCertificate},
+    server::ParsedCertificate,
     sign::CertifiedKey,
 };
 
 use super::{
-    tls::{
-        ALPN_ACME, CertificateError, CertificateFiles, Certificates, provider, read_certificates,
-    },
+    certificates::{CertificateError, CertificateFiles, Certificates, provider, read_certificates},
     validity::Validity,
 };
 
@@ -205,13 +203,6 @@ fn is_untrusted(error: &(dyn StdError + 'static)) -> bool {
         cause = found.source();
     }
     false
-}
-
-/// Whether a client wants to see the proof for a name. Source: RFC 8737, 3: it offers this protocol and no other.
-pub(super) fn asks_for_proof(hello: &ClientHello<'_>) -> bool {
-    hello
-        .alpn()
-        .is_some_and(|mut offered| offered.next() == Some(ALPN_ACME) && offered.next().is_none())
 }
 
 /// Keeps the certificate new, for ever.

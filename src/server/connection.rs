@@ -125,7 +125,7 @@ pub(super) async fn serve_tls<E: Endpoint<Output: Into<Answer>> + 'static>(
         Ok(Err(_)) => return, // The client has gone.
     };
     #[cfg(feature = "acme")]
-    if stream.get_ref().1.alpn_protocol() == Some(super::tls::ALPN_ACME) {
+    if stream.get_ref().1.alpn_protocol() == Some(super::certificates::ALPN_ACME) {
         return; // The handshake was all that the authority wanted.
     }
     if stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2) {
