@@ -22,6 +22,7 @@ mod page;
 mod place;
 #[cfg(test)]
 mod plans;
+mod readers;
 mod reserve;
 mod schema;
 mod snapshot;
@@ -64,6 +65,7 @@ use self::{
     intact::Intact,
     ordered::{Before, find_reached},
     place::{Place, beside},
+    readers::open_readers,
     reserve::Reserve,
     schema::{Content, guarded, inspect, migrate, read_only},
 };
@@ -71,9 +73,6 @@ use crate::{
     event::{EventId, Timestamp},
     scan::Scans,
 };
-
-/// Readers that work at once. More would wait for the processor: a page is read from memory as a rule.
-const READERS: u32 = 4;
 
 /// Rows that SQLite's thread reads ahead of the reader; each may be 1 MiB.
 const READ_AHEAD_ROWS: usize = 16;
@@ -354,16 +353,7 @@ async fn open_locked(path: &Path) -> Result<(EventLog, Opened), OpenError> {
         .await
         .map_err(failed)?;
     migrate(&mut connection, path).await?;
-    // All at once, and for good: one that is opened later would open files that may have been moved or replaced by then.
-    let pool = SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .min_connections(READERS)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .connect_with(options.read_only(true))
-        .await
-        .map_err(failed)?;
+    let pool = open_readers(options).await.map_err(failed)?;
     let reached = find_reached(&mut connection).await.map_err(failed)?;
     // In a cluster the order says what comes next, and an older copy catches up.
     if reached.is_none() {

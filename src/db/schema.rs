@@ -283,3 +283,23 @@ fn migrate_error(path: &Path, error: MigrateError) -> OpenError {
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a schema can do is refused before it is asked; that its functions are not trusted, and its pages looked at, is the second line.
+    #[tokio::test]
+    async fn a_file_is_opened_as_one_of_somebody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = guarded(&folder.path().join("new.db")).create_if_missing(true);
+        let mut connection = options.connect().await.unwrap();
+        for (pragma, expected) in [("pragma trusted_schema", 0), ("pragma cell_size_check", 1)] {
+            let value: i64 = sqlx::query_scalar(pragma)
+                .fetch_one(&mut connection)
+                .await
+                .unwrap();
+            assert_eq!(value, expected, "{pragma}");
+        }
+    }
+}

@@ -637,3 +637,29 @@ async fn what_is_no_request_is_counted() {
         .await;
     }
 }
+
+/// Where there are fewer processors than work, a commit would wait behind replays and pages of history.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn threads_that_read_the_file_give_way_to_all_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = Program::start(folder.path()).await;
+    let mut threads = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{}/task", program.id())).unwrap() {
+        let stat = std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        let (name, fields) = stat.split_once(" (").unwrap().1.rsplit_once(") ").unwrap();
+        // Source: proc(5), field 19.
+        let nice = fields.split(' ').nth(19 - 3).unwrap();
+        threads.push((name.to_owned(), nice.parse::<i32>().unwrap()));
+    }
+    let (readers, others): (Vec<_>, Vec<_>) = threads
+        .into_iter()
+        .partition(|(name, _)| name.starts_with("segno-reader-"));
+    let own = others[0].1;
+    assert!(others.iter().all(|(_, nice)| *nice == own), "{others:?}");
+    assert_eq!(readers.len(), 4, "{others:?}");
+    assert!(
+        readers.iter().all(|(_, nice)| *nice == own.max(10)),
+        "{readers:?}, and {own} of the others"
+    );
+}

@@ -1,6 +1,7 @@
 //! An adversary with a thousand connections does at once what was ever found to cost a hub memory or time, and the others are served.
 
 use std::{
+    fs,
     net::SocketAddr,
     process::{Command, Stdio},
     sync::{
@@ -28,27 +29,46 @@ const MEMORY_MAX_BYTES: u64 = 512 << 20;
 /// How much slower the hub may become for others.
 const SLOWER_MAX: u32 = 3;
 
-/// What three times is taken of at the least: the machine does other work beside, and the figure may be by luck far below what the next
-/// second brings.
-const BUSY_MIN: Duration = Duration::from_millis(20);
+/// What three times is taken of at the least. Source: the contract, which allows a scan as much between two yields; and the machine, where
+/// the adversary's own work may take the processor for a slice of 3 ms from each of the hub's threads that a publish goes through.
+const QUIET_MIN: Duration = Duration::from_millis(10);
 
-/// How long each of the adversary's connections rests before it does the same again. Without optimization the hub takes some ten times
-/// the processor for the same, and so it is asked less often.
-const PAUSE: Duration = match cfg!(debug_assertions) {
-    true => Duration::from_secs(5),
-    false => Duration::from_millis(500),
+/// How hard the adversary works.
+#[derive(Debug, Clone, Copy)]
+struct Strength {
+    /// How long each of its connections rests before it does the same again.
+    pause: Duration,
+    /// Patterns of a costly filter.
+    patterns: u32,
+    /// Bytes that are there to be deleted for each second of the attack.
+    deleted_bytes: usize,
+    /// How long it is measured how others are served without it.
+    rest: Duration,
+}
+
+/// Of 1,000 connections.
+const FULL_STRENGTH: Strength = Strength {
+    pause: Duration::from_millis(500),
+    patterns: 100,
+    deleted_bytes: 10_000_000,
+    rest: Duration::from_secs(10),
 };
 
-/// Patterns of a costly filter.
-const PATTERNS: u32 = match cfg!(debug_assertions) {
-    true => 10,
-    false => 100,
+/// For a hub without optimization, which takes some ten times the processor for the same.
+const LESS_STRENGTH: Strength = Strength {
+    pause: Duration::from_secs(5),
+    patterns: 10,
+    deleted_bytes: 1_000_000,
+    rest: Duration::from_secs(5),
 };
+
+/// Events of 10 KB in a batch: 2 MB.
+const BATCH_EVENTS: usize = 200;
 
 const PUBLISH_EVERY: Duration = Duration::from_millis(20);
 
 /// What one of the adversary's connections does, again and again, and how many do.
-const ATTACKS: [(Attack, u32); 12] = [
+const ATTACKS: [(Attack, u32); 14] = [
     (Attack::AnnouncedBody, 200),
     (Attack::UnfinishedBody, 60),
     (Attack::BodyTooLarge, 30),
@@ -62,9 +82,14 @@ const ATTACKS: [(Attack, u32); 12] = [
     (Attack::CostlyFilter("/sse"), 60),
     (Attack::CostlyFilter("/events"), 40),
     (Attack::ManyTopics, 100),
-    (Attack::Delete, 10),
-    (Attack::HalfHead, 50),
+    (Attack::Delete, VICTIMS),
+    (Attack::Erase, 10),
+    (Attack::Trim, 10),
+    (Attack::HalfHead, 30),
 ];
+
+/// Topics that are deleted.
+const VICTIMS: u32 = 10;
 
 #[derive(Debug, Clone, Copy)]
 enum Attack {
@@ -80,15 +105,22 @@ enum Attack {
     CostlyFilter(&'static str),
     /// A stream of 700 topics that nobody else has, which is left again.
     ManyTopics,
-    /// Events are stored, erased, and their topic deleted.
+    /// A large topic is deleted.
     Delete,
+    /// An event is stored, and erased.
+    Erase,
+    /// An event is stored in a topic that retention trims.
+    Trim,
+    /// A batch of 2 MB is stored.
+    Batch,
     /// The beginning of a head.
     HalfHead,
 }
 
-/// What an attack does to others is compared with what batches of 2 MB do that are published and erased meanwhile, as anybody may: a publish
-/// waits for the commit of the batch before it. The adversary sends the same batches, and they must not cost more for all the rest that
-/// it does.
+/// Whoever does nothing wrong waits at most three times as long as when it is quiet.
+///
+/// Large batches are no attack: anybody may publish them, and whoever comes behind one waits for its commit. So they come by themselves,
+/// and nobody may wait much longer than one of them takes.
 ///
 /// Runs for 20 s, or for `SEGNO_SOAK_SECONDS`. How long others wait is held to its bound with optimization only; `SEGNO_SOAK_PROGRAM` is the
 /// hub to attack, if not the one of this build.
@@ -96,7 +128,7 @@ enum Attack {
 #[expect(clippy::print_stdout, reason = "the figures")]
 fn slow_a_hub_that_is_attacked_serves_the_others_within_512_mb() {
     let seconds = std::env::var("SEGNO_SOAK_SECONDS");
-    let attacked_for = Duration::from_secs(seconds.map_or(20, |seconds| seconds.parse().unwrap()));
+    let seconds = seconds.map_or(20, |seconds| seconds.parse().unwrap());
     let runtime = runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -105,36 +137,44 @@ fn slow_a_hub_that_is_attacked_serves_the_others_within_512_mb() {
     runtime.block_on(async {
         let other_program = std::env::var_os("SEGNO_SOAK_PROGRAM");
         let is_optimized = other_program.is_some() || !cfg!(debug_assertions);
+        let strength = match is_optimized {
+            true => FULL_STRENGTH,
+            false => LESS_STRENGTH,
+        };
         let mut command = other_program.map_or_else(segno, Command::new);
         command
             // What docs/limits.md says for a machine of 512 MB.
             .args(["serve", "--max-body-memory", "160MiB"])
-            .args(["--listen", "127.0.0.1:0", "--db"])
+            .args(["--keep", "trimmed*=10", "--listen", "127.0.0.1:0", "--db"])
             .arg(folder.path().join("segno.db"))
             .stderr(Stdio::null());
         let program = Program::spawn(command).await;
         let hub = program.as_hub();
-        fill(&hub).await;
-        let quiet = serve_others(&hub, Duration::from_secs(5)).await;
-        println!("quiet: {quiet:?}");
-        let is_batch = |attack| matches!(attack, Attack::Delete);
-        let batches = Adversary::begin(&hub, is_batch);
-        let busy = serve_others(&hub, Duration::from_secs(10)).await;
-        println!("beside batches: {busy:?}");
-        batches.end();
+        fill(&hub, strength.deleted_bytes * seconds).await;
+        let before = serve_others(&hub, strength.rest).await;
+        println!("quiet: {before:?}");
 
-        let adversary = Adversary::begin(&hub, |_| true);
-        let attacked = serve_others(&hub, attacked_for).await;
+        let adversary = Adversary::begin(&hub, strength, ATTACKS.to_vec());
+        let attacked = serve_others(&hub, Duration::from_secs(seconds as u64)).await;
         println!("attacked: {attacked:?}");
         let stats = hub.get_json("/stats").await;
-        let connections = &stats["connections"];
-        println!("refused: {}", stats["refused"]);
         let peak = peak_bytes(program.id());
         println!(
-            "{} attacks from {connections} connections; peak memory {} MB",
+            "{} attacks from {} connections; refused: {}; still deleting: {}; peak memory {} MB",
             adversary.end(),
+            stats["connections"],
+            stats["refused"],
+            stats["deletions"].as_array().unwrap().len(),
             peak >> 20
         );
+
+        // Again, because other work on the machine comes and goes.
+        let after = serve_others(&hub, strength.rest).await;
+        println!("quiet again: {after:?}");
+        let batch = time_batch(&hub).await;
+        let adversary = Adversary::begin(&hub, strength, vec![(Attack::Batch, 10)]);
+        let busy = serve_others(&hub, strength.rest).await;
+        println!("beside {} batches of {batch:?}: {busy:?}", adversary.end());
 
         assert!(peak < MEMORY_MAX_BYTES, "{peak} bytes");
         within("the hub to be ready", async {
@@ -143,41 +183,73 @@ fn slow_a_hub_that_is_attacked_serves_the_others_within_512_mb() {
             }
         })
         .await;
-        for (what, busy, attacked) in [
-            ("publish", busy.publish, attacked.publish),
-            ("receive", busy.receive, attacked.receive),
+        if !is_optimized {
+            return;
+        }
+        for (what, of) in [
+            ("publish", (|waits| waits.publish) as fn(&Waits) -> Wait),
+            ("receive", |waits| waits.receive),
         ] {
-            let most = busy.max(BUSY_MIN) * SLOWER_MAX;
+            let quiet = of(&before).p99.max(of(&after).p99).max(QUIET_MIN);
+            let (attacked, busy) = (of(&attacked).p99, of(&busy).p99);
             assert!(
-                attacked < most || !is_optimized,
-                "{what}: {attacked:?}, and {busy:?} beside batches alone"
+                attacked < quiet * SLOWER_MAX,
+                "{what}: {attacked:?}, and {quiet:?} when it is quiet"
+            );
+            assert!(
+                busy < quiet.max(batch) * SLOWER_MAX,
+                "{what}: {busy:?} beside batches that take {batch:?} each"
             );
         }
     });
 }
 
-/// What the adversary asks for: a long page, large events, and topics that costly patterns nearly match.
-async fn fill(hub: &TestHub) {
-    for (topic, bytes, count) in [
-        ("page", 12_000, 1000),
-        ("large", 200_000, 60),
-        (&*"a".repeat(255), 10, 2000),
-    ] {
-        let line = format!(
-            "{{\"topic\":\"{topic}\",\"data\":\"{}\"}}\n",
-            "x".repeat(bytes)
-        );
-        let batch = hub.post("/events").body(line.repeat(count));
+/// How long a batch takes whose publisher is alone.
+async fn time_batch(hub: &TestHub) -> Duration {
+    let mut times = Vec::new();
+    for _ in 0..5 {
+        let body = line("batch", 10_000).repeat(BATCH_EVENTS);
+        let batch = hub.post("/events").body(body);
+        let batch = batch.header("content-type", "application/x-ndjson");
+        let begun = Instant::now();
+        assert_eq!(answer(batch).await.status, 201);
+        times.push(begun.elapsed());
+    }
+    times.sort_unstable();
+    times[times.len() / 2]
+}
+
+/// What the adversary asks for: a long page, large events, topics that costly patterns nearly match, and topics to delete.
+async fn fill(hub: &TestHub, deleted_bytes: usize) {
+    let mut topics = vec![
+        ("page".to_owned(), 12_000, 1000),
+        ("large".to_owned(), 200_000, 60),
+        ("a".repeat(255), 10, 2000),
+    ];
+    for _ in 0..deleted_bytes / 10_000_000 {
+        topics.extend((0..VICTIMS).map(|n| (format!("victim{n}"), 10_000, 100)));
+    }
+    for (topic, bytes, count) in topics {
+        let batch = hub.post("/events").body(line(&topic, bytes).repeat(count));
         let batch = batch.header("content-type", "application/x-ndjson");
         assert_eq!(answer(batch).await.status, 201);
     }
 }
 
-/// How long one in a hundred waited.
+/// How long others waited.
 #[derive(Debug)]
 struct Waits {
-    publish: Duration,
-    receive: Duration,
+    publish: Wait,
+    receive: Wait,
+}
+
+/// How long half of them waited, and one in a hundred.
+#[derive(Debug, Clone, Copy)]
+#[expect(dead_code, reason = "all are printed")]
+struct Wait {
+    median: Duration,
+    p90: Duration,
+    p99: Duration,
 }
 
 /// A publisher and a subscriber that do nothing wrong. No event is missed.
@@ -211,18 +283,26 @@ async fn serve_others(hub: &TestHub, time: Duration) -> Waits {
     };
     tokio::join!(publishing, receiving);
     Waits {
-        publish: p99(publish),
-        receive: p99(receive),
+        publish: Wait::of(publish),
+        receive: Wait::of(receive),
     }
 }
 
-fn p99(mut waits: Vec<Duration>) -> Duration {
-    waits.sort_unstable();
-    waits[waits.len() * 99 / 100]
+impl Wait {
+    fn of(mut waits: Vec<Duration>) -> Self {
+        waits.sort_unstable();
+        let percentile = |percent| waits[waits.len() * percent / 100];
+        Self {
+            median: percentile(50),
+            p90: percentile(90),
+            p99: percentile(99),
+        }
+    }
 }
 
 struct Adversary {
     hub: SocketAddr,
+    strength: Strength,
     stop: CancellationToken,
     begun: AtomicU64,
 }
@@ -243,38 +323,35 @@ impl Attacking {
 }
 
 impl Adversary {
-    /// Begins those of the attacks that are `chosen`.
-    fn begin(hub: &TestHub, chosen: impl Fn(Attack) -> bool) -> Attacking {
+    fn begin(hub: &TestHub, strength: Strength, attacks: Vec<(Attack, u32)>) -> Attacking {
         let adversary = Arc::new(Self {
             hub: hub.address().parse().unwrap(),
+            strength,
             stop: CancellationToken::new(),
             begun: AtomicU64::new(0),
         });
-        let attacks: Vec<_> = ATTACKS
-            .into_iter()
-            .filter(|(attack, _)| chosen(*attack))
-            .collect();
         let thread = thread::spawn({
             let adversary = adversary.clone();
-            move || adversary.run(&attacks)
+            move || adversary.run(attacks)
         });
         Attacking { adversary, thread }
     }
 
-    fn run(self: Arc<Self>, chosen: &[(Attack, u32)]) {
+    fn run(self: Arc<Self>, attacks: Vec<(Attack, u32)>) {
+        yield_to_others();
         let runtime = runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         runtime.block_on(async {
-            let mut attacks = Vec::new();
-            for &(attack, connections) in chosen {
+            let mut attacking = Vec::new();
+            for (attack, connections) in attacks {
                 for n in 0..connections {
                     let adversary = self.clone();
-                    attacks.push(tokio::spawn(adversary.attack_again(attack, n)));
+                    attacking.push(tokio::spawn(adversary.attack_again(attack, n)));
                 }
             }
-            for attack in attacks {
+            for attack in attacking {
                 attack.await.unwrap();
             }
         });
@@ -282,13 +359,13 @@ impl Adversary {
 
     async fn attack_again(self: Arc<Self>, attack: Attack, n: u32) {
         // Not all in the same moment.
-        sleep(PAUSE * 2 * n / 200).await;
+        sleep(self.strength.pause * 2 * n / 200).await;
         let attacking = async {
             loop {
                 self.begun.fetch_add(1, Relaxed);
                 // That it is refused, or cut, is what the hub may do.
                 _ = self.attack(attack, n).await;
-                sleep(PAUSE).await;
+                sleep(self.strength.pause).await;
             }
         };
         self.stop.run_until_cancelled(attacking).await;
@@ -340,7 +417,7 @@ impl Adversary {
             }
             Attack::CostlyFilter(path) => {
                 let a = "a".repeat(40);
-                let patterns: String = (0..PATTERNS)
+                let patterns: String = (0..self.strength.patterns)
                     .map(|own| format!("topic=**{a}b*{a}b**{n}.{own}x*{a}**&"))
                     .collect();
                 let asked = get(&format!("{path}?{patterns}last_event_id=0"));
@@ -360,21 +437,40 @@ impl Adversary {
                 Ok(())
             }
             Attack::Delete => {
-                let line = format!(
-                    "{{\"topic\":\"victim{n}\",\"data\":\"{}\"}}\n",
-                    "x".repeat(10_000)
-                );
-                let body = line.repeat(200);
-                let publish = format!(
-                    "POST /events HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n{body}",
-                    body.len()
-                );
-                socket.write_all(publish.as_bytes()).await?;
                 let delete = format!(
-                    "DELETE /events/{n} HTTP/1.1\r\nhost: x\r\n\r\nDELETE /topics/victim{n} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+                    "DELETE /topics/victim{n} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
                 );
                 socket.write_all(delete.as_bytes()).await?;
                 wait_for_end(socket).await
+            }
+            Attack::Erase => {
+                socket.write_all(publish("erased", n, 1).as_bytes()).await?;
+                let mut answer = [0; 1000];
+                let bytes = socket.read(&mut answer).await?;
+                let answer = String::from_utf8_lossy(&answer[..bytes]);
+                if let Some((_, id)) = answer.split_once("\"id\":") {
+                    let id = &id[..id.find(',').unwrap_or(0)];
+                    let delete = format!(
+                        "DELETE /events/{id} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+                    );
+                    socket.write_all(delete.as_bytes()).await?;
+                    wait_for_end(socket).await?;
+                }
+                Ok(())
+            }
+            Attack::Trim => {
+                socket
+                    .write_all(publish("trimmed", n, 1).as_bytes())
+                    .await?;
+                _ = socket.read(&mut [0; 1000]).await?;
+                Ok(())
+            }
+            Attack::Batch => {
+                socket
+                    .write_all(publish("batch", n, BATCH_EVENTS).as_bytes())
+                    .await?;
+                _ = socket.read(&mut [0; 1000]).await?;
+                Ok(())
             }
             Attack::HalfHead => {
                 socket.write_all(b"GET /events HTTP/1.1\r\nhost").await?;
@@ -384,8 +480,34 @@ impl Adversary {
     }
 }
 
+/// An adversary works on machines of its own: this thread takes only what processor time the hub leaves.
+fn yield_to_others() {
+    let thread = fs::read_link("/proc/thread-self").unwrap();
+    let thread = thread.file_name().unwrap();
+    let mut renice = Command::new("renice");
+    let reniced = renice.args(["-n", "19", "-p"]).arg(thread).output();
+    assert!(reniced.unwrap().status.success());
+}
+
 fn post(fields: &str) -> String {
     format!("POST /events HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{fields}\r\n")
+}
+
+/// A request that publishes `events` of 10 KB.
+fn publish(topic: &str, n: u32, events: usize) -> String {
+    let body = line(&format!("{topic}{n}"), 10_000).repeat(events);
+    format!(
+        "POST /events HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
+
+/// An event as a line of NDJSON.
+fn line(topic: &str, bytes: usize) -> String {
+    format!(
+        "{{\"topic\":\"{topic}\",\"data\":\"{}\"}}\n",
+        "x".repeat(bytes)
+    )
 }
 
 fn get(path: &str) -> String {
