@@ -641,12 +641,19 @@ async fn a_check_tells_everything_that_is_wrong() {
 #[tokio::test]
 async fn a_check_leaves_what_a_killed_hub_left() {
     let folder = tempfile::tempdir().unwrap();
-    let program = Program::start(folder.path()).await;
-    program.as_hub().publish("t", ["x"]).await;
-    program.kill();
     let left =
         || ["segno.db", "segno.db-wal"].map(|name| fs::read(folder.path().join(name)).unwrap());
-    let before = left();
+    // A hub that has just started empties the WAL once, and that may be the last it did.
+    let mut before = Default::default();
+    for _ in 0..10 {
+        let program = Program::start(folder.path()).await;
+        program.as_hub().publish("t", ["x"]).await;
+        program.kill();
+        before = left();
+        if !before[1].is_empty() {
+            break;
+        }
+    }
     assert!(!before[1].is_empty(), "the last commits are in the WAL");
     let (lines, code) = checked(folder.path(), &["--listen", "127.0.0.1:0"]).await;
     assert_eq!(code, Some(0), "{lines:?}");
