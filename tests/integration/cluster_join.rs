@@ -449,3 +449,31 @@ async fn a_batch_that_nats_does_not_take_is_refused() {
     assert_eq!(batch(8).await.status, StatusCode::CREATED);
     assert_eq!(a.last_id().await, 8);
 }
+
+/// What is as large as NATS takes goes; a hub that found no room for it proposed empty commands for ever, and answered nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_of_exactly_what_nats_takes_is_published() {
+    let nats = Nats::start(1).await;
+    nats.make_stream("segno").await;
+    nats.reconfigure(0, "max_payload: 8MB", "max_payload: 500KB")
+        .await;
+    let a = cluster::hub(&nats).await;
+    let stream = nats.open("segno").await;
+    stream.about().await.unwrap();
+    let around = r#"[{"topic":"t","type":"message","data":""}]"#.len();
+    // 128 bytes for what stands around the lists of a command.
+    let largest = stream.command_max_bytes() - 128 - around;
+    let publish = |bytes: usize| {
+        let request = a.post("/topics/t").header("content-type", "text/plain");
+        answer(request.body("x".repeat(bytes)))
+    };
+    for (bytes, status) in [
+        (largest - 1, StatusCode::CREATED),
+        (largest, StatusCode::CREATED),
+        (largest + 1, StatusCode::PAYLOAD_TOO_LARGE),
+    ] {
+        let answered = within(format_args!("an answer to {bytes} bytes"), publish(bytes)).await;
+        assert_eq!(answered.status, status, "{bytes}");
+    }
+    assert_eq!(a.publish("t", ["x"]).await, [3]);
+}

@@ -310,10 +310,15 @@ impl Replicated {
             return self.propose(id, bytes, waiting);
         }
         if !self.backlog.is_empty() && self.gathering.is_done(self.backlog.len()) {
-            let max_bytes = self.stream.command_max_bytes() - PUBLISH_ENVELOPE_BYTES;
+            let max_bytes = self
+                .stream
+                .command_max_bytes()
+                .saturating_sub(PUBLISH_ENVELOPE_BYTES);
             let (mut lists, mut replies) = (Lists::default(), Vec::new());
+            // The first goes in any case: NATS may take less by now than when it was taken, and then says so. A command without
+            // any would be followed by another one for ever.
             while let Some(next) = self.backlog.front()
-                && lists.bytes() + next.list.len() < max_bytes
+                && (replies.is_empty() || lists.bytes() + next.list.len() < max_bytes)
                 && replies.len() < COMMIT_MAX_PUBLICATIONS
             {
                 lists.push(&next.list);
