@@ -10,6 +10,11 @@ const NOTE_IDS: &str = "insert into command_ids (first_id, last_id, sequence) va
 const NOTE_DUPLICATE: &str =
     "insert or ignore into command_duplicates (event_id, sequence) values (?1, ?2)";
 
+/// Changes nothing where it is not newer.
+const NOTE_PROPOSED: &str = "
+insert into proposers (hub, number) values (?1, ?2)
+on conflict (hub) do update set number = excluded.number where excluded.number > number";
+
 /// What published the events that the query selects as `erased (id)`.
 macro_rules! note_erased {
     ($erased:literal) => {
@@ -57,6 +62,16 @@ pub enum ErasedEvents<'a> {
 }
 
 impl Appender {
+    /// Notes the newest command of a hub. Whether it is newer than those before; else it is a copy of one of them, or comes too late.
+    pub async fn note_proposed(&mut self, hub: &str, number: i64) -> Result<bool, Error> {
+        let noted = sqlx::query(NOTE_PROPOSED)
+            .bind(hub)
+            .bind(number)
+            .execute(&mut self.connection)
+            .await?;
+        Ok(noted.rows_affected() > 0)
+    }
+
     /// Notes what the command `sequence` published.
     pub async fn note_published<'a>(
         &mut self,

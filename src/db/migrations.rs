@@ -11,7 +11,7 @@ use sqlx::{
 };
 
 /// Version, name and content of each file of `migrations/`.
-const FILES: [(i64, &str, &str); 5] = [
+const FILES: [(i64, &str, &str); 6] = [
     (
         1,
         "events",
@@ -32,6 +32,11 @@ const FILES: [(i64, &str, &str); 5] = [
         5,
         "commands",
         include_str!("../../migrations/0005_commands.sql"),
+    ),
+    (
+        6,
+        "proposers",
+        include_str!("../../migrations/0006_proposers.sql"),
     ),
 ];
 
@@ -81,7 +86,8 @@ mod tests {
                 "67945be1d1f217e7",
                 "a0a0e6989e5f49e8",
                 "510598447788a970",
-                "76c0a09093a5dced"
+                "76c0a09093a5dced",
+                "8666659ae28b085d"
             ]
         );
     }

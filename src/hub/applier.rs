@@ -55,6 +55,24 @@ pub(super) struct Sequenced {
     pub(super) command: Command,
 }
 
+#[cfg(feature = "cluster")]
+impl Sequenced {
+    /// The id of the command that a hub counts with this number.
+    pub(super) fn id_of(hub: &str, number: u64) -> String {
+        format!("{hub}.{number}")
+    }
+
+    /// The hub that proposed it, and its number there; `None` where it changes nothing, or does not say.
+    fn proposed_by(&self) -> Option<(&str, i64)> {
+        if let Act::Beat(_) = self.command.act {
+            return None;
+        }
+        let (hub, number) = self.id.split_once('.')?;
+        let number = number.parse().ok()?;
+        Some((hub, number))
+    }
+}
+
 /// What a command did to the file, and is yet to be told.
 #[derive(Debug)]
 enum Changed {
@@ -96,7 +114,7 @@ impl Applier {
     #[cfg(feature = "cluster")]
     pub(super) async fn apply_sequenced(
         &mut self,
-        commands: &[Sequenced],
+        commands: &mut [Sequenced],
         origins: &Origins,
     ) -> Result<Vec<Applied>, Arc<db::Error>> {
         let begun = Instant::now();
@@ -115,8 +133,8 @@ impl Applier {
     }
 
     #[cfg(feature = "cluster")]
-    async fn change_in_order(&mut self, commands: &[Sequenced]) -> Result<Changed, db::Error> {
-        let [first, ..] = commands else {
+    async fn change_in_order(&mut self, commands: &mut [Sequenced]) -> Result<Changed, db::Error> {
+        let [first, ..] = &*commands else {
             return Ok(Changed::Nothing);
         };
         let is_publish = matches!(first.command.act, Act::Publish(_));
@@ -133,13 +151,59 @@ impl Applier {
     }
 
     #[cfg(feature = "cluster")]
-    async fn try_in_order(&mut self, commands: &[Sequenced]) -> Result<Changed, db::Error> {
+    async fn try_in_order(&mut self, commands: &mut [Sequenced]) -> Result<Changed, db::Error> {
         self.appender.begin_commands().await?;
-        let changed = match commands {
-            [one] => match self.note_erased(one).await {
-                Ok(()) => self.change(one.command.clone()).await,
-                Err(error) => Err(error),
-            },
+        let changed = match self.empty_copies(commands).await {
+            Ok(()) => self.change_by(commands).await,
+            Err(error) => Err(error),
+        };
+        let changed = match changed {
+            Ok(changed) => self
+                .note_commands(commands, &changed)
+                .await
+                .map(|()| changed),
+            Err(error) => Err(error),
+        };
+        let mut reached = self.reached().clone();
+        if let Ok(changed) = &changed {
+            let mut outcomes = changed.outcomes();
+            for command in &*commands {
+                reached.chain = chain(&reached.chain, command, &mut outcomes);
+                reached.sequence = command.sequence;
+                reached.command_id.clone_from(&command.id);
+            }
+        }
+        let changed = self.appender.end_commands(changed, &reached).await;
+        self.appender.empty_wal_of_full_disk().await;
+        changed
+    }
+
+    /// Leaves nothing to do to a command that is in the order again. The servers know the ids of two minutes, and one that stood
+    /// still for longer still hands on what it was sent before.
+    #[cfg(feature = "cluster")]
+    async fn empty_copies(&mut self, commands: &mut [Sequenced]) -> Result<(), db::Error> {
+        for command in commands {
+            if let Some((hub, number)) = command.proposed_by()
+                && !self.appender.note_proposed(hub, number).await?
+            {
+                tracing::warn!(
+                    command = command.id,
+                    sequence = command.sequence,
+                    "a copy of a command came late, and is not applied"
+                );
+                command.command.act = Act::Publish(Vec::new());
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(feature = "cluster")]
+    async fn change_by(&mut self, commands: &[Sequenced]) -> Result<Changed, db::Error> {
+        match commands {
+            [one] => {
+                self.note_erased(one).await?;
+                self.change(one.command.clone()).await
+            }
             several => {
                 let published = several.iter().flat_map(|command| {
                     let Act::Publish(lists) = &command.command.act else {
@@ -154,26 +218,7 @@ impl Applier {
                 let appended = self.appender.append(published.collect());
                 appended.await.map(Changed::Published)
             }
-        };
-        let changed = match changed {
-            Ok(changed) => self
-                .note_commands(commands, &changed)
-                .await
-                .map(|()| changed),
-            Err(error) => Err(error),
-        };
-        let mut reached = self.reached().clone();
-        if let Ok(changed) = &changed {
-            let mut outcomes = changed.outcomes();
-            for command in commands {
-                reached.chain = chain(&reached.chain, command, &mut outcomes);
-                reached.sequence = command.sequence;
-                reached.command_id.clone_from(&command.id);
-            }
         }
-        let changed = self.appender.end_commands(changed, &reached).await;
-        self.appender.empty_wal_of_full_disk().await;
-        changed
     }
 
     /// Notes which command published what.

@@ -19,7 +19,11 @@ use std::{
 
 use futures_util::future::join;
 use reqwest::StatusCode;
-use segno::{hub::ClusterSettings, jetstream::JetStream, retention::Keep};
+use segno::{
+    hub::ClusterSettings,
+    jetstream::{JetStream, Subject},
+    retention::Keep,
+};
 use serde_json::{Value, json};
 
 use super::{
@@ -987,4 +991,36 @@ async fn status_tells_of_hubs_and_servers_that_are_away() {
     let leader = nats.leader("segno").await;
     nats.kill((leader + 1) % 3);
     wait_for_status(&nats, 1, &[&urls[0], "on 2 of 3 servers"]).await;
+}
+
+/// A server that stands still for longer than the servers know the ids of commands hands on what it was sent before, which the hub has
+/// sent to another one since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_a_command_that_comes_after_minutes_is_not_applied_again() {
+    let nats = Nats::start(1).await;
+    let stream = nats.make_stream("segno").await;
+    let (a, b) = (hub(&nats).await, hub(&nats).await);
+    assert_eq!(a.publish("t", ["x"]).await, [1]);
+    let mut published = None;
+    for sequence in 1..=nats.last_sequence("segno").await {
+        let entry = stream.entry(sequence).await.unwrap().unwrap();
+        if String::from_utf8_lossy(&entry.payload).contains("\"publish\"") {
+            published = Some(entry.payload);
+        }
+    }
+    let copy = published.expect("the command");
+    // Under the same id they would find it, for two minutes.
+    let propose = |id: &'static str| stream.propose(Subject::Commands, id, copy.clone());
+    propose("soon").await.unwrap();
+    assert_eq!(b.publish("t", ["y"]).await, [2]);
+    // What is known of it is in the file.
+    let kept = b.stop().await;
+    let b = TestHub::start_in(kept, |settings| settings.cluster = nats.cluster("segno")).await;
+    wait_until_ready(&b).await;
+    propose("late").await.unwrap();
+    assert_eq!(a.publish("t", ["z"]).await, [3]);
+    same_content(&[&a.db(), &b.db()]).await;
+    let mut all = b.follow("?since=start").await;
+    assert_eq!(all.next_ids(3).await, [1, 2, 3]);
+    assert_eq!(b.publish("t", ["end"]).await, [4]);
 }

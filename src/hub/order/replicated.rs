@@ -8,7 +8,6 @@ use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, pending};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
-use uuid::Uuid;
 
 use super::{
     super::{
@@ -77,6 +76,8 @@ pub(in super::super) struct Replicated {
     barriers: Vec<WorkReply<()>>,
     beat_is_due: bool,
     on_its_way: Option<OnItsWay>,
+    /// Commands that were proposed since the start.
+    proposed: u64,
     /// When a drain waits no longer.
     latest: Option<Instant>,
     /// Puts on the disk what the next beat tells.
@@ -156,6 +157,7 @@ impl Replicated {
             barriers: Vec::new(),
             beat_is_due: false,
             on_its_way: None,
+            proposed: 0,
             latest: None,
             syncing: Syncing::default(),
             metrics,
@@ -301,7 +303,7 @@ impl Replicated {
         if self.on_its_way.is_some() {
             return;
         }
-        let id = Uuid::now_v7().to_string();
+        let id = Sequenced::id_of(self.cluster.name(), self.proposed + 1);
         if let Some(why) = self.refusal() {
             self.refuse_waiting(&why);
         }
@@ -340,6 +342,7 @@ impl Replicated {
     }
 
     fn propose(&mut self, id: String, bytes: Vec<u8>, waiting: Waiting) {
+        self.proposed += 1;
         let stream = self.stream.clone();
         let cluster = self.cluster.clone();
         let is_beat = matches!(waiting, Waiting::Barriers(_));
@@ -442,12 +445,12 @@ impl Replicated {
     /// Applies what was read, in order, until the file refuses.
     async fn apply(&mut self, applier: &mut Applier) {
         while !self.read.is_empty() {
-            let commands = match self.first_read() {
+            let mut commands = match self.first_read() {
                 Ok(commands) => commands,
                 Err(why) => return self.stop(why),
             };
             match applier
-                .apply_sequenced(&commands, &Origins::default())
+                .apply_sequenced(&mut commands, &Origins::default())
                 .await
             {
                 Ok(applied) => {
