@@ -79,10 +79,7 @@ fn send() {
             if request[..bytes].starts_with(b"POST") {
                 break (socket, bytes);
             }
-            let block = ":\nretry: 2000\nevent: segno.cursor\ndata: {\"cursor\":0}\nid: 0\n\n";
-            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-            let head = format!("{head}{:x}\r\n{block}\r\n", block.len());
-            socket.write_all(head.as_bytes()).unwrap();
+            socket.write_all(opening().as_bytes()).unwrap();
             subscribers.push(socket);
         };
         let mut id = 0;
@@ -98,6 +95,14 @@ fn send() {
             bytes = publisher.read(&mut request).unwrap_or(0);
         }
     }
+}
+
+/// How a stream begins.
+fn opening() -> String {
+    let block = ":\nretry: 2000\nevent: segno.cursor\ndata: {\"cursor\":0}\nid: 0\n\n";
+    let head =
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    format!("{head}{:x}\r\n{block}\r\n", block.len())
 }
 
 /// A client of [`encrypt`].
@@ -127,10 +132,7 @@ fn encrypt() {
         if request.starts_with(b"POST") {
             break Some((client, request));
         }
-        let block = ":\nretry: 2000\nevent: segno.cursor\ndata: {\"cursor\":0}\nid: 0\n\n";
-        let head = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
-        let head = format!("{head}{:x}\r\n{block}\r\n", block.len());
-        client.write_all(head.as_bytes()).unwrap();
+        client.write_all(opening().as_bytes()).unwrap();
         subscribers.push(client);
     };
     let mut id = 0;

@@ -104,7 +104,7 @@ const ELECTED_WITHIN: Duration = Duration::from_secs(20);
 /// What a server says that runs alone and is asked for more copies. Source: nats-server, error 10074.
 const ALONE: &str = "non-clustered mode";
 
-/// What servers say that cannot keep so much room free. Source: nats-server, errors 10047 (alone) and 10005 (of several).
+/// NATS answers with this when its disk has too little room for the stream. Source: nats-server, errors 10047 (alone) and 10005 (of several).
 const NO_ROOM: &str = "insufficient storage";
 
 /// Rest before a stream is asked for again.
@@ -296,44 +296,45 @@ fn compare_rules(text: &mut String, all: &[NewestBeat]) -> bool {
     let Some(first) = all.first().map(|first| &first.beat) else {
         return false;
     };
-    let kept = |beat: &Beat| match beat.rules.kept.is_empty() {
-        true => "everything".to_owned(),
-        false => beat.rules.kept.join("; "),
-    };
     let mut differs = false;
     for NewestBeat { beat, .. } in all {
-        if beat.rules.kept != first.rules.kept {
-            differs = true;
-            _ = writeln!(
-                text,
-                "warning: {} keeps {}, and {} keeps {}: the shortest rule deletes for all; start them with the same flags",
-                address_of(beat),
-                kept(beat),
-                address_of(first),
-                kept(first)
-            );
-        }
-        if beat.rules.access != first.rules.access {
-            differs = true;
-            _ = writeln!(
-                text,
-                "warning: {} has {}, and {} has {}: what a caller may do depends on the hub; give all the same file",
-                address_of(beat),
-                access(beat),
-                address_of(first),
-                access(first)
-            );
+        for (rule_of, advice) in [
+            (
+                kept as fn(&Beat) -> String,
+                "the shortest rule deletes for all; start them with the same flags",
+            ),
+            (
+                access,
+                "what a caller may do depends on the hub; give all the same file",
+            ),
+        ] {
+            let (rule, rule_of_first) = (rule_of(beat), rule_of(first));
+            if rule != rule_of_first {
+                differs = true;
+                _ = writeln!(
+                    text,
+                    "warning: {} {rule}, and {} {rule_of_first}: {advice}",
+                    address_of(beat),
+                    address_of(first)
+                );
+            }
         }
     }
     differs
 }
 
+fn kept(beat: &Beat) -> String {
+    match beat.rules.kept.is_empty() {
+        true => "keeps everything".into(),
+        false => format!("keeps {}", beat.rules.kept.join("; ")),
+    }
+}
+
 fn access(beat: &Beat) -> String {
-    let file = beat.rules.access.as_ref();
-    file.map_or_else(
-        || "no access file".into(),
-        |fingerprint| format!("the access file {fingerprint}…"),
-    )
+    match &beat.rules.access {
+        Some(fingerprint) => format!("has the access file {fingerprint}…"),
+        None => "has no access file".into(),
+    }
 }
 
 /// Tells of a hub in a line, and of what is wrong with it in others; whether anything is.

@@ -53,8 +53,10 @@ pub(super) async fn find_reached(
     Ok(Some((reached, Timestamp::from_millis(row.try_get(4)?))))
 }
 
-/// Lets commits return before they are synced: what they say stands in the order, which is synced. After a power cut the file is as it was after one of them: WAL frames have checksums,
-/// and the WAL is synced before it is copied. Source: <https://sqlite.org/pragma.html#pragma_synchronous>, `normal`.
+/// Lets commits return before they are synced: what they say stands in the order, which is synced.
+///
+/// After a power cut the file is as it was after one of them: WAL frames have checksums, and the WAL is synced before it is copied.
+/// Source: <https://sqlite.org/pragma.html#pragma_synchronous>, `normal`.
 pub(super) async fn leave_syncing_to_the_order(
     connection: &mut SqliteConnection,
 ) -> Result<(), sqlx::Error> {

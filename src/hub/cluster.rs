@@ -118,9 +118,9 @@ struct Heard {
 
 /// What the disk has.
 #[derive(Debug)]
-struct Synced {
-    reached: Reached,
-    last_id: EventId,
+pub(super) struct Synced {
+    pub(super) reached: Reached,
+    pub(super) last_id: EventId,
 }
 
 #[derive(Debug)]
@@ -217,9 +217,9 @@ impl Cluster {
     }
 
     /// The disk has it.
-    pub(super) fn synced(&self, reached: Reached, last_id: EventId) {
+    pub(super) fn synced(&self, synced: Synced) {
         let mut state = self.state();
-        state.synced = Some(Synced { reached, last_id });
+        state.synced = Some(synced);
         state.syncs_since = None;
     }
 
@@ -470,7 +470,10 @@ mod tests {
         cluster.hear(beat("other", "http://other", "right"), Timestamp::now());
         assert_eq!(cluster.kept_by_all(), 0, "nothing was synced yet");
         assert_eq!(cluster.beat(), None);
-        cluster.synced(reached(7), EventId::from_row(3));
+        cluster.synced(Synced {
+            reached: reached(7),
+            last_id: EventId::from_row(3),
+        });
         cluster.reached(&reached(10));
         assert_eq!(cluster.kept_by_all(), 1, "the other has so much");
         let told = cluster.beat().unwrap();

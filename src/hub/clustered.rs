@@ -14,7 +14,7 @@ use super::{
     Hub, Settings, SubscribeError, WorkError, Writer,
     cluster::{Cluster, ClusterStatus, Rules},
     order::{Order, Replicated},
-    subscription::Barrier,
+    subscription::{Barrier, pass},
 };
 use crate::{
     db,
@@ -140,10 +140,7 @@ impl Hub {
     /// Waits until this hub has what a reader with this cursor has had elsewhere. What is above the newest id after that is nowhere.
     pub(super) async fn wait_for(&self, cursor: EventId) -> Result<(), SubscribeError> {
         match self.barrier_for(cursor)? {
-            Some(barrier) => {
-                let passed = barrier.await.unwrap_or(Err(WorkError::Draining));
-                passed.map_err(SubscribeError::NotJoined)
-            }
+            Some(mut barrier) => pass(&mut barrier).await,
             None => Ok(()),
         }
     }

@@ -88,6 +88,12 @@ pub struct Subscription {
 /// Ends when this hub has all that was in order when it began.
 pub(super) type Barrier = AbortOnDropHandle<Result<(), WorkError>>;
 
+/// Waits behind a barrier.
+pub(super) async fn pass(barrier: &mut Barrier) -> Result<(), SubscribeError> {
+    let passed = barrier.await.unwrap_or(Err(WorkError::Draining));
+    passed.map_err(SubscribeError::NotJoined)
+}
+
 /// Events that lie between the cursor and `read_to`.
 #[derive(Debug)]
 struct ReplayedPage {
@@ -413,9 +419,9 @@ impl Subscription {
     /// Takes the next step of a replay: a gap, or a page if it has an event.
     async fn replay(&mut self) -> Result<Option<Delivery>, SubscribeError> {
         if let Some(barrier) = &mut self.barrier {
-            let passed = barrier.await.unwrap_or(Err(WorkError::Draining));
+            let passed = pass(barrier).await;
             self.barrier = None;
-            passed.map_err(SubscribeError::NotJoined)?;
+            passed?;
         }
         if let Some(page) = self.held.take() {
             return Ok(self.give(page));

@@ -8,9 +8,10 @@ use serde_json::json;
 
 use super::{
     cluster::{hub, publish, same_content, wait_until_ready},
+    cluster_faults::wait_until_not_ready,
     disk::FaultyDisk,
     nats::Nats,
-    test_hub::{TestHub, answer, within},
+    test_hub::{TestHub, within},
 };
 
 /// What the hub of the address told last that it has on its disk, once that is as much as `last_id`.
@@ -31,6 +32,16 @@ async fn told(nats: &Nats, hub: &str, last_id: i64) -> NewestBeat {
     within(format_args!("a hub that has {last_id}"), telling).await
 }
 
+/// Two hubs, the second on a disk that can be told to fail.
+async fn start() -> (Nats, TestHub, FaultyDisk) {
+    let nats = Nats::start(1).await;
+    nats.make_stream("segno").await;
+    let hub = hub(&nats).await;
+    let disk = FaultyDisk::start_with(&["--cluster", &nats.urls().join(",")]).await;
+    wait_until_ready(&disk.program.as_hub()).await;
+    (nats, hub, disk)
+}
+
 async fn name_of(hub: &TestHub) -> String {
     let stats = hub.get_json("/stats").await;
     stats["cluster"]["hub"].as_str().unwrap().to_owned()
@@ -40,12 +51,8 @@ async fn name_of(hub: &TestHub) -> String {
 /// the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_takes_a_hub_back_to_what_it_has_told_and_no_further() {
-    let nats = Nats::start(1).await;
-    nats.make_stream("segno").await;
-    let b = hub(&nats).await;
-    let disk = FaultyDisk::start_with(&["--cluster", &nats.urls().join(",")]).await;
+    let (nats, b, disk) = start().await;
     let a = disk.program.as_hub();
-    wait_until_ready(&a).await;
     for n in 1..=20 {
         assert_eq!(a.publish("t", ["x"]).await, [n]);
     }
@@ -80,25 +87,12 @@ async fn a_power_cut_takes_a_hub_back_to_what_it_has_told_and_no_further() {
 /// Linux tells of a failed sync once. The hub takes nothing more: what is missing in its file then is nowhere noted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hub_whose_disk_keeps_nothing_stops_and_goes_on_when_it_is_started_anew() {
-    let nats = Nats::start(1).await;
-    nats.make_stream("segno").await;
-    let b = hub(&nats).await;
-    let disk = FaultyDisk::start_with(&["--cluster", &nats.urls().join(",")]).await;
+    let (nats, b, disk) = start().await;
     let a = disk.program.as_hub();
-    wait_until_ready(&a).await;
     a.publish("t", ["x"]).await;
     told(&nats, &name_of(&a).await, 1).await;
     disk.fail("fail-sync-wal");
-    let stopped = async {
-        while !answer(a.get("/health/ready"))
-            .await
-            .body
-            .contains("the disk does not keep the file")
-        {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    };
-    within("a hub that stops", stopped).await;
+    wait_until_not_ready(&a, "the disk does not keep the file").await;
     let refused = publish(&a, json!({"data": 1})).await;
     assert_eq!(
         (refused.status, refused.code().as_str()),

@@ -47,7 +47,7 @@ fn unavailable(code: &str) -> (StatusCode, String) {
 }
 
 /// Waits until the hub says that it is not ready, and why.
-async fn wait_until_not_ready(hub: &TestHub, why: &str) -> Answer {
+pub(crate) async fn wait_until_not_ready(hub: &TestHub, why: &str) -> Answer {
     let seen = async {
         loop {
             let ready = answer(hub.get("/health/ready")).await;

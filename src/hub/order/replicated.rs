@@ -4,7 +4,7 @@
 //! One command of this hub is on its way at a time. What comes meanwhile goes into the next one, as it does where a commit is
 //! what takes time; several on their way at once were no faster, and would not keep the order in which they were asked for.
 
-use std::{collections::VecDeque, mem, sync::Arc, time::Duration};
+use std::{collections::VecDeque, io, mem, sync::Arc, time::Duration};
 
 use futures_util::future::{BoxFuture, FutureExt, pending};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use super::{
     super::{
         applier::{Applier, Sequenced},
-        cluster::{BEAT_EVERY, Cluster},
+        cluster::{BEAT_EVERY, Cluster, Synced},
         command::{Act, Applied, Command},
         origin::Origins,
         queue::{NewEvents, Publication, Reply},
@@ -22,7 +22,7 @@ use super::{
     comparison::compare,
     gathering::Gathering,
     removal::{self, Removal},
-    syncing::{Synced, Syncing},
+    syncing::Syncing,
     wire::{self, Identified, Lists, PUBLISH_ENVELOPE_BYTES},
 };
 use crate::{
@@ -236,10 +236,10 @@ impl Replicated {
         }
     }
 
-    fn synced(&mut self, synced: Synced) {
-        match synced.outcome {
-            Ok(()) => {
-                self.cluster.synced(synced.reached, synced.last_id);
+    fn synced(&mut self, synced: io::Result<Synced>) {
+        match synced {
+            Ok(synced) => {
+                self.cluster.synced(synced);
                 self.beat_is_due = true;
             }
             // Linux tells of it once, and forgets what it did not write.

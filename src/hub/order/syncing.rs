@@ -4,20 +4,12 @@ use std::{future::pending, io};
 
 use futures_util::future::{BoxFuture, FutureExt};
 
-use super::super::applier::Applier;
-use crate::{db::Reached, event::EventId};
-
-/// What was applied when a sync began, and what came of it.
-pub(super) struct Synced {
-    pub(super) reached: Reached,
-    pub(super) last_id: EventId,
-    pub(super) outcome: io::Result<()>,
-}
+use super::super::{applier::Applier, cluster::Synced};
 
 /// At most one sync runs.
 #[derive(Default)]
 pub(super) struct Syncing {
-    running: Option<BoxFuture<'static, Synced>>,
+    running: Option<BoxFuture<'static, io::Result<Synced>>>,
 }
 
 impl Syncing {
@@ -27,20 +19,17 @@ impl Syncing {
 
     /// Begins to sync what is applied by now.
     pub(super) fn begin(&mut self, applier: &Applier) {
-        let (reached, last_id) = (applier.reached().clone(), applier.last_id());
-        let syncing = applier.sync();
-        let running = async move {
-            Synced {
-                reached,
-                last_id,
-                outcome: syncing.await,
-            }
+        let synced = Synced {
+            reached: applier.reached().clone(),
+            last_id: applier.last_id(),
         };
+        let syncing = applier.sync();
+        let running = async move { syncing.await.map(|()| synced) };
         self.running = Some(running.boxed());
     }
 
-    /// Waits for the end of it.
-    pub(super) async fn ended(&mut self) -> Synced {
+    /// Waits for the end of it: what the disk has.
+    pub(super) async fn ended(&mut self) -> io::Result<Synced> {
         let Some(running) = &mut self.running else {
             return pending().await;
         };
