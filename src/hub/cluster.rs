@@ -308,11 +308,15 @@ impl Cluster {
 
     /// The hub cannot apply what comes next. For good, until it is started anew.
     pub(super) fn stop(&self, why: String) {
-        tracing::error!(
-            why,
-            "this hub does not follow the cluster any more; it serves what it has"
-        );
-        self.state().stopped.get_or_insert(why);
+        let mut state = self.state();
+        // A disk that keeps failing would tell of it every 2 s.
+        if state.stopped.is_none() {
+            tracing::error!(
+                why,
+                "this hub does not follow the cluster any more; it serves what it has"
+            );
+            state.stopped = Some(why);
+        }
     }
 
     /// Why this hub takes no publishes; `None` if it does.
