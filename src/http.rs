@@ -17,6 +17,8 @@ mod docs;
 mod event_stream;
 mod failures;
 mod frame;
+#[cfg(test)]
+mod large_requests;
 mod metrics;
 mod opening;
 mod operations;
@@ -76,6 +78,9 @@ use crate::{
 
 /// Which log an answer is about: a cursor of one means nothing in another. On every answer.
 const LOG_ID_HEADER: HeaderName = HeaderName::from_static("segno-log-id");
+
+/// Bytes of a query from which on a request waits for its turn: 150 topics, 0.1 ms of work.
+const LARGE_QUERY_BYTES: usize = 2000;
 
 const EVENTS_PATH: &str = "/events";
 
@@ -233,6 +238,10 @@ impl HubEndpoint {
             .and_then(|need| self.let_in(&request, need, found));
         if let Err(problem) = let_in {
             return problem.into_response().into();
+        }
+        let query_bytes = request.uri().query().map_or(0, str::len);
+        if query_bytes >= LARGE_QUERY_BYTES {
+            Caller::of(&request).limits().take_turn().await;
         }
         if let Some(problem) = operations::find_unreadable_query(&request) {
             return problem.into_response().into();

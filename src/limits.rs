@@ -22,6 +22,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use tokio::sync::Semaphore;
 
 use self::{
     address::{Address, Usage, Usages},
@@ -136,6 +137,8 @@ pub struct Limits {
     connections: AtomicU32,
     streams: AtomicU32,
     body_bytes: AtomicUsize,
+    /// Where what is large waits for each other.
+    turns: Semaphore,
     addresses: Mutex<Usages<Address>>,
     callers: Mutex<Usages<Arc<str>>>,
     /// Whether it was logged that a proxy should perhaps be trusted.
@@ -153,6 +156,7 @@ impl Limits {
             connections: AtomicU32::new(0),
             streams: AtomicU32::new(0),
             body_bytes: AtomicUsize::new(0),
+            turns: Semaphore::new(1),
             addresses: Mutex::new(Usages::new(&settings)),
             callers: Mutex::new(Usages::new(&settings)),
             proxy_was_logged: AtomicBool::new(false),
@@ -168,6 +172,15 @@ impl Limits {
     /// Streams that are open.
     pub fn streams(&self) -> u32 {
         self.streams.load(Relaxed)
+    }
+
+    /// Waits for a turn to do something large: to read more of a body, to look at a long query, or to follow many topics.
+    ///
+    /// Between two turns the runtime does all else that is ready, so that others wait for one large request and not for as many as come.
+    pub async fn take_turn(&self) {
+        let turn = self.turns.acquire().await;
+        tokio::task::yield_now().await;
+        drop(turn.expect("nobody closes it"));
     }
 
     /// Permits a connection from `peer`, if one more may be open.

@@ -18,7 +18,7 @@ use crate::filter::{Filter, FilterTooLarge, Pattern, PatternText};
 /// Time that a scan holds its runtime thread at the most.
 ///
 /// Source: the contract, which allows 10 ms between two yields. A publish is woken four times on its way, and may wait for a scan each time.
-const HOLD_MAX: Duration = Duration::from_millis(2);
+const HOLD_MAX: Duration = Duration::from_millis(1);
 
 /// Time after which a scan should end with what it has found so far.
 const TURN_MAX: Duration = Duration::from_millis(50);

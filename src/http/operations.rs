@@ -122,11 +122,11 @@ impl Operations {
     ///
     /// Costs nothing where there is no query.
     pub(super) fn find_unknown_parameter(&self, request: &Request) -> Option<Problem> {
-        request.uri().query()?;
+        let query = request.uri().query()?;
         let known = &self.find_method(request)?.query_parameters;
-        let given: Vec<(String, String)> = request.params().unwrap_or_default();
-        let (unknown, _) = given.iter().find(|(name, _)| !known.contains(name))?;
-        let unknown = named(unknown);
+        let (unknown, _) = form_urlencoded::parse(query.as_bytes())
+            .find(|(name, _)| !known.iter().any(|known| known == name))?;
+        let unknown = named(&unknown);
         let detail = match known.is_empty() {
             true => format!("{unknown} is unknown; this operation has none"),
             false => format!(

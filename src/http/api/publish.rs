@@ -13,8 +13,8 @@ use serde_json::{json, value::RawValue};
 use super::{
     Api, Tag,
     body::{
-        count, fit, is_json, json_problem, limits_of, media_type, parse_object, read_batch,
-        read_event, unsupported,
+        TURN_BYTES, count, fit, is_json, json_problem, limits_of, media_type, parse_object,
+        read_batch, read_event, unsupported,
     },
     headers::{IdempotencyKey, KeyHeader},
     parameter::{Checked, optional},
@@ -269,7 +269,15 @@ impl EventsBody {
             Some(media_type) if is_json(media_type) => parse_json,
             Some(other) => return Err(unsupported(other, "application/json")),
         };
-        let events = parse(&read_batch(request, body).await?, limits_of(request))?;
+        let body = read_batch(request, body).await?;
+        let events = match body.len() < TURN_BYTES {
+            true => parse(&body, limits_of(request))?,
+            false => {
+                let limits = limits_of(request).clone();
+                let parsing = tokio::task::spawn_blocking(move || parse(&body, &limits));
+                parsing.await.expect("parsing does not panic")?
+            }
+        };
         let caller = Caller::of(request);
         for event in events.as_slice() {
             caller.must(Right::Publish, event.topic.as_str())?;

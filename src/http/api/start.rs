@@ -1,5 +1,7 @@
 //! What a request to follow asks for, and where it starts.
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 use poem::Request;
 use poem_openapi::registry::MetaSchema;
@@ -62,11 +64,7 @@ pub(super) struct FollowQuery {
 impl FollowQuery {
     /// Reads what poem-openapi would read for the operation `follow`.
     pub(super) fn of(request: &Request) -> Result<Self, Problem> {
-        let query = QueryValues(
-            request
-                .params()
-                .map_err(|error| Problem::new(Code::InvalidParameter, error))?,
-        );
+        let query = QueryValues::of(request);
         let topic = request.uri().path().strip_prefix(TOPIC_PREFIX);
         // Read in any case: a header that means something is refused where it cannot be read.
         let accepted = Self::accepted_format(request)?;
@@ -125,12 +123,17 @@ fn not_acceptable(topic: &str) -> Problem {
 }
 
 /// Names and values of a query.
-struct QueryValues(Vec<(String, String)>);
+struct QueryValues<'r>(Vec<(Cow<'r, str>, Cow<'r, str>)>);
 
-impl QueryValues {
+impl<'r> QueryValues<'r> {
+    fn of(request: &'r Request) -> Self {
+        let query = request.uri().query().unwrap_or_default();
+        Self(form_urlencoded::parse(query.as_bytes()).collect())
+    }
+
     fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         let of_name = self.0.iter().filter(move |(other, _)| other == name);
-        of_name.map(|(_, value)| value.as_str())
+        of_name.map(|(_, value)| &**value)
     }
 
     fn first<T: Parameter>(&self, name: &str) -> Option<Checked<T>> {
