@@ -68,6 +68,7 @@ use self::{
     readers::open_readers,
     reserve::Reserve,
     schema::{Content, guarded, inspect, migrate, read_only},
+    upkeep::ShrinkStep,
 };
 use crate::{
     event::{EventId, Timestamp},
@@ -101,6 +102,7 @@ pub struct Appender {
     place: Place,
     intact: Intact,
     reserve: Reserve,
+    shrink_step: ShrinkStep,
     /// How far it has come in the order of a cluster; `None` where it is alone.
     ordered: Option<Reached>,
     /// While commands of a cluster are done, what is put back if they are not committed.
@@ -321,6 +323,7 @@ pub async fn open(path: &Path) -> Result<(EventLog, Appender), OpenError> {
         place: state.place,
         intact: state.intact,
         reserve,
+        shrink_step: ShrinkStep::default(),
         ordered: state.reached,
         before: None,
         _lock: lock,

@@ -1,6 +1,9 @@
 //! Upkeep of the file: its size, the WAL, and whether commits work.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::{Appender, Error, EventLog, beside, reserve::GROWTH_MAX_BYTES};
 
@@ -10,8 +13,43 @@ const WAIT_FOR_NOBODY: &str = "pragma busy_timeout = 5";
 /// [`BUSY_TIMEOUT`](super::BUSY_TIMEOUT).
 const WAIT_AS_EVER: &str = "pragma busy_timeout = 5000";
 
-/// Free pages that one step of shrinking gives back to the system: 64, which took 0.3 ms.
-const SHRINK_STEP: &str = "pragma incremental_vacuum(64)";
+/// Steps of shrinking, which give 1 to 64 free pages back to the system.
+///
+/// For each of them SQLite looks through all that are free: 64 took 0.3 ms where few were, and 12 ms where 400 MB were.
+const SHRINK_STEPS: [&str; 4] = [
+    "pragma incremental_vacuum(1)",
+    "pragma incremental_vacuum(4)",
+    "pragma incremental_vacuum(16)",
+    "pragma incremental_vacuum(64)",
+];
+
+/// Time after which the next step of shrinking is to be a smaller one: whoever publishes meanwhile waits for it.
+const SHRINK_STEP_MAX: Duration = Duration::from_millis(2);
+
+/// How much a step of shrinking gives back.
+#[derive(Debug)]
+pub(super) struct ShrinkStep(usize);
+
+impl Default for ShrinkStep {
+    fn default() -> Self {
+        Self(SHRINK_STEPS.len() - 1)
+    }
+}
+
+impl ShrinkStep {
+    fn sql(&self) -> &'static str {
+        SHRINK_STEPS[self.0]
+    }
+
+    /// Chooses the next one after one that took this long. A larger one takes four times as long, and its commit with it.
+    fn took(&mut self, time: Duration) {
+        if time > SHRINK_STEP_MAX {
+            self.0 = self.0.saturating_sub(1);
+        } else if time < SHRINK_STEP_MAX / 8 {
+            self.0 = (self.0 + 1).min(SHRINK_STEPS.len() - 1);
+        }
+    }
+}
 
 /// Free pages that make room for the [reserve](super::reserve): 8 MiB of 4 KiB each.
 const SHRINK_BY_RESERVE: &str = "pragma incremental_vacuum(2048)";
@@ -48,7 +86,11 @@ impl Appender {
     /// Gives a few free pages back to the system. The file itself gets shorter with the next checkpoint.
     pub async fn shrink(&mut self) -> Result<(), Error> {
         self.look_in_place().await?;
-        let shrunk = sqlx::query(SHRINK_STEP).execute(&mut self.connection).await;
+        let begun = Instant::now();
+        let shrunk = sqlx::query(self.shrink_step.sql())
+            .execute(&mut self.connection)
+            .await;
+        self.shrink_step.took(begun.elapsed());
         self.remember();
         shrunk?;
         Ok(())
@@ -195,7 +237,25 @@ impl EventLog {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::db::{self, BUSY_TIMEOUT};
+
+    #[test]
+    fn a_step_of_shrinking_that_took_long_is_followed_by_smaller_ones_and_one_that_did_not_by_larger_ones()
+     {
+        let mut step = ShrinkStep::default();
+        let mut after = |micros| {
+            step.took(Duration::from_micros(micros));
+            step.sql()
+        };
+        let ran: Vec<_> = [12_000, 3000, 800, 2100, 2100, 800, 100, 100, 100]
+            .into_iter()
+            .map(&mut after)
+            .collect();
+        let pages = [16, 4, 4, 1, 1, 1, 4, 16, 64];
+        let expected = pages.map(|pages| format!("pragma incremental_vacuum({pages})"));
+        assert_eq!(ran, expected);
+    }
 
     #[tokio::test]
     async fn an_error_while_the_wal_is_cleaned_leaves_the_wait_for_other_processes_as_it_was() {
