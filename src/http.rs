@@ -241,7 +241,7 @@ impl HubEndpoint {
         }
         let query_bytes = request.uri().query().map_or(0, str::len);
         if query_bytes >= LARGE_QUERY_BYTES {
-            Caller::of(&request).limits().take_turn().await;
+            Caller::of(&request).limits().turns.next().await;
         }
         if let Some(problem) = operations::find_unreadable_query(&request) {
             return problem.into_response().into();
@@ -254,6 +254,7 @@ impl HubEndpoint {
         }
         let is_public = is_public(request.uri().path());
         let coding = ContentCoding::wanted(request.headers());
+        let turns = Caller::of(&request).limits().turns.clone();
         if request.method() == Method::HEAD {
             // poem would forget what the body is like. It is not sent: the server drops it.
             request.set_method(Method::GET);
@@ -261,7 +262,7 @@ impl HubEndpoint {
         // In a box: what the routes need would else be moved about with every event.
         let answered = Box::pin(answer(&self.routes, request, &self.operations)).await;
         let mut answered = match self.packs_pages {
-            true => content_coding::pack(answered, coding),
+            true => content_coding::pack(answered, coding, turns),
             false => answered,
         };
         if is_public {

@@ -144,3 +144,4 @@ pub mod rights;
 pub mod scan;
 pub mod server;
 pub mod service_manager;
+pub mod turns;

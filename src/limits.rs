@@ -22,7 +22,6 @@ use std::{
 };
 
 use ipnet::IpNet;
-use tokio::sync::Semaphore;
 
 use self::{
     address::{Address, Usage, Usages},
@@ -36,6 +35,7 @@ pub use self::{
 use crate::{
     event::DATA_MAX_BYTES,
     rights::{self, Quota},
+    turns::Turns,
 };
 
 /// Bytes of the body of a batch. Source: the hub's HTTP contract.
@@ -131,14 +131,14 @@ pub struct Account<'a> {
 pub struct Limits {
     /// The limits.
     pub settings: Settings,
+    /// Where what is large waits for each other.
+    pub turns: Turns,
     rate: Option<Rate>,
     /// The time that buckets count from.
     began: Instant,
     connections: AtomicU32,
     streams: AtomicU32,
     body_bytes: AtomicUsize,
-    /// Where what is large waits for each other.
-    turns: Semaphore,
     addresses: Mutex<Usages<Address>>,
     callers: Mutex<Usages<Arc<str>>>,
     /// Whether it was logged that a proxy should perhaps be trusted.
@@ -156,7 +156,7 @@ impl Limits {
             connections: AtomicU32::new(0),
             streams: AtomicU32::new(0),
             body_bytes: AtomicUsize::new(0),
-            turns: Semaphore::new(1),
+            turns: Turns::default(),
             addresses: Mutex::new(Usages::new(&settings)),
             callers: Mutex::new(Usages::new(&settings)),
             proxy_was_logged: AtomicBool::new(false),
@@ -172,15 +172,6 @@ impl Limits {
     /// Streams that are open.
     pub fn streams(&self) -> u32 {
         self.streams.load(Relaxed)
-    }
-
-    /// Waits for a turn to do something large: to read more of a body, to look at a long query, or to follow many topics.
-    ///
-    /// Between two turns the runtime does all else that is ready, so that others wait for one large request and not for as many as come.
-    pub async fn take_turn(&self) {
-        let turn = self.turns.acquire().await;
-        tokio::task::yield_now().await;
-        drop(turn.expect("nobody closes it"));
     }
 
     /// Permits a connection from `peer`, if one more may be open.

@@ -16,6 +16,8 @@ use poem::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
 };
 
+use crate::turns::Turns;
+
 /// Bytes below which a body is sent as it is: it fits into a packet or two, packed or not.
 const ANSWER_MIN_BYTES: u64 = 1024;
 
@@ -105,7 +107,11 @@ fn is_json(response: &Response) -> bool {
 }
 
 /// Packs the body of `response` if that is a page and `wanted` says how, and says that it depends on what was asked for.
-pub(super) fn pack(mut response: Response, wanted: Option<ContentCoding>) -> Response {
+pub(super) fn pack(
+    mut response: Response,
+    wanted: Option<ContentCoding>,
+    turns: Turns,
+) -> Response {
     if response.status() != StatusCode::OK || !is_json(&response) {
         return response;
     }
@@ -126,7 +132,7 @@ pub(super) fn pack(mut response: Response, wanted: Option<ContentCoding>) -> Res
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_ENCODING, coding.name());
-    response.set_body(Body::from_bytes_stream(packed(body, coding)));
+    response.set_body(Body::from_bytes_stream(packed(body, coding, turns)));
     response
 }
 
@@ -134,6 +140,7 @@ pub(super) fn pack(mut response: Response, wanted: Option<ContentCoding>) -> Res
 fn packed(
     body: BoxBody<Bytes, io::Error>,
     coding: ContentCoding,
+    turns: Turns,
 ) -> impl Stream<Item = io::Result<Bytes>> {
     struct State {
         body: BoxBody<Bytes, io::Error>,
@@ -141,12 +148,14 @@ fn packed(
         rest: Bytes,
         packer: Packer,
         is_first: bool,
+        turns: Turns,
     }
     let begin = State {
         body,
         rest: Bytes::new(),
         packer: coding.packer(),
         is_first: true,
+        turns,
     };
     stream::try_unfold(Some(begin), async |state| {
         let Some(mut state) = state else {
@@ -163,12 +172,15 @@ fn packed(
         let piece = state.rest.split_to(bytes);
         let is_first = std::mem::take(&mut state.is_first);
         // It takes up to a millisecond, for which others would wait.
-        let packing = tokio::task::spawn_blocking(move || {
-            let packed = state.packer.pack(&piece, is_first)?;
-            Ok((packed, state))
+        let mut packer = state.packer;
+        let packing = state.turns.beside(move || {
+            let packed = packer.pack(&piece, is_first)?;
+            Ok((packed, packer))
         });
-        let packed: io::Result<_> = packing.await.map_err(io::Error::other)?;
-        packed.map(|(packed, state)| Some((packed, Some(state))))
+        let packed: io::Result<_> = packing.await;
+        let (packed, packer) = packed?;
+        state.packer = packer;
+        Ok(Some((packed, Some(state))))
     })
 }
 
@@ -287,7 +299,7 @@ mod tests {
             .map(|frame| Ok::<_, io::Error>(Bytes::from_static(frame)))
             .collect();
         let body = Body::from_bytes_stream(stream::iter(frames));
-        let pieces = packed(body.into(), coding).map(|piece| piece.unwrap());
+        let pieces = packed(body.into(), coding, Turns::default()).map(|piece| piece.unwrap());
         pieces.collect::<Vec<_>>().await.concat()
     }
 

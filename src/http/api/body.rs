@@ -23,7 +23,8 @@ use crate::http::{
 };
 use crate::{
     event::{DATA_MAX_BYTES, InvalidData},
-    limits::{self, BodyPermit, Limits},
+    limits::{self, BodyPermit},
+    turns::Turns,
 };
 
 /// Bytes of a body that holds one event, beyond those of its data: room for white space, and for the fields around it.
@@ -103,8 +104,8 @@ async fn read_body(
         .map_err(|error| Problem::new(Code::InvalidParameter, error))?;
     let mut memory = Caller::of(request).hold_body(length.unwrap_or(0).min(max_bytes))?;
     let timeout = limits_of(request).body_timeout;
-    let limits = Caller::of(request).limits();
-    let reading = collect(body, length, max_bytes, too_large, &mut memory, limits);
+    let turns = &Caller::of(request).limits().turns;
+    let reading = collect(body, length, max_bytes, too_large, &mut memory, turns);
     let reading = Turn::lend(request, tokio::time::timeout(timeout, reading));
     let bytes = reading.await.map_err(|_| {
         let timeout = humantime::format_duration(timeout);
@@ -116,8 +117,7 @@ async fn read_body(
         Some(encoding) => {
             let decoding = move || encoding.decode(&bytes, max_bytes, too_large, memory);
             // 16 MiB take some 50 ms, which others on this thread would wait.
-            let decoded = tokio::task::spawn_blocking(decoding).await;
-            decoded.expect("decoding does not panic")?
+            turns.beside(decoding).await?
         }
     };
     if bytes.starts_with(BYTE_ORDER_MARK) {
@@ -161,7 +161,7 @@ async fn collect(
     max_bytes: usize,
     too_large: TooLarge,
     memory: &mut BodyPermit,
-    limits: &Limits,
+    turns: &Turns,
 ) -> Result<Bytes, Problem> {
     let mut chunks = body.into_bytes_stream();
     let mut pieces = Pieces::default();
@@ -175,7 +175,7 @@ async fn collect(
         })?;
         bytes += chunk.len();
         if bytes >= turn_ends {
-            limits.take_turn().await;
+            turns.next().await;
             turn_ends = bytes + TURN_BYTES;
         }
         is_too_large |= bytes > max_bytes;

@@ -274,8 +274,8 @@ impl EventsBody {
             true => parse(&body, limits_of(request))?,
             false => {
                 let limits = limits_of(request).clone();
-                let parsing = tokio::task::spawn_blocking(move || parse(&body, &limits));
-                parsing.await.expect("parsing does not panic")?
+                let turns = &Caller::of(request).limits().turns;
+                turns.beside(move || parse(&body, &limits)).await?
             }
         };
         let caller = Caller::of(request);
