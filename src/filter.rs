@@ -3,6 +3,11 @@
 mod allowed;
 mod pattern;
 
+use std::{
+    hash::{BuildHasher, Hash, Hasher, RandomState},
+    sync::LazyLock,
+};
+
 pub use self::{
     allowed::{Allowed, Source},
     pattern::{Pattern, PatternText},
@@ -27,11 +32,28 @@ const COSTLY: usize = 256;
 ///
 /// Two filters that were asked for in another order, or with repetitions, are equal, so readers that want the same
 /// thing can share one feed.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter {
+    /// Of all the rest: a table that grows hashes all its keys again, and a thousand filters may have a thousand names each.
+    hash: u64,
     topics: Names,
     types: Names,
     allowed: Allowed,
+}
+
+/// Its keys are random, so that nobody can send filters with one hash.
+static HASHES: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+impl Hash for Filter {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.hash.hash(hasher);
+    }
+}
+
+impl Default for Filter {
+    fn default() -> Self {
+        Self::of(Names::default(), Names::default(), Allowed::everything())
+    }
 }
 
 /// Names that are wanted: those that stand here and those that match a pattern. All, if there are neither.
@@ -75,11 +97,7 @@ pub enum FilterTooLarge {
 impl Filter {
     /// A filter of patterns over topics and over types, by a reader that is allowed everything.
     pub fn new(topics: Vec<Pattern>, types: Vec<Pattern>) -> Result<Self, FilterTooLarge> {
-        let filter = Self {
-            topics: Names::of(topics),
-            types: Names::of(types),
-            allowed: Allowed::everything(),
-        };
+        let filter = Self::of(Names::of(topics), Names::of(types), Allowed::everything());
         let both = [&filter.topics, &filter.types];
         let names = both.map(|names| names.exact.len()).iter().sum();
         let patterns = both.map(|names| names.patterns.len()).iter().sum();
@@ -98,7 +116,16 @@ impl Filter {
     /// The same by a reader that is allowed no more than `allowed`.
     #[must_use]
     pub fn within(self, allowed: Allowed) -> Self {
-        Self { allowed, ..self }
+        Self::of(self.topics, self.types, allowed)
+    }
+
+    fn of(topics: Names, types: Names, allowed: Allowed) -> Self {
+        Self {
+            hash: HASHES.hash_one((&topics, &types, &allowed)),
+            topics,
+            types,
+            allowed,
+        }
     }
 
     /// Whether the reader wants `event`.

@@ -9,8 +9,8 @@ use segno::{
     server,
 };
 
-/// For SQLite as well, in place of `malloc`. A tenth of what a publish cost was spent in the allocator of the system; and where many replayed at
-/// once, the threads waited for its locks: the runtime's for a sixth of its time, behind readers that give way to others.
+/// For SQLite as well, in place of `malloc`. A tenth of what a publish cost was spent in the allocator of the system; and where many
+/// replayed at once, the threads waited for its locks: the runtime's for a sixth of its time, behind readers that give way to others.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -12,7 +12,6 @@ mod subscribers;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    hash::{BuildHasher, Hash, Hasher, RandomState},
     mem,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicU32},
     time::{Duration, Instant},
@@ -64,7 +63,6 @@ pub(super) struct Announced {
 #[derive(Debug)]
 pub(super) struct Feeds {
     table: Mutex<Table>,
-    hashes: RandomState,
     closed: CancellationToken,
 }
 
@@ -72,7 +70,7 @@ pub(super) struct Feeds {
 struct Table {
     closed: bool,
     entries: Slab<Entry>,
-    by_filter: HashMap<HashedFilter, usize>,
+    by_filter: HashMap<Arc<Filter>, usize>,
     /// Feeds that want just some topics, under each of them: the index of the feed's entry, and the number of the topic among
     /// the feed's own. A tree, because a hash table moves all that it has when it grows: a million topics, while a publish waits.
     by_topic: BTreeMap<Box<str>, Vec<(usize, usize)>>,
@@ -83,27 +81,6 @@ struct Table {
     /// Entries whose feeds may want something of the commit that is being announced. Empty between announcements.
     touched: Vec<usize>,
 }
-
-/// A filter with its hash. The table would else hash all that filters name again whenever it grows.
-#[derive(Debug, Clone)]
-struct HashedFilter {
-    filter: Arc<Filter>,
-    hash: u64,
-}
-
-impl Hash for HashedFilter {
-    fn hash<H: Hasher>(&self, hasher: &mut H) {
-        self.hash.hash(hasher);
-    }
-}
-
-impl PartialEq for HashedFilter {
-    fn eq(&self, other: &Self) -> bool {
-        self.hash == other.hash && self.filter == other.filter
-    }
-}
-
-impl Eq for HashedFilter {}
 
 /// A feed in the table.
 #[derive(Debug)]
@@ -123,7 +100,6 @@ struct Entry {
 #[derive(Debug)]
 struct Feed {
     filter: Arc<Filter>,
-    hash: u64,
     sender: broadcast::Sender<Announcement>,
     /// Those who get what is sent here. Not its receivers: many subscribers may share one.
     subscribers: Arc<AtomicU32>,
@@ -141,24 +117,19 @@ impl Feeds {
     pub(super) fn new() -> Self {
         Self {
             table: Mutex::default(),
-            hashes: RandomState::new(),
             closed: CancellationToken::new(),
         }
     }
 
     /// Follows the feed for `filter`. `None` when the feeds are closed.
     pub(super) fn join(&self, filter: &Arc<Filter>) -> Option<FeedReceiver> {
-        let filter = HashedFilter {
-            filter: filter.clone(),
-            hash: self.hashes.hash_one(filter),
-        };
         let mut table = self.table();
         if table.closed {
             return None;
         }
-        let index = match table.by_filter.get(&filter) {
+        let index = match table.by_filter.get(filter) {
             Some(&index) => index,
-            None => table.add(filter),
+            None => table.add(filter.clone()),
         };
         let entry = &mut table.entries[index];
         entry.receivers += 1;
@@ -322,8 +293,7 @@ impl Table {
         feeds.clone()
     }
 
-    fn add(&mut self, hashed: HashedFilter) -> usize {
-        let filter = hashed.filter.clone();
+    fn add(&mut self, filter: Arc<Filter>) -> usize {
         let slot = self.entries.vacant_entry();
         let index = slot.key();
         let places = match filter.topics() {
@@ -347,8 +317,7 @@ impl Table {
         let subscribers = Arc::new(AtomicU32::new(0));
         slot.insert(Entry {
             feed: Arc::new(Feed {
-                filter,
-                hash: hashed.hash,
+                filter: filter.clone(),
                 sender: broadcast::Sender::new(FEED_BUFFER_COMMITS),
                 subscribers: subscribers.clone(),
             }),
@@ -357,16 +326,13 @@ impl Table {
             places,
             candidates: Vec::new(),
         });
-        self.by_filter.insert(hashed, index);
+        self.by_filter.insert(filter, index);
         index
     }
 
     fn remove(&mut self, index: usize) {
         let Entry { feed, places, .. } = self.entries.remove(index);
-        self.by_filter.remove(&HashedFilter {
-            filter: feed.filter.clone(),
-            hash: feed.hash,
-        });
+        self.by_filter.remove(&feed.filter);
         match feed.filter.topics() {
             Topics::Exact(topics) => {
                 for (topic, place) in topics.iter().zip(places) {
