@@ -198,6 +198,37 @@ mod tests {
         assert!(longest < Duration::from_millis(10), "{longest:?}");
     }
 
+    /// Each lets others in every millisecond; fifty that did so in turn would let nobody in for fifty.
+    #[tokio::test]
+    #[expect(clippy::print_stdout, reason = "the figures")]
+    async fn others_work_while_many_scan_with_costly_filters() {
+        let texts: Vec<_> = (0..90)
+            .map(|n| PatternText::new(&format!("**a*a{n}**b*")).unwrap())
+            .collect();
+        let scans = Scans::default();
+        let filter = Arc::new(scans.make_filter(&texts, &[]).await.unwrap());
+        let scanning: Vec<_> = (0..50)
+            .map(|_| {
+                let (scans, filter) = (scans.clone(), filter.clone());
+                tokio::spawn(async move {
+                    let mut scan = scans.begin(&filter).await;
+                    for n in 0..30 {
+                        scan.matches(&filter, &format!("{n}{}", "a".repeat(250)), "t");
+                        scan.pause().await;
+                    }
+                })
+            })
+            .collect();
+        let mut longest = Duration::ZERO;
+        while !scanning.iter().all(tokio::task::JoinHandle::is_finished) {
+            let before = thread_cpu_time();
+            tokio::task::yield_now().await;
+            longest = longest.max(thread_cpu_time() - before);
+        }
+        println!("others were let in after {longest:?} of work at most");
+        assert!(longest < Duration::from_millis(20), "{longest:?}");
+    }
+
     /// A scan of 2,000 events of one topic took 7 ms for 10 patterns that nearly match it.
     #[tokio::test]
     async fn a_topic_is_judged_once_in_a_scan_and_as_the_filter_says() {

@@ -292,6 +292,9 @@ async fn links_and_commands_work_with_a_token() {
     assert_eq!(saved.lines().count(), 2, "{saved}");
     browser.click("#history-rows summary").await;
     let link = "#history-rows .links a:last-child";
+    // The rest of the row comes when it is opened.
+    let is_there = format!("document.querySelector({link:?}) != null");
+    browser.expect(&is_there, true).await;
     // What the browser's menu would open or copy.
     let of_menu = format!(
         "(() => {{ const link = document.querySelector({link:?}); \
