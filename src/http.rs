@@ -28,6 +28,8 @@ mod refused_stream;
 mod request_id;
 mod schema;
 mod stats;
+#[cfg(test)]
+pub(crate) mod test_endpoint;
 mod turn;
 
 use std::{
@@ -74,6 +76,7 @@ use crate::{
     limits::{LimitHit, Limits},
     metrics::Counters,
     rights::Right,
+    turns::Turns,
 };
 
 /// Which log an answer is about: a cursor of one means nothing in another. On every answer.
@@ -122,6 +125,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
     let refusals = hub.metrics().refusals.clone();
     let cors = Cors::of(&settings.cors_origins, settings.cors_credentials);
     let (access, packs_pages) = (settings.access.clone(), settings.packs_pages);
+    let turns = settings.limits.turns.clone();
     let cross_site = CrossSite {
         public: settings.public_url.clone(),
         names: settings.names.clone(),
@@ -144,6 +148,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
         log_id,
         cors,
         packs_pages,
+        turns,
         routes: console::add_to(Route::new())
             .at(DOCUMENT_PATH, poem::get(json_page(document)))
             .nest(DOCS_PATH, Route::new().at("/", poem::get(docs)))
@@ -164,6 +169,7 @@ pub struct HubEndpoint {
     log_id: HeaderValue,
     cors: Option<Cors>,
     packs_pages: bool,
+    turns: Turns,
     routes: Route,
 }
 
@@ -241,7 +247,7 @@ impl HubEndpoint {
         }
         let query_bytes = request.uri().query().map_or(0, str::len);
         if query_bytes >= LARGE_QUERY_BYTES {
-            Caller::of(&request).limits().turns.next().await;
+            self.turns.next().await;
         }
         if let Some(problem) = operations::find_unreadable_query(&request) {
             return problem.into_response().into();
@@ -254,7 +260,6 @@ impl HubEndpoint {
         }
         let is_public = is_public(request.uri().path());
         let coding = ContentCoding::wanted(request.headers());
-        let turns = Caller::of(&request).limits().turns.clone();
         if request.method() == Method::HEAD {
             // poem would forget what the body is like. It is not sent: the server drops it.
             request.set_method(Method::GET);
@@ -262,7 +267,7 @@ impl HubEndpoint {
         // In a box: what the routes need would else be moved about with every event.
         let answered = Box::pin(answer(&self.routes, request, &self.operations)).await;
         let mut answered = match self.packs_pages {
-            true => content_coding::pack(answered, coding, turns),
+            true => content_coding::pack(answered, coding, &self.turns),
             false => answered,
         };
         if is_public {

@@ -1,5 +1,5 @@
 //! The limits on connections, on connections, streams and events of an address, and on streams and events of a caller. Pure but
-//! for the clock.
+//! for the clock, and for the turns that are kept here.
 //!
 //! A connection looks its address up once, and its requests share what it found: a limit then costs an atomic. Only behind a
 //! trusted proxy, where each request may be another client's, a stream looks up again, and a publish if there is a rate.

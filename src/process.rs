@@ -1,6 +1,6 @@
 //! What this process takes of the machine, as Linux tells it. Elsewhere nothing is told.
 
-use std::fs;
+use std::{fs, num::NonZero, thread};
 
 /// Ticks a second in which `/proc` counts processor time. Source: proc(5) and `USER_HZ`, which is 100 on every architecture that
 /// Rust's standard library runs on.
@@ -54,6 +54,12 @@ fn status_bytes(status: &str, name: &str) -> Option<u64> {
     Some(kibibytes * 1024)
 }
 
+/// Processors less the one that a thread beside takes, such as SQLite's or the runtime's; one at the least.
+pub(crate) fn processors_but_one() -> usize {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    processors.saturating_sub(1).max(1)
+}
+
 /// Has the calling thread leave the processor to the other threads of the process, and to others, where there is not enough of it.
 ///
 /// To `nice` 10: it gets a ninth of what one of the others gets, and one that wakes does not wait for it.
@@ -80,6 +86,18 @@ pub(crate) fn thread_cpu_time() -> std::time::Duration {
     let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux has it");
     let nanoseconds = statistics.split(' ').next().expect("it has three fields");
     std::time::Duration::from_nanos(nanoseconds.parse().expect("it is a number"))
+}
+
+/// Work of this thread between two moments at which others were let in, at the most, until all `tasks` have ended.
+#[cfg(test)]
+pub(crate) async fn longest_work<T>(tasks: &[tokio::task::JoinHandle<T>]) -> std::time::Duration {
+    let mut longest = std::time::Duration::ZERO;
+    while !tasks.iter().all(tokio::task::JoinHandle::is_finished) {
+        let before = thread_cpu_time();
+        tokio::task::yield_now().await;
+        longest = longest.max(thread_cpu_time() - before);
+    }
+    longest
 }
 
 #[cfg(test)]

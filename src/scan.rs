@@ -162,7 +162,7 @@ impl Scan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::process::thread_cpu_time;
+    use crate::process::{longest_work, thread_cpu_time};
 
     /// Those who work on the same thread are let in every 10 ms of its work, however many filters are to be made, and however large.
     #[tokio::test]
@@ -181,16 +181,10 @@ mod tests {
             })
             .collect();
         let begun = thread_cpu_time();
-        let (mut longest, mut times) = (Duration::ZERO, 0);
-        while !making.iter().all(tokio::task::JoinHandle::is_finished) {
-            let waiting = thread_cpu_time();
-            tokio::task::yield_now().await;
-            longest = longest.max(thread_cpu_time() - waiting);
-            times += 1;
-        }
+        let longest = longest_work(&making).await;
         let all = thread_cpu_time() - begun;
         println!(
-            "100 filters were made in {all:?} of work; others were let in {times} times, after {longest:?} at most"
+            "100 filters were made in {all:?} of work; others were let in after {longest:?} at most"
         );
         for made in making {
             made.await.unwrap().unwrap();
@@ -219,12 +213,7 @@ mod tests {
                 })
             })
             .collect();
-        let mut longest = Duration::ZERO;
-        while !scanning.iter().all(tokio::task::JoinHandle::is_finished) {
-            let before = thread_cpu_time();
-            tokio::task::yield_now().await;
-            longest = longest.max(thread_cpu_time() - before);
-        }
+        let longest = longest_work(&scanning).await;
         println!("others were let in after {longest:?} of work at most");
         assert!(longest < Duration::from_millis(20), "{longest:?}");
     }

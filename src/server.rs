@@ -21,7 +21,7 @@ use std::{
     future::pending,
     io,
     net::{Ipv4Addr, SocketAddr},
-    num::{NonZero, NonZeroU32},
+    num::NonZeroU32,
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -60,6 +60,7 @@ use crate::{
     metrics::Metrics,
     monitor,
     peer_address::PeerAddress,
+    process::processors_but_one,
     retention::{self, Keep},
     service_manager::Manager,
 };
@@ -434,9 +435,8 @@ async fn keep_telling_rules(hub: &Hub, access: &Access, keep: &Keep) {
 /// SQLite's thread, which commits, takes one. On two processors a second thread beside it cost more in waking each other than
 /// it did: 44,000 durable POSTs/s instead of 57,000 at 64 connections (`cargo bench --bench publish`).
 pub fn runtime() -> io::Result<Runtime> {
-    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
     runtime::Builder::new_multi_thread()
-        .worker_threads(processors.saturating_sub(1).max(1))
+        .worker_threads(processors_but_one())
         .enable_all()
         .build()
 }

@@ -2,9 +2,11 @@
 //!
 //! On two processors one thread serves everything, and threads beside it share the processors with it.
 
-use std::{num::NonZero, sync::Arc, thread};
+use std::sync::Arc;
 
 use tokio::sync::Semaphore;
+
+use crate::process::processors_but_one;
 
 /// All turns of a hub. Clones are one.
 #[derive(Debug, Clone)]
@@ -16,8 +18,7 @@ pub struct Turns {
 /// As many threads beside the runtime's as would leave it a processor.
 impl Default for Turns {
     fn default() -> Self {
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        Self::new(processors.saturating_sub(1).max(1))
+        Self::new(processors_but_one())
     }
 }
 
@@ -55,6 +56,7 @@ impl Turns {
 mod tests {
     use std::{
         sync::atomic::{AtomicU32, Ordering::SeqCst},
+        thread,
         time::Duration,
     };
 

@@ -110,7 +110,7 @@ fn is_json(response: &Response) -> bool {
 pub(super) fn pack(
     mut response: Response,
     wanted: Option<ContentCoding>,
-    turns: Turns,
+    turns: &Turns,
 ) -> Response {
     if response.status() != StatusCode::OK || !is_json(&response) {
         return response;
@@ -132,7 +132,7 @@ pub(super) fn pack(
     };
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_ENCODING, coding.name());
-    response.set_body(Body::from_bytes_stream(packed(body, coding, turns)));
+    response.set_body(Body::from_bytes_stream(packed(body, coding, turns.clone())));
     response
 }
 

@@ -4,19 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::stream;
-use poem::{
-    Body, Endpoint, Request, RequestParts,
-    http::{Method, uri::Scheme},
-    web::{LocalAddr, RemoteAddr},
-};
+use poem::{Body, Endpoint, Request, http::Method};
 
-use super::{HubEndpoint, Settings, endpoint};
+use super::{HubEndpoint, test_endpoint};
 use crate::{
-    auth::Access,
-    hub::{self, Hub},
     limits::{self, Limits},
-    metrics::Metrics,
-    process::thread_cpu_time,
+    process::longest_work,
 };
 
 /// Work of the runtime's thread after which others are to be let in: without optimization a few large requests take a quarter of it. All
@@ -35,28 +28,18 @@ const QUERIES: usize = 100;
 #[expect(clippy::print_stdout, reason = "the figures")]
 async fn others_are_let_in_between_large_requests() {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("segno.db");
-    let opened = Hub::open(&file, hub::Settings::default(), Metrics::default());
-    let (hub, writer) = opened.await.unwrap();
-    let writing = tokio::spawn(writer.run());
     let limits = Arc::new(Limits::new(limits::Settings {
         max_body_memory: 4 * BODIES * BODY_BYTES,
         ..limits::Settings::default()
     }));
-    let settings = Settings {
-        heartbeat: Duration::from_secs(60),
-        public_url: None,
-        names: Vec::new(),
-        kept: Vec::new(),
-        cors_origins: Vec::new(),
-        cors_credentials: false,
-        packs_pages: true,
-        limits: limits.clone(),
-        access: Arc::new(Access::open(folder.path().join("ticket-key"))),
+    let (hub, writing, endpoint) = test_endpoint::open(folder.path(), &limits).await;
+    let endpoint = Arc::new(endpoint);
+    let request = |method, path: &str, body| {
+        let address = "127.0.0.1:9".parse().unwrap();
+        test_endpoint::request(&limits, address, method, path, body)
     };
-    let endpoint = Arc::new(endpoint(hub.clone(), settings));
-    let get = |path: String| request(&limits, Method::GET, &path, Body::empty());
-    let post = |body| request(&limits, Method::POST, "/events", body);
+    let get = |path: String| request(Method::GET, &path, Body::empty());
+    let post = |body| request(Method::POST, "/events", body);
     let streams = (0..QUERIES).map(|n| get(format!("/sse?{}", topics(n))));
     let refused = (0..QUERIES).map(|n| get(format!("/sse?{}unknown=1", topics(n))));
     for (kind, requests) in [
@@ -71,7 +54,7 @@ async fn others_are_let_in_between_large_requests() {
         ("queries of 700 topics", refused.collect()),
         ("streams of 700 topics", streams.collect()),
     ] {
-        let longest = longest_work(&endpoint, requests).await;
+        let longest = answer_all(&endpoint, requests).await;
         println!("{kind}: others were let in after {longest:?} of work at most");
         assert!(longest < WORK_MAX, "{kind}: {longest:?}");
     }
@@ -81,7 +64,7 @@ async fn others_are_let_in_between_large_requests() {
 }
 
 /// Work of this thread between two moments at which others were let in, at the most, while `requests` are answered.
-async fn longest_work(endpoint: &Arc<HubEndpoint>, requests: Vec<Request>) -> Duration {
+async fn answer_all(endpoint: &Arc<HubEndpoint>, requests: Vec<Request>) -> Duration {
     let answering: Vec<_> = requests
         .into_iter()
         .map(|request| {
@@ -89,25 +72,7 @@ async fn longest_work(endpoint: &Arc<HubEndpoint>, requests: Vec<Request>) -> Du
             tokio::spawn(async move { endpoint.call(request).await.unwrap() })
         })
         .collect();
-    let mut longest = Duration::ZERO;
-    while !answering.iter().all(tokio::task::JoinHandle::is_finished) {
-        let before = thread_cpu_time();
-        tokio::task::yield_now().await;
-        longest = longest.max(thread_cpu_time() - before);
-    }
-    longest
-}
-
-fn request(limits: &Arc<Limits>, method: Method, path: &str, body: Body) -> Request {
-    let address: std::net::SocketAddr = "127.0.0.1:9".parse().unwrap();
-    let request = poem::http::Request::builder().method(method).uri(path);
-    let request = request.header("host", "localhost");
-    let (parts, ()) = request.body(()).unwrap().into_parts();
-    let (local, remote) = (LocalAddr(address.into()), RemoteAddr(address.into()));
-    let parts = RequestParts::from((parts, local, remote, Scheme::HTTP));
-    let mut request = Request::from_parts(parts, body);
-    request.set_data(Arc::new(limits.admit(address.ip()).unwrap()));
-    request
+    longest_work(&answering).await
 }
 
 /// A query of 700 topics that nobody else has.

@@ -475,13 +475,7 @@ async fn receive(door: &mut Option<mpsc::Receiver<Box<Audience>>>) -> Option<Box
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use poem::{
-        Body, Endpoint, Request, RequestParts,
-        http::uri::Scheme,
-        web::{LocalAddr, RemoteAddr},
-    };
+    use poem::{Body, Endpoint, http::Method};
     use tokio::{
         io::AsyncReadExt,
         net::{TcpListener, TcpSocket, TcpStream},
@@ -489,12 +483,10 @@ mod tests {
 
     use super::*;
     use crate::{
-        auth::Access,
         event::{Data, EventType, NewEvent, Topic},
-        http::{self, Answer, HubEndpoint},
-        hub::{self, Hub, Origin},
+        http::{Answer, HubEndpoint, test_endpoint},
+        hub::Origin,
         limits::{self, Limits},
-        metrics::Metrics,
     };
 
     /// A socket that holds little, and its other end.
@@ -511,12 +503,7 @@ mod tests {
     async fn live(endpoint: &HubEndpoint, limits: &Arc<Limits>) -> (Box<Audience>, TcpStream) {
         let (socket, client) = connection().await;
         let address = client.local_addr().unwrap();
-        let request = hyper::Request::get("/sse").header("host", "localhost");
-        let (parts, ()) = request.body(()).unwrap().into_parts();
-        let (local, remote) = (LocalAddr(address.into()), RemoteAddr(address.into()));
-        let parts = RequestParts::from((parts, local, remote, Scheme::HTTP));
-        let mut request = Request::from_parts(parts, Body::empty());
-        request.set_data(Arc::new(limits.admit(address.ip()).unwrap()));
+        let request = test_endpoint::request(limits, address, Method::GET, "/sse", Body::empty());
         let Answer::Stream(_, mut following) = endpoint.call(request).await.unwrap() else {
             panic!("no stream");
         };
@@ -536,23 +523,8 @@ mod tests {
     #[tokio::test]
     async fn an_audience_whose_only_member_is_slow_lets_nobody_in() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("segno.db");
-        let opened = Hub::open(&file, hub::Settings::default(), Metrics::default());
-        let (hub, writer) = opened.await.unwrap();
-        let writing = tokio::spawn(writer.run());
         let limits = Arc::new(Limits::new(limits::Settings::default()));
-        let settings = http::Settings {
-            heartbeat: Duration::from_secs(60),
-            public_url: None,
-            names: Vec::new(),
-            kept: Vec::new(),
-            cors_origins: Vec::new(),
-            cors_credentials: false,
-            packs_pages: true,
-            limits: limits.clone(),
-            access: Arc::new(Access::open(folder.path().join("ticket-key"))),
-        };
-        let endpoint = http::endpoint(hub.clone(), settings);
+        let (hub, writing, endpoint) = test_endpoint::open(folder.path(), &limits).await;
         let (mut host, _slow_client) = live(&endpoint, &limits).await;
         let (guest, mut client) = live(&endpoint, &limits).await;
         for audience in [&host, &guest] {
