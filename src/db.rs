@@ -32,7 +32,6 @@ mod upkeep;
 
 use std::{
     error,
-    fs::File,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -64,7 +63,7 @@ use self::{
     highest::{Highest, all_lost, skip_lost},
     intact::Intact,
     ordered::{Before, find_reached},
-    place::{Place, beside},
+    place::{Lock, Place, beside},
     readers::open_readers,
     reserve::Reserve,
     schema::{Content, guarded, inspect, migrate, read_only},
@@ -108,7 +107,7 @@ pub struct Appender {
     /// While commands of a cluster are done, what is put back if they are not committed.
     before: Option<Before>,
     /// Held as long as this is, and with it the file.
-    _lock: File,
+    _lock: Lock,
 }
 
 /// What SQLite or the system said.

@@ -99,9 +99,22 @@ pub(super) fn create_new(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
+/// The lock on a log, held as long as this is.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Drop for Lock {
+    /// Lets go of it. To close the file is not enough: a program that is being started has all files of this process open for
+    /// a moment, and with this one the lock.
+    fn drop(&mut self) {
+        // Where it fails it ends with the process.
+        _ = self.0.unlock();
+    }
+}
+
 /// Locks the log at a [resolved](resolve) path for this process. Two hubs on one file would each announce only their own
 /// events.
-pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(path: &Path) -> Result<Lock, OpenError> {
     let file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -109,17 +122,21 @@ pub(super) fn lock(path: &Path) -> Result<File, OpenError> {
         .mode(OWNER_ONLY)
         .open(beside(path, "-lock"));
     let file = file.map_err(|source| io_error(path, source))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(path.into())),
-        Err(TryLockError::Error(source)) => Err(io_error(path, source)),
-    }
+    try_lock(file).map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::InUse(path.into()),
+        TryLockError::Error(source) => io_error(path, source),
+    })
+}
+
+fn try_lock(file: File) -> Result<Lock, TryLockError> {
+    file.try_lock()?;
+    Ok(Lock(file))
 }
 
 /// Whether a process has the log at a [resolved](resolve) path locked.
 pub(super) fn is_locked(path: &Path) -> bool {
     let file = OpenOptions::new().write(true).open(beside(path, "-lock"));
-    file.is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    file.is_ok_and(|file| matches!(try_lock(file), Err(TryLockError::WouldBlock)))
 }
 
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
@@ -186,6 +203,20 @@ mod tests {
         let mounts = "36 35 98:0 /mnt1 /data/my\\040log\\134.db rw,noatime - ext3 /dev/root rw\n22 1 0:21 / /proc rw - proc proc rw\n";
         let points: Vec<_> = mount_points(mounts).collect();
         assert_eq!(points, ["/data/my log\\.db", "/proc"]);
+    }
+
+    #[test]
+    fn a_lock_ends_with_whoever_held_it_though_a_program_that_is_being_started_has_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("segno.db");
+        let held = lock(&log).unwrap();
+        assert!(matches!(lock(&log), Err(OpenError::InUse(_))));
+        // What a child has until it becomes another program.
+        let inherited = held.0.try_clone().unwrap();
+        drop(held);
+        assert!(!is_locked(&log));
+        lock(&log).unwrap();
+        drop(inherited);
     }
 
     /// Somebody may put a link there after what was there is removed.

@@ -13,7 +13,7 @@ use super::{
     copy::{begin_beside, connect, copy_beside, put_in_place, set_aside, sound},
     open_error,
     ordered::find_reached,
-    place::{self, beside, resolve},
+    place::{self, Lock, beside, resolve},
 };
 
 impl EventLog {
@@ -41,7 +41,7 @@ pub struct Incoming {
     db: PathBuf,
     unfinished: PathBuf,
     file: File,
-    lock: File,
+    lock: Lock,
 }
 
 impl Incoming {
