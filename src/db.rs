@@ -64,7 +64,7 @@ use self::{
     intact::Intact,
     ordered::{Before, find_reached},
     place::{Lock, Place, beside},
-    readers::open_readers,
+    readers::{ReadingThreads, open_readers},
     reserve::Reserve,
     schema::{Content, guarded, inspect, migrate, read_only},
     upkeep::ShrinkStep,
@@ -88,6 +88,7 @@ pub struct EventLog {
     id: Arc<str>,
     lost: Arc<[Lost]>,
     scans: Scans,
+    reading: Arc<ReadingThreads>,
 }
 
 /// Writes the event log: the only one that does.
@@ -434,6 +435,9 @@ impl EventLog {
             id: id.into(),
             lost: all_lost(connection).await.map_err(failed)?,
             scans: Scans::default(),
+            reading: ReadingThreads::start()
+                .map_err(|source| place::io_error(path, source))?
+                .into(),
         })
     }
 }

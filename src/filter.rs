@@ -2,6 +2,7 @@
 
 mod allowed;
 mod pattern;
+mod verdicts;
 
 use std::{
     hash::{BuildHasher, Hash, Hasher, RandomState},
@@ -11,6 +12,7 @@ use std::{
 pub use self::{
     allowed::{Allowed, Source},
     pattern::{Pattern, PatternText},
+    verdicts::Verdicts,
 };
 use crate::event::{Event, EventType};
 
@@ -36,6 +38,7 @@ const COSTLY: usize = 256;
 pub struct Filter {
     /// Of all the rest: a table that grows hashes all its keys again, and a thousand filters may have a thousand names each.
     hash: u64,
+    cost: usize,
     topics: Names,
     types: Names,
     allowed: Allowed,
@@ -122,6 +125,7 @@ impl Filter {
     fn of(topics: Names, types: Names, allowed: Allowed) -> Self {
         Self {
             hash: HASHES.hash_one((&topics, &types, &allowed)),
+            cost: topics.cost() + types.cost() + allowed.cost(),
             topics,
             types,
             allowed,
@@ -179,12 +183,12 @@ impl Filter {
 
     /// What a test of an event costs for the patterns, in units of about 10 ns; up to six times that for the longest names. Lists
     /// of names cost nothing to speak of.
-    pub fn cost(&self) -> usize {
-        self.topics.cost() + self.types.cost() + self.allowed.cost()
+    pub const fn cost(&self) -> usize {
+        self.cost
     }
 
     /// Whether many events cannot be looked at without being noticed by others.
-    pub fn is_costly(&self) -> bool {
+    pub const fn is_costly(&self) -> bool {
         self.cost() >= COSTLY
     }
 

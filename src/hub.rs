@@ -274,7 +274,7 @@ impl Hub {
     /// Costs a read of the log where `start` is a time or a number of events, else nothing. A drain does not wait for it.
     pub async fn subscribe(
         &self,
-        filter: Filter,
+        filter: Arc<Filter>,
         start: Start,
         peer: PeerAddress,
     ) -> Result<Subscription, SubscribeError> {

@@ -6,14 +6,13 @@
 //! runs at a time, and it gives its turn away after a while.
 
 use std::{
-    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::filter::{Filter, FilterTooLarge, Pattern, PatternText};
+use crate::filter::{Filter, FilterTooLarge, Pattern, PatternText, Verdicts};
 
 /// Time that a scan holds its runtime thread at the most.
 ///
@@ -29,6 +28,9 @@ const FILTER_COSTLY_BYTES: usize = 2000;
 /// The [cost](Filter::cost) from which on work of another kind waits for its turn: a millisecond, at worst 6 ms.
 const WORK_COSTLY: usize = 100_000;
 
+/// Topics and types that a scan with a costly filter remembers: as many as the rows that are looked at in one go.
+const REMEMBERED_NAMES: usize = 4096;
+
 /// All scans of a log. Clones are one.
 #[derive(Debug, Clone)]
 pub struct Scans {
@@ -42,24 +44,7 @@ pub struct Scan {
     begun: Instant,
     resumed: Instant,
     turn: Option<OwnedSemaphorePermit>,
-    topics: Verdicts,
-    types: Verdicts,
-}
-
-/// Whether a costly filter wants a name, for those that were looked at: a log has many events, and few topics and types. Bounded by what
-/// a scan looks at in its turn.
-#[derive(Debug, Default)]
-struct Verdicts(HashMap<Box<str>, bool>);
-
-impl Verdicts {
-    fn of(&mut self, name: &str, judge: impl FnOnce(&str) -> bool) -> bool {
-        if let Some(wanted) = self.0.get(name) {
-            return *wanted;
-        }
-        let wanted = judge(name);
-        self.0.insert(name.into(), wanted);
-        wanted
-    }
+    verdicts: Verdicts,
 }
 
 impl Default for Scans {
@@ -127,8 +112,7 @@ impl Scan {
             begun: now,
             resumed: now,
             turn,
-            topics: Verdicts::default(),
-            types: Verdicts::default(),
+            verdicts: Verdicts::new(REMEMBERED_NAMES),
         }
     }
 
@@ -136,12 +120,7 @@ impl Scan {
     pub fn matches(&mut self, filter: &Filter, topic: &str, event_type: &str) -> bool {
         match self.turn {
             None => filter.matches_names(topic, event_type),
-            Some(_) => {
-                self.topics.of(topic, |topic| filter.wants_topic(topic))
-                    && self
-                        .types
-                        .of(event_type, |of_type| filter.wants_type(of_type))
-            }
+            Some(_) => self.verdicts.ask(filter, topic, event_type),
         }
     }
 
@@ -216,36 +195,5 @@ mod tests {
         let longest = longest_work(&scanning).await;
         println!("others were let in after {longest:?} of work at most");
         assert!(longest < Duration::from_millis(20), "{longest:?}");
-    }
-
-    /// A scan of 2,000 events of one topic took 7 ms for 10 patterns that nearly match it.
-    #[tokio::test]
-    async fn a_topic_is_judged_once_in_a_scan_and_as_the_filter_says() {
-        let texts: Vec<_> = (0..90)
-            .map(|n| PatternText::new(&format!("**a*a{n}**b*")).unwrap())
-            .collect();
-        let (scans, types) = (Scans::default(), [PatternText::new("t*").unwrap()]);
-        let filter = scans.make_filter(&texts, &types).await.unwrap();
-        assert!(filter.is_costly());
-        let mut scan = scans.begin(&filter).await;
-        let topic = "a".repeat(255);
-        let begun = thread_cpu_time();
-        for _ in 0..20_000 {
-            assert!(!scan.matches(&filter, &topic, "t"));
-        }
-        let took = thread_cpu_time() - begun;
-        assert!(took < Duration::from_millis(500), "{took:?}");
-        for (topic, event_type, wanted) in [
-            ("aa7/b", "t", true),
-            ("aa7/b", "u", false),
-            ("aa7/c", "t", false),
-            ("aa7/b", "t", true),
-        ] {
-            for _ in 0..2 {
-                let found = scan.matches(&filter, topic, event_type);
-                assert_eq!(found, wanted, "{topic} {event_type}");
-                assert_eq!(found, filter.matches_names(topic, event_type));
-            }
-        }
     }
 }

@@ -6,6 +6,7 @@ use std::{
     io::{self, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use anyhow::{Context, anyhow};
@@ -15,7 +16,6 @@ use super::{LogFile, progress::Progress, trimmed_line::TrimmedLine};
 use crate::{
     db::{self, EventLog, Order, Range},
     event::{DATA_MAX_BYTES, Event, EventId, Topic},
-    filter::Filter,
 };
 
 /// Events read at a time.
@@ -92,7 +92,7 @@ async fn write_after(
             before: last_id.next(),
         };
         let page = log
-            .page(&Filter::default(), range, Order::Ascending, PAGE_EVENTS)
+            .page(&Arc::default(), range, Order::Ascending, PAGE_EVENTS)
             .await?;
         let first_id = log.first_id().await?;
         if cursor > EventId::ZERO && first_id.is_some_and(|first_id| cursor < first_id.previous()) {

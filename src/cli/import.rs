@@ -17,7 +17,6 @@ use super::{LogFile, counted, print, progress::Progress, trimmed_line::TrimmedLi
 use crate::{
     db::{self, Appender, EventLog, Order, Range},
     event::{Event, EventId, Topic},
-    filter::Filter,
 };
 
 /// Events of one commit.
@@ -180,7 +179,7 @@ impl Import {
             let range = Range::after(event.id.previous());
             let page = self
                 .log
-                .page(&Filter::default(), range, Order::Ascending, PAGE_EVENTS)
+                .page(&Arc::default(), range, Order::Ascending, PAGE_EVENTS)
                 .await?;
             self.known = page.events.into();
         }

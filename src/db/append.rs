@@ -203,7 +203,6 @@ mod tests {
     use crate::{
         db::{self, Order, Range},
         event::{DATA_MAX_LEVELS, Data, EventType, Topic},
-        filter::Filter,
     };
 
     /// People ask the file with SQLite's JSON functions.
@@ -247,8 +246,7 @@ mod tests {
             expected.extend(events.iter().map(|event| (**event).clone()));
         }
         let all = Range::after(EventId::ZERO);
-        let filter = Filter::default();
-        let page = log.page(&filter, all, Order::Ascending, 100).await;
+        let page = log.page(&Arc::default(), all, Order::Ascending, 100).await;
         assert_eq!(page.unwrap().events, expected);
         assert_eq!(appender.last_id(), EventId::from_row(13));
     }

@@ -25,7 +25,7 @@ pub use self::subscribers::{CountedSubscriber, SubscriberCount};
 use super::batch::Batch;
 use crate::{
     event::Event,
-    filter::{Filter, Topics},
+    filter::{Filter, Topics, Verdicts},
 };
 
 /// Announcements that a subscription may fall behind before it reads pages again instead.
@@ -40,6 +40,9 @@ const MATCH_MAX: Duration = Duration::from_millis(1);
 
 /// [Cost](Filter::cost) of tests between two looks at the clock: 20 µs, at worst 120 µs.
 const UNTIMED_MAX_COST: usize = 2048;
+
+/// Topics, and types, that a feed with a costly filter remembers: 16 KB where they are as long as they may be.
+const REMEMBERED_NAMES: usize = 32;
 
 /// What a feed is sent for a commit.
 #[derive(Debug, Clone)]
@@ -100,6 +103,8 @@ struct Entry {
 #[derive(Debug)]
 struct Feed {
     filter: Arc<Filter>,
+    /// What its filter said, if that is costly. Locked by announcements alone, one at a time.
+    verdicts: Option<Mutex<Verdicts>>,
     sender: broadcast::Sender<Announcement>,
     /// Those who get what is sent here. Not its receivers: many subscribers may share one.
     subscribers: Arc<AtomicU32>,
@@ -184,12 +189,12 @@ impl Feeds {
         for (feed, candidates) in of_topics {
             if feed.filter.wants_any_type() {
                 send(&feed, Announcement::Events(Batch::new(candidates)));
-            } else if let Some(announcement) = matching.announcement(&feed.filter, &candidates) {
+            } else if let Some(announcement) = matching.announcement(&feed, &candidates) {
                 send(&feed, announcement);
             }
         }
         for feed in &*wide {
-            if let Some(announcement) = matching.announcement(&feed.filter, events) {
+            if let Some(announcement) = matching.announcement(feed, events) {
                 send(feed, announcement);
             }
         }
@@ -235,20 +240,42 @@ impl Matching {
         }
     }
 
-    /// What a feed with this filter is to be sent; `None` if it wants nothing of `events`.
-    fn announcement(&mut self, filter: &Filter, events: &[Arc<Event>]) -> Option<Announcement> {
-        let cost = filter.cost();
+    /// What a feed is to be sent; `None` if it wants nothing of `events`.
+    fn announcement(&mut self, feed: &Feed, events: &[Arc<Event>]) -> Option<Announcement> {
         let mut wanted = Vec::new();
         for event in events {
-            if self.is_over && cost > 0 {
-                return Some(Announcement::Look);
+            match self.test(feed, event) {
+                Some(true) => wanted.push(event.clone()),
+                Some(false) => (),
+                None => return Some(Announcement::Look),
             }
-            if filter.matches(event) {
-                wanted.push(event.clone());
-            }
-            self.count(cost);
         }
         (!wanted.is_empty()).then(|| Announcement::Events(Batch::new(wanted)))
+    }
+
+    /// Whether a feed wants `event`; `None` where there is no time to test it.
+    fn test(&mut self, feed: &Feed, event: &Event) -> Option<bool> {
+        let (filter, cost) = (&feed.filter, feed.filter.cost());
+        let (topic, event_type) = (event.topic.as_str(), event.event_type.as_str());
+        let mut verdicts = feed.verdicts.as_ref().map(|verdicts| {
+            let verdicts = verdicts.lock();
+            verdicts.expect("nobody panics while testing names")
+        });
+        let known = verdicts
+            .as_ref()
+            .and_then(|verdicts| verdicts.find(topic, event_type));
+        if known.is_some() {
+            return known;
+        }
+        if self.is_over && cost > 0 {
+            return None;
+        }
+        let wanted = match &mut verdicts {
+            Some(verdicts) => verdicts.ask(filter, topic, event_type),
+            None => filter.matches_names(topic, event_type),
+        };
+        self.count(cost);
+        Some(wanted)
     }
 
     fn count(&mut self, cost: usize) {
@@ -318,6 +345,7 @@ impl Table {
         slot.insert(Entry {
             feed: Arc::new(Feed {
                 filter: filter.clone(),
+                verdicts: (filter.is_costly()).then(|| Mutex::new(Verdicts::new(REMEMBERED_NAMES))),
                 sender: broadcast::Sender::new(FEED_BUFFER_COMMITS),
                 subscribers: subscribers.clone(),
             }),
@@ -505,11 +533,21 @@ mod tests {
         println!("an announcement to 200 feeds of 100 costly patterns took {took:?}");
         assert_eq!(ids(&mut cheap), [1]);
         assert_eq!(ids(&mut listed), [2]);
-        let told_to_look = dear
-            .iter_mut()
-            .filter_map(|feed| feed.receiver.try_recv().ok());
-        let told_to_look = told_to_look.filter(|told| matches!(told, Announcement::Look));
-        assert!(told_to_look.count() > 100);
+        let mut told_to_look = || {
+            let told = dear
+                .iter_mut()
+                .filter_map(|feed| feed.receiver.try_recv().ok());
+            told.filter(|told| matches!(told, Announcement::Look))
+                .count()
+        };
+        assert!(told_to_look() > 100);
         assert!(took < Duration::from_millis(500), "{took:?}");
+        // What was tested is known from then on.
+        let within = "filters to be tested, a part of them with each commit";
+        let known = (0..500).position(|_| {
+            feeds.announce(&commit);
+            told_to_look() == 0
+        });
+        println!("all were tested after {:?} more", known.expect(within));
     }
 }

@@ -57,12 +57,7 @@ impl Recent {
         };
         loop {
             let page = log
-                .page(
-                    &Filter::default(),
-                    range,
-                    Order::Descending,
-                    SCAN_MAX_EVENTS,
-                )
+                .page(&Arc::default(), range, Order::Descending, SCAN_MAX_EVENTS)
                 .await;
             let page = match page {
                 Ok(page) => page,

@@ -32,7 +32,7 @@ impl Sources {
     /// The first of the events in `range` that `filter` wants: from memory if they are recent, else a page of the log.
     pub(super) async fn page(
         &self,
-        filter: &Filter,
+        filter: &Arc<Filter>,
         range: Range,
     ) -> Result<RecentPage, db::Error> {
         let pages = &self.metrics.replayed_pages;

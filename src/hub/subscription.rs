@@ -106,11 +106,10 @@ struct ReplayedPage {
 impl Subscription {
     pub(super) async fn begin(
         sources: Arc<Sources>,
-        filter: Filter,
+        filter: Arc<Filter>,
         start: Start,
         peer: PeerAddress,
     ) -> Result<Self, SubscribeError> {
-        let filter = Arc::new(filter);
         // Taken before the log is read: an event committed in between is then in both, and the cursor drops the copy.
         // The other way round it would be in neither.
         let feed = sources
@@ -537,7 +536,7 @@ mod tests {
         let start = Start::After(EventId::from_row(cursor));
         let peer = PeerAddress::Unix;
         let filter = Filter::new(topics, Vec::new()).unwrap();
-        let begun = Subscription::begin(sources.clone(), filter, start, peer);
+        let begun = Subscription::begin(sources.clone(), filter.into(), start, peer);
         (folder, sources, begun.await.unwrap())
     }
 

@@ -108,9 +108,9 @@ fn new(topic: &str, data: &str) -> NewEvent {
     }
 }
 
-fn filter(topics: &[&str]) -> Filter {
+fn filter(topics: &[&str]) -> Arc<Filter> {
     let patterns = topics.iter().map(|topic| Pattern::new(topic).unwrap());
-    Filter::new(patterns.collect(), vec![]).unwrap()
+    Filter::new(patterns.collect(), vec![]).unwrap().into()
 }
 
 fn nowhere() -> PeerAddress {

@@ -6,13 +6,13 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use segno::{
     db::{self, Order, Published, Range},
     event::{Data, EventId, NewEvent, Timestamp, Topic},
-    filter::Filter,
 };
 use tempfile::TempDir;
 
@@ -236,7 +236,7 @@ impl LastCommit {
             .unwrap();
         let page = log
             .page(
-                &Filter::default(),
+                &Arc::default(),
                 Range::after(EventId::ZERO),
                 Order::Ascending,
                 1000,

@@ -5,13 +5,13 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
 use segno::{
     db::{self, Appender, EventLog, Order, Published, Range, Trim},
     event::{Data, EventId, NewEvent, Timestamp, Topic},
-    filter::Filter,
 };
 
 use super::test_hub::{Program, TestHub, answer, reqwest_client, seeded, segno, within};
@@ -720,7 +720,7 @@ async fn a_limit_on_the_size_of_files_is_a_full_disk_and_not_the_end() {
 
 /// All that a hub does with a file. What it says of each is not looked at: it must only come to an end.
 async fn do_everything(log: &EventLog, appender: &mut Appender) {
-    let filter = Filter::default();
+    let filter = Arc::default();
     for order in [Order::Ascending, Order::Descending] {
         let mut range = Range::after(EventId::ZERO);
         while let Ok(page) = log.page(&filter, range, order, 100).await

@@ -194,7 +194,7 @@ impl FollowApi {
         let pass = caller.pass(&self.0.settings.access)?;
         let permit = caller.open_stream(&filter)?;
         let peer = caller.peer;
-        let subscription = self.0.hub.subscribe(filter, start, peer).await?;
+        let subscription = self.0.hub.subscribe(filter.into(), start, peer).await?;
         Ok(Following {
             counted: subscription.count_subscriber(),
             stream: EventStream::new(subscription, query.format, self.0.settings.heartbeat)

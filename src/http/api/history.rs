@@ -4,6 +4,8 @@ mod lines;
 mod page;
 mod wait;
 
+use std::sync::Arc;
+
 use poem::Request;
 use poem_openapi::{
     ApiResponse, Object, OpenApi, ResponseContent,
@@ -116,7 +118,7 @@ impl HistoryApi {
         }
         let filter = filter(&self.0.hub, topic.0, event_type.0).await?;
         let mut query = HistoryQuery {
-            filter: Caller::of(request).reads(filter)?,
+            filter: Caller::of(request).reads(filter)?.into(),
             range,
             order: optional(order.0)?.unwrap_or_default(),
             limit: optional(limit.0)?.map(|limit| limit.0),
@@ -262,7 +264,7 @@ pub(super) fn unknown_event(id: EventId) -> Problem {
 /// Which events a request for history wants.
 #[derive(Debug)]
 pub(super) struct HistoryQuery {
-    pub(super) filter: Filter,
+    pub(super) filter: Arc<Filter>,
     pub(super) range: Range,
     pub(super) order: Order,
     pub(super) limit: Option<usize>,

@@ -2,6 +2,11 @@
 
 use std::collections::VecDeque;
 
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
 use super::{
     super::{
         applier::Applier,
@@ -22,9 +27,11 @@ const LARGE_BYTES: usize = COMMIT_MAX_BYTES / 4;
 /// Applies what comes until the hub drains, then what was taken by then.
 ///
 /// In turns: a commit of what is small, a commit of one that is large, a piece of other work. Whoever publishes little waits for one
-/// large batch at most, however many wait; and large ones wait for the small ones of one commit each time.
+/// large batch at most, however many wait; and large ones wait for the small ones of one commit each time. Other work takes half of
+/// the time at the most: of those who publish now and then, only every second one comes upon it, however much is deleted.
 pub(super) async fn run(intake: &mut Intake, applier: &mut Applier) {
     let (mut taken, mut backlog) = (Vec::new(), Backlog::default());
+    let mut rested = Instant::now();
     loop {
         if backlog.is_empty() {
             tokio::select! {
@@ -36,8 +43,8 @@ pub(super) async fn run(intake: &mut Intake, applier: &mut Applier) {
                 count = intake.publications.recv_many(&mut taken, COMMIT_MAX_PUBLICATIONS) => if count == 0 {
                     break;
                 },
-                Some(work) = intake.work.recv() => {
-                    self::work(work, applier).await;
+                Some(work) = next_work(&mut intake.work, rested) => {
+                    rested = self::work(work, applier).await;
                     continue;
                 }
             }
@@ -55,10 +62,20 @@ pub(super) async fn run(intake: &mut Intake, applier: &mut Applier) {
         publish(backlog.take_small(), applier).await;
         publish(backlog.take_large(), applier).await;
         // Under constant load there is always a publication, and other work has its turn all the same.
-        if let Ok(work) = intake.work.try_recv() {
-            self::work(work, applier).await;
+        if rested <= Instant::now()
+            && let Ok(work) = intake.work.try_recv()
+        {
+            rested = self::work(work, applier).await;
         }
     }
+}
+
+/// The next piece of work, not before it is `rested`.
+async fn next_work(work: &mut mpsc::Receiver<Work>, rested: Instant) -> Option<Work> {
+    if rested > Instant::now() {
+        sleep_until(rested).await;
+    }
+    work.recv().await
 }
 
 /// What was taken from the queue and is not committed yet.
@@ -130,7 +147,9 @@ async fn publish(publications: Vec<Publication>, applier: &mut Applier) {
     }
 }
 
-async fn work(work: Work, applier: &mut Applier) {
+/// Does a piece of work. Returns when the next may be done: after a rest as long as this took.
+async fn work(work: Work, applier: &mut Applier) -> Instant {
+    let begun = Instant::now();
     match work {
         Work::Change(Change { act, waiting }) => {
             let applied = applier.apply(Command::now(act), &Origins::default()).await;
@@ -140,5 +159,70 @@ async fn work(work: Work, applier: &mut Applier) {
         // What was put in order before is applied.
         #[cfg(feature = "cluster")]
         Work::Barrier(reply) => _ = reply.send(Ok(())),
+    }
+    Instant::now() + begun.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{
+        super::super::{Hub, Origin, Settings},
+        *,
+    };
+    use crate::{
+        db::Trim,
+        event::{Data, EventId, EventType, NewEvent, Topic},
+        metrics::Metrics,
+    };
+
+    /// Deletions that follow each other would else leave the writer no time of its own, and every publisher would wait for a step.
+    #[tokio::test]
+    #[expect(clippy::print_stdout, reason = "the figures")]
+    async fn deletions_rest_as_long_as_they_work() {
+        const STEPS: u32 = 40;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("segno.db");
+        let opened = Hub::open(&path, Settings::default(), Metrics::default()).await;
+        let (hub, writer) = opened.unwrap();
+        let writing = tokio::spawn(writer.run());
+        let event = NewEvent {
+            topic: Topic::new("t").unwrap(),
+            event_type: EventType::default(),
+            data: Data::from_text(&"x".repeat(250_000)).unwrap(),
+            key: None,
+        };
+        for _ in 0..2 * STEPS {
+            // Two of them are a step.
+            let events = vec![event.clone(), event.clone()];
+            hub.publish(events, Origin::default()).await.unwrap();
+        }
+        let trim = Trim {
+            topic: None,
+            through: EventId::MAX,
+            erases: false,
+        };
+        let mut alone = Vec::new();
+        for _ in 0..STEPS {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            let begun = Instant::now();
+            assert_eq!(hub.trim_step(&trim).await.unwrap(), Some(2));
+            alone.push(begun.elapsed());
+        }
+        alone.sort_unstable();
+        let alone = alone[alone.len() / 2];
+        let begun = Instant::now();
+        for _ in 0..STEPS {
+            assert_eq!(hub.trim_step(&trim).await.unwrap(), Some(2));
+        }
+        let together = begun.elapsed() / STEPS;
+        println!("a step alone took {alone:?}, one after the other {together:?} each");
+        assert!(
+            together > alone * 3 / 2,
+            "{together:?}, and {alone:?} alone"
+        );
+        hub.drain();
+        writing.await.unwrap().close().await.unwrap();
     }
 }

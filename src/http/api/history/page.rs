@@ -1,6 +1,6 @@
 //! A page of history as one JSON object, with a link to the next.
 
-use std::{collections::VecDeque, io, io::Write};
+use std::{collections::VecDeque, io, io::Write, sync::Arc};
 
 use futures_util::{Stream, StreamExt, stream};
 use poem::{Body, http::Uri};
@@ -150,7 +150,7 @@ pub(super) async fn read_page(
 
 /// What follows the events of a page.
 struct End {
-    filter: Filter,
+    filter: Arc<Filter>,
     /// The cursor of the request. A page of the newest events lies above it.
     asked_after: EventId,
     /// What the page is of.
