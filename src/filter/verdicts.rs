@@ -4,8 +4,10 @@ use std::collections::HashMap;
 
 use super::Filter;
 
-/// Whether one filter wants the topics and types that it was asked for: a log has many events, and few topics and types. For a
-/// [costly](Filter::is_costly) filter, which takes a hundred times as long to ask as this.
+/// Whether one filter wants the topics and types that it was asked for.
+///
+/// A log has many events, and few topics and types. For a [costly](Filter::is_costly) filter, which takes a hundred times as long to ask
+/// as this.
 #[derive(Debug)]
 pub struct Verdicts {
     topics: Names,
