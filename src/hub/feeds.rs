@@ -345,7 +345,9 @@ impl Table {
         slot.insert(Entry {
             feed: Arc::new(Feed {
                 filter: filter.clone(),
-                verdicts: (filter.is_costly()).then(|| Mutex::new(Verdicts::new(REMEMBERED_NAMES))),
+                verdicts: filter
+                    .is_costly()
+                    .then(|| Mutex::new(Verdicts::new(REMEMBERED_NAMES))),
                 sender: broadcast::Sender::new(FEED_BUFFER_COMMITS),
                 subscribers: subscribers.clone(),
             }),
