@@ -212,7 +212,8 @@ mod tests {
     #[tokio::test]
     #[expect(clippy::print_stdout, reason = "the figures")]
     async fn deletions_rest_as_long_as_they_work_while_somebody_publishes() {
-        const STEPS: u32 = 40;
+        const STEPS: u32 = 20;
+        const TRIES: u32 = 3;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("segno.db");
         let opened = Hub::open(&path, Settings::default(), Metrics::default()).await;
@@ -224,7 +225,7 @@ mod tests {
             data: Data::from_text(&"x".repeat(250_000)).unwrap(),
             key: None,
         };
-        for _ in 0..3 * STEPS {
+        for _ in 0..(1 + 2 * TRIES) * STEPS {
             // Two of them are a step.
             let events = vec![event.clone(), event.clone()];
             hub.publish(events, Origin::default()).await.unwrap();
@@ -248,20 +249,26 @@ mod tests {
             for _ in 0..STEPS - 1 {
                 assert_eq!(hub.trim_step(&trim).await.unwrap(), Some(2));
             }
-            begun.elapsed() / STEPS
+            begun.elapsed() / (STEPS - 1)
         };
-        hub.publish(vec![event], Origin::default()).await.unwrap();
-        let beside = together().await;
-        tokio::time::sleep(PUBLISHED_LATELY).await;
-        let unseen = together().await;
-        println!(
-            "a step alone took {alone:?}, beside publishers {beside:?}, and {unseen:?} without"
-        );
-        assert!(beside > alone * 3 / 2, "{beside:?}, and {alone:?} alone");
-        assert!(
-            unseen < beside,
-            "{unseen:?}, and {beside:?} beside publishers"
-        );
+        // Other work on the machine comes and goes.
+        let mut rests = false;
+        for _ in 0..TRIES {
+            hub.publish(vec![event.clone()], Origin::default())
+                .await
+                .unwrap();
+            let beside = together().await;
+            tokio::time::sleep(PUBLISHED_LATELY).await;
+            let unseen = together().await;
+            println!(
+                "a step alone took {alone:?}, beside publishers {beside:?}, and {unseen:?} without"
+            );
+            rests |= beside > alone * 3 / 2 && unseen < beside * 3 / 4;
+            if rests {
+                break;
+            }
+        }
+        assert!(rests, "{alone:?} alone");
         hub.drain();
         writing.await.unwrap().close().await.unwrap();
     }
