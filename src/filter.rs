@@ -261,15 +261,18 @@ fn normalized(mut patterns: Vec<Pattern>) -> Vec<Pattern> {
     patterns
 }
 
+/// What `texts` say, each of which is right.
+#[cfg(test)]
+pub(crate) fn patterns(texts: &[&str]) -> Vec<Pattern> {
+    let patterns = texts.iter().map(|text| Pattern::new(text).unwrap());
+    patterns.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn filter(topics: &[&str], types: &[&str]) -> Result<Filter, FilterTooLarge> {
-        let patterns = |texts: &[&str]| {
-            let patterns = texts.iter().map(|text| Pattern::new(text).unwrap());
-            patterns.collect()
-        };
         Filter::new(patterns(topics), patterns(types))
     }
 

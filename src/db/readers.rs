@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    panic::resume_unwind,
     sync::atomic::{AtomicUsize, Ordering::Relaxed},
 };
 
@@ -16,11 +15,9 @@ use tracing::Instrument;
 
 use crate::process::{self, processors_but_one};
 
-/// Readers that work at once. More would wait for the processor: a page is read from memory as a rule.
-const READERS: u32 = 4;
-
-/// Threads that make events of rows, at the most.
-const THREADS_MAX: usize = 4;
+/// Readers that work at once. More would wait for the processor: a page is read from memory as a rule. No more threads than that make
+/// events of what they read.
+const READERS: u8 = 4;
 
 /// Has some steps.
 const ANY_STATEMENT: &str = "select count(*) from sqlite_schema";
@@ -29,8 +26,8 @@ const ANY_STATEMENT: &str = "select count(*) from sqlite_schema";
 pub(super) async fn open_readers(options: SqliteConnectOptions) -> Result<SqlitePool, sqlx::Error> {
     let options = options.read_only(true);
     SqlitePoolOptions::new()
-        .max_connections(READERS)
-        .min_connections(READERS)
+        .max_connections(READERS.into())
+        .min_connections(READERS.into())
         .idle_timeout(None)
         .max_lifetime(None)
         .test_before_acquire(false)
@@ -64,7 +61,7 @@ pub(super) struct ReadingThreads(Option<Runtime>);
 
 impl ReadingThreads {
     pub(super) fn start() -> io::Result<Self> {
-        let threads = processors_but_one().min(THREADS_MAX);
+        let threads = processors_but_one().min(READERS.into());
         let number = AtomicUsize::new(0);
         let runtime = runtime::Builder::new_multi_thread()
             .worker_threads(threads)
@@ -83,10 +80,8 @@ impl ReadingThreads {
     ) -> T {
         let threads = self.0.as_ref().expect("they end with this");
         let reading = threads.spawn(reading.in_current_span());
-        match AbortOnDropHandle::new(reading).await {
-            Ok(read) => read,
-            Err(error) => resume_unwind(error.into_panic()),
-        }
+        let read = AbortOnDropHandle::new(reading).await;
+        read.expect("reading does not panic")
     }
 }
 

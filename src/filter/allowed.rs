@@ -196,12 +196,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::filter::Filter;
-
-    fn patterns(texts: &[&str]) -> Vec<Pattern> {
-        let patterns = texts.iter().map(|text| Pattern::new(text).unwrap());
-        patterns.collect()
-    }
+    use crate::filter::{Filter, patterns};
 
     fn named(texts: &[&str]) -> Allowed {
         Allowed::new(patterns(texts), vec![])

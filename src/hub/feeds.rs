@@ -397,7 +397,7 @@ mod tests {
     use crate::process::thread_cpu_time;
     use crate::{
         event::{Data, EventId, EventType, Timestamp, Topic},
-        filter::Pattern,
+        filter::patterns,
     };
 
     fn event(id: i64, topic: &str) -> Arc<Event> {
@@ -412,10 +412,6 @@ mod tests {
     }
 
     pub(super) fn filter(topics: &[&str], types: &[&str]) -> Arc<Filter> {
-        let patterns = |texts: &[&str]| {
-            let patterns = texts.iter().map(|text| Pattern::new(text).unwrap());
-            patterns.collect()
-        };
         Arc::new(Filter::new(patterns(topics), patterns(types)).unwrap())
     }
 
