@@ -4,6 +4,7 @@ use poem::{
     IntoResponse, Response,
     http::{HeaderMap, StatusCode},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::api::Following;
 
@@ -43,12 +44,6 @@ impl From<Response> for Answer {
 
 impl From<Following> for Answer {
     fn from(following: Following) -> Self {
-        if following.stream.ends_by_itself() {
-            // A socket is given to what may last for hours, and an audience is for those that all want the same.
-            let mut response = following.head();
-            response.set_body(following.into_body());
-            return Self::Response(response);
-        }
         Self::Stream(following.head(), Box::new(following))
     }
 }
@@ -59,7 +54,7 @@ impl IntoResponse for Answer {
         match self {
             Self::Response(response) => response,
             Self::Stream(mut head, following) => {
-                head.set_body(following.into_body());
+                head.set_body(following.into_body(CancellationToken::new()));
                 head
             }
         }

@@ -1,8 +1,8 @@
 //! One connection: hyper reads its requests and writes its answers, until one of them is a stream.
 //!
-//! A stream that answers the first request of a connection gets the socket to itself. hyper's buffers and its state are
-//! freed, and an event goes from the bytes that all subscribers of a feed share to the socket without a copy. A stream that
-//! answers a later request goes through hyper: an earlier answer may still wait in its buffers.
+//! A stream gets the socket to itself. hyper's buffers and its state are freed, and an event goes from the bytes that all subscribers
+//! of a feed share to the socket without a copy. Nothing of earlier answers is lost: hyper has written them before it reads the next
+//! request. Through hyper goes a stream that ends after some events, so that the connection goes on, and one that is encrypted.
 //!
 //! Every connection begins as one of HTTP/1. Where the client speaks HTTP/2, hyper says so before it writes anything, and the
 //! connection begins again as one of HTTP/2: see `http2.rs`.
@@ -11,9 +11,9 @@ use std::{
     convert::Infallible,
     future::{pending, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::Poll,
@@ -33,7 +33,7 @@ use super::{
     framing::{Framing, answer_head},
     http2,
     listener::Socket,
-    paced_socket::{PacedSocket, is_http2},
+    paced_socket::{PacedSocket, Signals, is_http2},
     refusal::Refuser,
     terms::{Client, Terms, into_response},
     tls::{ALPN_HTTP2, Greeting, Tls},
@@ -54,18 +54,13 @@ pub(super) struct StreamSocket {
     pub(super) framing: Framing,
 }
 
-/// Whether a connection may still be handed over, and to what.
-#[derive(Debug)]
-enum Handover {
-    FirstRequest,
-    Stream(Box<(Vec<u8>, Following, Framing)>),
-    Never,
-}
+/// A stream that is to have the socket: what is to be sent before it, the stream, and how its blocks are told apart.
+type Heir = (Vec<u8>, Following, Framing);
 
 /// What a connection of HTTP/1 has come to.
 enum Outcome<S> {
     /// The socket is a stream's from now on.
-    Stream(S, Box<(Vec<u8>, Following, Framing)>),
+    Stream(S, Box<Heir>),
     /// The client speaks HTTP/2. Nothing has been answered.
     Http2(PacedSocket<S>),
     /// It was served to its end.
@@ -78,7 +73,7 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
     client: Client,
     terms: Arc<Terms<E>>,
 ) -> Option<StreamSocket> {
-    match serve_http1(socket, Handover::FirstRequest, &client, &terms).await {
+    match serve_http1(socket, true, &client, &terms).await {
         Outcome::Stream(socket, stream) => {
             let (head, following, framing) = *stream;
             Some(StreamSocket {
@@ -138,15 +133,16 @@ pub(super) async fn serve_tls<E: Endpoint<Output: Into<Answer>> + 'static>(
         ))
         .await;
     }
-    let served = serve_http1(stream, Handover::Never, &client, &terms);
+    let served = serve_http1(stream, false, &client, &terms);
     if let Outcome::Http2(socket) = Box::pin(served).await {
         Box::pin(http2::serve(socket, client, terms)).await;
     }
 }
 
+/// `hands_over` tells whether a stream may have the socket.
 async fn serve_http1<S, E>(
     socket: S,
-    handover: Handover,
+    hands_over: bool,
     client: &Client,
     terms: &Arc<Terms<E>>,
 ) -> Outcome<S>
@@ -158,27 +154,26 @@ where
         let settings = &client.permit.limits().settings;
         (settings.header_timeout, settings.write_timeout)
     };
-    let may_wait = Arc::new(AtomicBool::new(false));
+    let signals = Arc::<Signals>::default();
+    let heir = Arc::new(Mutex::new(None::<Box<Heir>>));
     let has_answered = Arc::new(AtomicBool::new(false));
-    let handover = Arc::new(Mutex::new(handover));
     let service = service_fn(|request: hyper::Request<Incoming>| {
-        let (terms, handover, may_wait) = (terms.clone(), handover.clone(), may_wait.clone());
+        let (terms, heir, signals) = (terms.clone(), heir.clone(), signals.clone());
         has_answered.store(true, Relaxed);
         let version = request.version();
         let request = client.request(request);
         async move {
-            let first = matches!(set(&handover, Handover::Never), Handover::FirstRequest);
-            let (response, open_ended) = match terms.answer(request).await {
-                Answer::Stream(head, following) if first => {
+            let answer = match terms.answer(request).await {
+                Answer::Stream(head, following) if hands_over && following.lasts() => {
                     let framing = Framing::of(version);
-                    let head = answer_head(&head, framing);
-                    let stream = (head, *following, framing);
-                    set(&handover, Handover::Stream(Box::new(stream)));
+                    let stream = (answer_head(&head, framing), *following, framing);
+                    *lock(&heir) = Some(Box::new(stream));
                     return pending().await; // Dropped with hyper's side of the connection.
                 }
-                answer @ (Answer::Response(_) | Answer::Stream(..)) => into_response(answer),
+                answer @ (Answer::Response(_) | Answer::Stream(..)) => answer,
             };
-            may_wait.store(open_ended, Relaxed);
+            let (response, open_ended) = into_response(answer, signals.half_closed.clone());
+            signals.may_wait.store(open_ended, Relaxed);
             Ok::<hyper::Response<_>, Infallible>(response.into())
         }
     });
@@ -189,28 +184,24 @@ where
         // A client that has sent all it has to say may still wait for its answers.
         .half_close(true)
         .serve_connection(
-            PacedSocket::new(socket, write_timeout, may_wait.clone()),
+            PacedSocket::new(socket, write_timeout, signals.clone()),
             service,
         );
 
-    let until_handover = poll_fn(|context| {
-        let served = Pin::new(&mut connection).poll(context);
-        match set(&handover, Handover::Never) {
-            Handover::Stream(stream) => Poll::Ready((Ok(()), Some(stream))),
-            state @ (Handover::FirstRequest | Handover::Never) => {
-                set(&handover, state);
-                served.map(|ended| (ended, None))
-            }
-        }
-    });
-    let (ended, stream) = tokio::select! {
-        handed_over = until_handover => handed_over,
-        () = terms.ending.cancelled() => {
+    let mut drains = pin!(terms.ending.cancelled());
+    let mut leaves = false;
+    let (ended, stream) = poll_fn(|context| {
+        if !leaves && drains.as_mut().poll(context).is_ready() {
+            leaves = true;
             Pin::new(&mut connection).graceful_shutdown();
-            _ = (&mut connection).await;
-            return Outcome::Ended;
         }
-    };
+        let served = Pin::new(&mut connection).poll(context);
+        match lock(&heir).take() {
+            Some(stream) => Poll::Ready((Ok(()), Some(stream))),
+            None => served.map(|ended| (ended, None)),
+        }
+    })
+    .await;
     let parts = connection.into_parts();
     if let Some(stream) = stream {
         return Outcome::Stream(parts.io.into_inner(), stream);
@@ -224,9 +215,6 @@ where
     Outcome::Ended
 }
 
-fn set(handover: &Mutex<Handover>, state: Handover) -> Handover {
-    std::mem::replace(
-        &mut handover.lock().expect("nobody panics while holding it"),
-        state,
-    )
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().expect("nobody panics while holding it")
 }

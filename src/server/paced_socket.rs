@@ -1,4 +1,5 @@
-//! A socket with a limit on how long a write may wait for the client to read, and which looks at what a client says first.
+//! A socket with a limit on how long a write may wait for the client to read, and which looks at what a client says first and when it
+//! closes its side.
 //!
 //! An answer stays in memory until its client has read it: without the limit a few hundred clients that do not read hold
 //! gigabytes for ever. Over HTTP/2 the limit is kept for each answer instead, by `http2.rs`.
@@ -22,6 +23,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::{Sleep, sleep},
 };
+use tokio_util::sync::CancellationToken;
 
 /// What a client of HTTP/2 says first. Source: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -29,29 +31,43 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes that are read at first: the head of nearly every request.
 const FIRST_MAX_BYTES: usize = 2048;
 
+/// Bytes of later requests that are read while an answer of any length is written, to see the client close its side behind them.
+const AHEAD_MAX_BYTES: usize = 2048;
+
+/// What the socket of a connection and who answers on it tell each other.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// Whether what is being written may stand still: a stream or a history of any length, which hold a page at most.
+    pub(super) may_wait: AtomicBool,
+    /// Cancelled when the client has closed its side while it is sent what may stand still.
+    pub(super) half_closed: CancellationToken,
+}
+
 /// A connection's socket, as hyper uses it.
 #[derive(Debug)]
 pub(super) struct PacedSocket<S> {
     socket: TokioIo<S>,
     timeout: Duration,
-    /// Whether what is being written may stand still: a stream or a history of any length, which hold a page at most.
-    may_wait: Arc<AtomicBool>,
+    signals: Arc<Signals>,
     /// Runs from the moment that the socket takes no more.
     stalled: Option<Pin<Box<Sleep>>>,
     /// What was read from the socket and is still to be given.
     before: Bytes,
+    /// Whether to read while an answer is written, which hyper's HTTP/1 does not.
+    reads_ahead: bool,
     /// Whether what comes may be a part of [`PREFACE`]: hyper's HTTP/1 knows it only whole.
     is_opening: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
-    pub(super) fn new(socket: S, timeout: Duration, may_wait: Arc<AtomicBool>) -> Self {
+    pub(super) fn new(socket: S, timeout: Duration, signals: Arc<Signals>) -> Self {
         Self {
             socket: TokioIo::new(socket),
             timeout,
-            may_wait,
+            signals,
             stalled: None,
             before: Bytes::new(),
+            reads_ahead: true,
             is_opening: true,
         }
     }
@@ -62,9 +78,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
 
     /// The same socket for another protocol, which reads `read` again first. Its writes may wait.
     pub(super) fn begin_again(self, read: Bytes) -> Self {
+        let may_wait = AtomicBool::new(true);
         Self {
             before: read,
-            may_wait: Arc::new(AtomicBool::new(true)),
+            signals: Arc::new(Signals {
+                may_wait,
+                ..Signals::default()
+            }),
+            reads_ahead: false,
             stalled: None,
             is_opening: false,
             ..self
@@ -79,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
         context: &mut Context<'_>,
         written: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
-        if written.is_ready() || self.may_wait.load(Relaxed) {
+        if written.is_ready() || self.signals.may_wait.load(Relaxed) {
             self.stalled = None;
             return written;
         }
@@ -101,6 +122,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
             self.is_opening = is_part && !is_end;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Sees whether the client has closed its side, while it is sent what may stand still. A reset is an error.
+    fn look_ahead(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        let Signals {
+            may_wait,
+            half_closed,
+            ..
+        } = &*self.signals;
+        while self.reads_ahead
+            && may_wait.load(Relaxed)
+            && !half_closed.is_cancelled()
+            && self.before.len() < AHEAD_MAX_BYTES
+        {
+            let mut bytes = [0; 256];
+            let mut read = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.socket).poll_read(context, read.unfilled()) {
+                Poll::Pending => break,
+                Poll::Ready(outcome) => outcome?,
+            }
+            if read.filled().is_empty() {
+                half_closed.cancel();
+            }
+            self.before = [&self.before, read.filled()].concat().into();
+            context.waker().wake_by_ref(); // It may be what hyper waits for.
+        }
+        Ok(())
     }
 }
 
@@ -142,6 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for PacedSocket<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.look_ahead(context)?;
         let flushed = Pin::new(&mut self.socket).poll_flush(context);
         self.pace(context, flushed)
     }

@@ -4,7 +4,7 @@ use std::{fmt::Display, net::SocketAddr, sync::Arc};
 
 use hyper::body::Incoming;
 use poem::{
-    Addr, Endpoint, IntoResponse, Request, Response,
+    Addr, Endpoint, Request, Response,
     http::uri::Scheme,
     web::{LocalAddr, RemoteAddr},
 };
@@ -102,12 +102,19 @@ impl Client {
     }
 }
 
-/// An answer for hyper to write, and whether it may stand still: one of any length, which holds no more than a page of it.
-pub(super) fn into_response(answer: Answer) -> (Response, bool) {
-    let is_stream = matches!(answer, Answer::Stream(..));
-    let response = answer.into_response();
-    let may_wait = is_stream || is_open_ended(&response);
-    (response, may_wait)
+/// An answer for hyper to write, and whether it may stand still: one of any length, which holds no more than a page of it. A stream
+/// asks whether its client is there when `half_closed` says that the client sends no more.
+pub(super) fn into_response(answer: Answer, half_closed: CancellationToken) -> (Response, bool) {
+    match answer {
+        Answer::Response(response) => {
+            let may_wait = is_open_ended(&response);
+            (response, may_wait)
+        }
+        Answer::Stream(mut head, following) => {
+            head.set_body(following.into_body(half_closed));
+            (head, true)
+        }
+    }
 }
 
 fn is_open_ended(response: &Response) -> bool {

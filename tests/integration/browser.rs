@@ -157,6 +157,11 @@ impl Browser {
             .unwrap();
     }
 
+    /// Goes back to the page before. A script that does so may be gone with its page before its end is told.
+    pub(crate) async fn back(&self) {
+        within("the page before", self.page.back()).await.unwrap();
+    }
+
     pub(crate) async fn address(&self) -> String {
         self.page.current_url().await.unwrap().to_string()
     }

@@ -926,7 +926,7 @@ async fn a_page_that_was_left_holds_no_stream() {
         while hub.get_json("/stats").await["subscribers"] != 0 {}
     })
     .await;
-    browser.value("history.back()").await;
+    browser.back().await;
     browser
         .expect("document.querySelector('#state-text')?.textContent", "Live")
         .await;

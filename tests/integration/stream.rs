@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::test_hub::{
-    CURSOR_TYPE, Program, TestHub, TestStream, answer, reqwest_client, resident_bytes, seeded,
-    within,
+    CURSOR_TYPE, DEADLINE, Program, TestHub, TestStream, answer, reqwest_client, resident_bytes,
+    seeded, within,
 };
 
 fn ids(messages: &[Message]) -> Vec<u64> {
@@ -789,7 +789,8 @@ async fn slow_a_thousand_that_come_at_once_all_follow() {
 /// `nc -N` and some proxies close their side behind the request, and read on.
 #[tokio::test]
 async fn a_client_that_closes_its_side_after_the_request_is_answered() {
-    let hub = TestHub::start().await;
+    // One that has closed its side and then goes is noticed with the next heartbeat.
+    let hub = TestHub::start_with(|settings| settings.heartbeat = Duration::from_secs(3)).await;
     let send = async |requests: String| {
         let mut socket = tokio::net::TcpStream::connect(hub.address()).await.unwrap();
         socket.write_all(requests.as_bytes()).await.unwrap();
@@ -804,13 +805,20 @@ async fn a_client_that_closes_its_side_after_the_request_is_answered() {
         .unwrap();
     assert_eq!(answers.matches("HTTP/1.1 201").count(), 50, "{answers}");
 
-    // One that is served alone, and one with others of its kind.
+    // One that is served alone, one with others of its kind, one over a connection that was used, and one whose connection goes on.
     let mut others = join_all((0..3).map(|_| hub.follow("?topic=a"))).await;
-    for query in ["?topic=b", "?topic=a"] {
-        let mut socket = send(format!("GET /sse{query} HTTP/1.1\r\nhost: x\r\n\r\n")).await;
+    let head = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+    for (topic, before, query) in [
+        ("b", "", ""),
+        ("a", "", ""),
+        ("c", "/health/live", ""),
+        ("d", "", "&count=2"),
+    ] {
+        let before = Some(head(before)).filter(|_| !before.is_empty());
+        let stream = head(&format!("/sse?topic={topic}{query}"));
+        let mut socket = send(before.unwrap_or_default() + &stream).await;
         let mut received = String::new();
         let mut chunk = [0; 1024];
-        let topic = query.strip_prefix("?topic=").unwrap();
         let mut published = Vec::new();
         within("two events", async {
             while received.matches("\ndata: \"").count() < 2 {
@@ -830,11 +838,73 @@ async fn a_client_that_closes_its_side_after_the_request_is_answered() {
         assert_eq!(stream.next_data().await, [r#""x""#, r#""y""#]);
     }
     drop(others);
-    let subscribers = || async { hub.get_json("/stats").await["subscribers"].clone() };
+    none_follow(&hub).await;
+}
+
+async fn none_follow(hub: &TestHub) {
     within("all to be gone", async {
-        while subscribers().await != 0 {
+        while hub.get_json("/stats").await["subscribers"] != 0 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     })
     .await;
+}
+
+/// A page that is left and opened again would count twice, and two heartbeats are half a minute.
+#[tokio::test]
+async fn a_client_that_has_gone_counts_no_more_whatever_it_asked_before() {
+    let hub = TestHub::start_with(|settings| settings.heartbeat = 10 * DEADLINE).await;
+    for requests in [
+        &["/sse"][..],
+        &["/health/live", "/sse"],
+        &["/events", "/sse?count=2"],
+        &["/sse?count=2", "/health/live"],
+        &["/sse?format=event&topic=a", "/health/live"],
+    ] {
+        let mut socket = tokio::net::TcpStream::connect(hub.address()).await.unwrap();
+        for path in requests {
+            let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+            socket.write_all(head.as_bytes()).await.unwrap();
+        }
+        let mut received = String::new();
+        while !received.contains("segno.cursor") {
+            let mut chunk = [0; 1024];
+            let bytes = within("the stream", socket.read(&mut chunk)).await.unwrap();
+            assert_ne!(bytes, 0, "{received}");
+            received += str::from_utf8(&chunk[..bytes]).unwrap();
+        }
+        assert_eq!(hub.get_json("/stats").await["subscribers"], 1);
+        drop(socket);
+        none_follow(&hub).await;
+    }
+}
+
+/// The stream takes the socket over when the answers before it have been written.
+#[tokio::test]
+async fn a_stream_asked_for_behind_a_page_that_is_read_slowly_comes_after_it() {
+    let hub = TestHub::start().await;
+    let events = 16; // As many as fill a page.
+    let data = "x".repeat(500_000);
+    for _ in 0..events {
+        hub.publish("t", [&*data]).await;
+    }
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let address = hub.address().parse().unwrap();
+    let mut socket = socket.connect(address).await.unwrap();
+    for path in ["/events?limit=1000", "/sse"] {
+        let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+    }
+    let mut received = String::new();
+    let mut chunk = [0; 16 * 1024];
+    while !received.ends_with("id: 16\n\n\r\n") {
+        let bytes = within("the stream", socket.read(&mut chunk)).await.unwrap();
+        assert_ne!(bytes, 0, "{} bytes", received.len());
+        received += str::from_utf8(&chunk[..bytes]).unwrap();
+        tokio::task::yield_now().await;
+    }
+    let (page, stream) = received.split_once("\r\nHTTP/1.1 200 OK\r\n").unwrap();
+    assert_eq!(page.matches(&data).count(), events);
+    assert!(stream.contains("segno.cursor"), "{stream}");
 }

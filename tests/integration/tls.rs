@@ -14,11 +14,12 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::client::TlsStream;
 
 use super::{
     browser::Browser,
     sight::{Figures, pause},
-    test_hub::{Program, TestHub, TestStream, answer, reqwest_client, segno, within},
+    test_hub::{DEADLINE, Program, TestHub, TestStream, answer, reqwest_client, segno, within},
 };
 
 /// An authority of its own, as a company has.
@@ -84,6 +85,22 @@ impl Authority {
             .pool_max_idle_per_host(0);
         let client = if http2 { client } else { client.http1_only() };
         client.build().unwrap()
+    }
+
+    /// A connection to the hub whose socket holds little.
+    async fn connect(&self, hub: &TestHub) -> TlsStream<TcpStream> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(self.0.der().clone()).unwrap();
+        let config = rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let address = hub.address().parse().unwrap();
+        let socket = socket.connect(address).await.unwrap();
+        let name = "127.0.0.1".try_into().unwrap();
+        connector.connect(name, socket).await.unwrap()
     }
 }
 
@@ -656,19 +673,8 @@ async fn an_answer_over_tls_that_nobody_reads_is_cut_and_a_stream_is_not() {
     let batch = hub.post("/events").body(line.repeat(1000));
     let batch = batch.header("content-type", "application/x-ndjson");
     assert_eq!(answer(batch).await.status, 201);
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(authority.0.der().clone()).unwrap();
-    let config = rustls::ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
     let ask = async |path: &str| {
-        let socket = tokio::net::TcpSocket::new_v4().unwrap();
-        socket.set_recv_buffer_size(4096).unwrap();
-        let address = hub.address().parse().unwrap();
-        let socket = socket.connect(address).await.unwrap();
-        let name = "127.0.0.1".try_into().unwrap();
-        let mut stream = connector.connect(name, socket).await.unwrap();
+        let mut stream = authority.connect(&hub).await;
         let head = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.flush().await.unwrap();
@@ -690,4 +696,42 @@ async fn an_answer_over_tls_that_nobody_reads_is_cut_and_a_stream_is_not() {
     received.clear();
     _ = within("the end", stream.read_to_end(&mut received)).await;
     assert!(received.len() > 12_000_000, "{} bytes", received.len());
+}
+
+/// As in the clear: one that has closed its side may still read, and one that has gone is noticed before the next heartbeat.
+#[tokio::test]
+async fn a_client_over_tls_that_closes_its_side_still_reads_and_one_that_has_gone_counts_no_more() {
+    let authority = Authority::new("a");
+    let hub = hub_with(&authority, |settings| settings.heartbeat = 10 * DEADLINE).await;
+    for takes_leave in [false, true] {
+        let mut stream = authority.connect(&hub).await;
+        let head = b"GET /sse HTTP/1.1\r\nhost: x\r\n\r\n";
+        stream.write_all(head).await.unwrap();
+        if takes_leave {
+            stream.shutdown().await.unwrap();
+        }
+        let mut received = String::new();
+        let mut read_until = async |text: &str| {
+            let mut bytes = [0; 4096];
+            while !received.contains(text) {
+                let count = within(text, stream.read(&mut bytes)).await.unwrap();
+                assert_ne!(count, 0, "{received}");
+                received += str::from_utf8(&bytes[..count]).unwrap();
+            }
+        };
+        read_until("segno.cursor").await;
+        hub.publish("t", ["it still reads"]).await;
+        read_until("it still reads").await;
+        let subscribers = async || hub.get_json("/stats").await["subscribers"].clone();
+        assert_eq!(subscribers().await, 1);
+        drop(stream);
+        if !takes_leave {
+            within("the stream to count no more", async {
+                while subscribers().await != 0 {
+                    pause().await;
+                }
+            })
+            .await;
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! `GET /sse` and `GET /topics/{topic}`: replay, then live, as a stream.
 
+use std::{future::pending, time::Duration};
+
 use futures_util::{StreamExt, stream};
 use poem::{
     Body, IntoResponse, Request, Response,
@@ -10,6 +12,7 @@ use poem_openapi::{
     param::{Header, Path, Query},
     registry::{MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Api, Tag, filter,
@@ -29,6 +32,9 @@ use crate::{
     hub::{CountedSubscriber, Start},
     limits::StreamPermit,
 };
+
+/// How long the system of a client that has gone may take to answer a probe.
+const SECOND_PROBE_AFTER: Duration = Duration::from_secs(1);
 
 /// The operation that follows.
 #[derive(Clone)]
@@ -228,23 +234,55 @@ impl Following {
         head
     }
 
-    /// The stream as the body of an answer.
-    pub(crate) fn into_body(self) -> Body {
-        let blocks = stream::unfold(Some(self), |following| async move {
-            let mut following = following?;
+    /// Whether it goes on until the hub or its reader ends it, as most streams do.
+    pub(crate) fn lasts(&self) -> bool {
+        !self.stream.ends_by_itself()
+    }
+
+    /// The stream as the body of an answer. When its reader has closed its side, which `half_closed` tells, it shows that it is
+    /// alive: if the reader has gone, a write fails.
+    pub(crate) fn into_body(self, half_closed: CancellationToken) -> Body {
+        let probing = Probing {
+            half_closed,
+            probes: 0,
+        };
+        let blocks = stream::unfold(Some((self, probing)), |state| async move {
+            let (mut following, mut probing) = state?;
             let Following { stream, pass, .. } = &mut following;
             let bytes = tokio::select! {
                 bytes = stream.next() => bytes,
                 reason = Pass::wait(pass.as_ref()) => return Some((stream.expired(&reason), None)),
+                () = probing.due() => {
+                    probing.probes += 1;
+                    Some(stream.sign_of_life())
+                }
             };
             let Some(bytes) = bytes else {
                 let is_told = following.stream.has_given_all();
                 return (!is_told).then(|| (following.stream.farewell(), None));
             };
             following.stream.count_delivery(bytes.len(), 1);
-            Some((bytes, Some(following)))
+            Some((bytes, Some((following, probing))))
         });
         Body::from_bytes_stream(blocks.map(Ok::<_, std::io::Error>))
+    }
+}
+
+/// Finds out whether a reader that has closed its side has gone.
+struct Probing {
+    half_closed: CancellationToken,
+    /// How many were sent. The first is answered with a reset, with which the second fails.
+    probes: u32,
+}
+
+impl Probing {
+    /// Waits until it is time to send another.
+    async fn due(&self) {
+        match self.probes {
+            0 => self.half_closed.cancelled().await,
+            1 => tokio::time::sleep(SECOND_PROBE_AFTER).await,
+            _ => pending().await,
+        }
     }
 }
 
