@@ -59,10 +59,10 @@ const ONE_LESS_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// When a client may try again that found no memory for its body: bodies arrive within seconds.
 const BODY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Bytes that the filters of an address's streams may take: 1,500 streams of 700 topics each, or 10,000 of 80.
+/// Bytes that the filters of an address's streams may take: 480 streams of 700 topics each, or 4,000 of 80, or 3,300 of many patterns.
 ///
 /// Not a setting: who needs more than that can ask for patterns, and whoever runs the hub can allow fewer streams.
-const FILTERS_MAX_BYTES_OF_ADDRESS: usize = 32 * 1024 * 1024;
+const FILTERS_MAX_BYTES_OF_ADDRESS: usize = 64 * 1024 * 1024;
 
 /// The limits. A request over one gets an answer that names it.
 #[derive(Debug, Clone)]

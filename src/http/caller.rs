@@ -157,7 +157,7 @@ impl Caller {
         let forwarded = self.forwarded.as_deref();
         let account = self.account();
         self.connection
-            .open_stream(filter.size_bytes(), forwarded, account)
+            .open_stream(filter.followed_bytes(), forwarded, account)
     }
 
     /// Permits a body of `announced` bytes, if there is memory for it.

@@ -4,28 +4,29 @@
 //! an announcement costs one look at the event's topic, one test of each filter that no list of topics finds, and one send for
 //! each feed that wants something of the commit.
 //!
-//! The table is locked only to find feeds, never while a filter is tested. The time for tests is bounded: feeds whose filters
-//! were not tested in time are told to [look for themselves](Announcement::Look), so that no subscriber can make a publish
-//! slow by what it asks for.
+//! The table is locked only to find feeds, never while a filter is tested. The work for a commit is bounded: feeds for which there
+//! was no time are told to [look for themselves](Announcement::Look), so that no subscriber can make a publish slow by what it asks
+//! for.
 
+mod matching;
 mod subscribers;
 
 use std::{
     collections::{BTreeMap, HashMap},
     mem,
     sync::{Arc, Mutex, MutexGuard, atomic::AtomicU32},
-    time::{Duration, Instant},
 };
 
 use slab::Slab;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
+use self::matching::Matching;
 pub use self::subscribers::{CountedSubscriber, SubscriberCount};
 use super::batch::Batch;
 use crate::{
     event::Event,
-    filter::{Filter, Topics, Verdicts},
+    filter::{self, Filter, Topics, Verdicts},
 };
 
 /// Announcements that a subscription may fall behind before it reads pages again instead.
@@ -33,16 +34,9 @@ use crate::{
 /// Small, because every feed has room for this many, and because the way back is short: the newest events are in memory.
 const FEED_BUFFER_COMMITS: usize = 16;
 
-/// Time that an announcement spends on filters at the most; those with patterns, cheap ones first.
-///
-/// As long as a commit takes on a fast disk, so that a publisher waits twice that in the worst case.
-const MATCH_MAX: Duration = Duration::from_millis(1);
-
-/// [Cost](Filter::cost) of tests between two looks at the clock: 20 µs, at worst 120 µs.
-const UNTIMED_MAX_COST: usize = 2048;
-
-/// Topics, and types, that a feed with a costly filter remembers: 16 KB where they are as long as they may be.
-const REMEMBERED_NAMES: usize = 32;
+/// Events that are handed to feeds of just some topics, each counted for each feed: 1 ms. Where a commit has more, all of those feeds
+/// look for themselves.
+const CANDIDATES_MAX: usize = 100_000;
 
 /// What a feed is sent for a commit.
 #[derive(Debug, Clone)]
@@ -92,6 +86,8 @@ struct Entry {
     receivers: usize,
     /// The same as the feed's.
     subscribers: Arc<AtomicU32>,
+    /// Whether it wants patterns, or everything.
+    is_wide: bool,
     /// Where it stands under each of its topics, or in the list of wide ones: to leave costs what it asked for, however many
     /// others ask for the same.
     places: Vec<usize>,
@@ -187,9 +183,14 @@ impl Feeds {
         };
         let mut matching = Matching::begin();
         for (feed, candidates) in of_topics {
-            if feed.filter.wants_any_type() {
-                send(&feed, Announcement::Events(Batch::new(candidates)));
-            } else if let Some(announcement) = matching.announcement(&feed, &candidates) {
+            let announcement = match candidates {
+                None => Some(Announcement::Look),
+                Some(events) if feed.filter.wants_any_type() => {
+                    Some(Announcement::Events(Batch::new(events)))
+                }
+                Some(events) => matching.announcement(&feed, &events),
+            };
+            if let Some(announcement) = announcement {
                 send(&feed, announcement);
             }
         }
@@ -223,77 +224,21 @@ impl Feeds {
     }
 }
 
-/// The tests of filters in one announcement.
-struct Matching {
-    begun: Instant,
-    /// Cost of the tests since the last look at the clock.
-    untimed_cost: usize,
-    is_over: bool,
-}
-
-impl Matching {
-    fn begin() -> Self {
-        Self {
-            begun: Instant::now(),
-            untimed_cost: 0,
-            is_over: false,
-        }
-    }
-
-    /// What a feed is to be sent; `None` if it wants nothing of `events`.
-    fn announcement(&mut self, feed: &Feed, events: &[Arc<Event>]) -> Option<Announcement> {
-        let mut wanted = Vec::new();
-        for event in events {
-            match self.test(feed, event) {
-                Some(true) => wanted.push(event.clone()),
-                Some(false) => (),
-                None => return Some(Announcement::Look),
-            }
-        }
-        (!wanted.is_empty()).then(|| Announcement::Events(Batch::new(wanted)))
-    }
-
-    /// Whether a feed wants `event`; `None` where there is no time to test it.
-    fn test(&mut self, feed: &Feed, event: &Event) -> Option<bool> {
-        let (filter, cost) = (&feed.filter, feed.filter.cost());
-        let (topic, event_type) = (event.topic.as_str(), event.event_type.as_str());
-        let mut verdicts = feed.verdicts.as_ref().map(|verdicts| {
-            let verdicts = verdicts.lock();
-            verdicts.expect("nobody panics while testing names")
-        });
-        let known = verdicts
-            .as_ref()
-            .and_then(|verdicts| verdicts.find(topic, event_type));
-        if known.is_some() {
-            return known;
-        }
-        if self.is_over && cost > 0 {
-            return None;
-        }
-        let wanted = match &mut verdicts {
-            Some(verdicts) => verdicts.ask(filter, topic, event_type),
-            None => filter.matches_names(topic, event_type),
-        };
-        self.count(cost);
-        Some(wanted)
-    }
-
-    fn count(&mut self, cost: usize) {
-        self.untimed_cost += cost;
-        if self.untimed_cost >= UNTIMED_MAX_COST {
-            self.untimed_cost = 0;
-            self.is_over = self.begun.elapsed() >= MATCH_MAX;
-        }
-    }
-}
-
 impl Table {
-    /// The feeds that want just some topics, each with the events of its topics.
-    fn take_candidates(&mut self, events: &[Arc<Event>]) -> Vec<(Arc<Feed>, Vec<Arc<Event>>)> {
+    /// The feeds that want just some topics, each with the events of its topics; `None` where they are too many.
+    fn take_candidates(
+        &mut self,
+        events: &[Arc<Event>],
+    ) -> Vec<(Arc<Feed>, Option<Vec<Arc<Event>>>)> {
+        let mut count = 0;
         for event in events {
             let Some(of_topic) = self.by_topic.get(event.topic.as_str()) else {
                 continue;
             };
+            count += of_topic.len();
+            if count > CANDIDATES_MAX {
+                return self.feeds_of_topics();
+            }
             for &(index, _) in of_topic {
                 let candidates = &mut self.entries[index].candidates;
                 if candidates.is_empty() {
@@ -304,9 +249,20 @@ impl Table {
         }
         let take = |index| {
             let entry: &mut Entry = &mut self.entries[index];
-            (entry.feed.clone(), mem::take(&mut entry.candidates))
+            (entry.feed.clone(), Some(mem::take(&mut entry.candidates)))
         };
         self.touched.drain(..).map(take).collect()
+    }
+
+    /// All feeds that want just some topics, without events.
+    fn feeds_of_topics(&mut self) -> Vec<(Arc<Feed>, Option<Vec<Arc<Event>>>)> {
+        for index in self.touched.drain(..) {
+            self.entries[index].candidates = Vec::new();
+        }
+        let of_topics = self.entries.iter().filter(|(_, entry)| !entry.is_wide);
+        of_topics
+            .map(|(_, entry)| (entry.feed.clone(), None))
+            .collect()
     }
 
     fn wide_feeds(&mut self) -> Arc<[Arc<Feed>]> {
@@ -323,7 +279,9 @@ impl Table {
     fn add(&mut self, filter: Arc<Filter>) -> usize {
         let slot = self.entries.vacant_entry();
         let index = slot.key();
-        let places = match filter.topics() {
+        let topics = filter.topics();
+        let is_wide = !matches!(topics, Topics::Exact(_));
+        let places = match topics {
             Topics::Exact(topics) => {
                 let mut places = Vec::with_capacity(topics.len());
                 for (number, topic) in topics.into_iter().enumerate() {
@@ -347,12 +305,13 @@ impl Table {
                 filter: filter.clone(),
                 verdicts: filter
                     .is_costly()
-                    .then(|| Mutex::new(Verdicts::new(REMEMBERED_NAMES))),
+                    .then(|| Mutex::new(Verdicts::new(filter::REMEMBERED_NAMES))),
                 sender: broadcast::Sender::new(FEED_BUFFER_COMMITS),
                 subscribers: subscribers.clone(),
             }),
             receivers: 0,
             subscribers,
+            is_wide,
             places,
             candidates: Vec::new(),
         });
@@ -393,6 +352,8 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
     use crate::process::thread_cpu_time;
     use crate::{
@@ -506,6 +467,54 @@ mod tests {
         // The system counts in steps of some milliseconds.
         let expected = 5 * mean + Duration::from_millis(10);
         assert!(longest < expected, "{longest:?}, and {mean:?} as a rule");
+    }
+
+    /// As many looks at a list, at a memory or at a feed as there are events and feeds took seconds, and gigabytes, in one piece.
+    #[test]
+    #[expect(clippy::print_stdout, reason = "the figures")]
+    fn a_large_commit_costs_no_more_because_many_follow() {
+        const FEEDS: usize = 3000;
+        let commit: Vec<_> = (1..=10_000).map(|id| event(id, "topic")).collect();
+        let of_own_topic = |n| filter(&["topic", &format!("own{n}")], &[]);
+        let of_types = |n| filter(&[], &["message", &format!("own{n}")]);
+        let costly = |n| {
+            let patterns: Vec<_> = (0..16).map(|m| format!("*o*c{n}.{m}*")).collect();
+            let mut patterns: Vec<_> = patterns.iter().map(String::as_str).collect();
+            patterns.push("t*");
+            filter(&patterns, &[])
+        };
+        let kinds: [(&str, &dyn Fn(usize) -> Arc<Filter>); 3] = [
+            ("of a topic", &of_own_topic),
+            ("of types", &of_types),
+            ("that are costly", &costly),
+        ];
+        for (kind, filter) in kinds {
+            let feeds = Feeds::new();
+            let mut joined: Vec<_> = (0..FEEDS)
+                .map(|n| feeds.join(&filter(n)).unwrap())
+                .collect();
+            let clear = |joined: &mut Vec<FeedReceiver>| {
+                for feed in joined {
+                    while feed.receiver.try_recv().is_ok() {}
+                }
+            };
+            // What is costly is known after some small commits.
+            for _ in 0..100 {
+                feeds.announce(&commit[..1]);
+                clear(&mut joined);
+            }
+            let begun = thread_cpu_time();
+            let announced = feeds.announce(&commit);
+            let took = thread_cpu_time() - begun;
+            println!("10,000 events to {FEEDS} feeds {kind} took {took:?}");
+            assert_eq!(announced.feeds, FEEDS);
+            assert!(took < Duration::from_millis(500), "{kind}: {took:?}");
+            clear(&mut joined);
+            assert_eq!(feeds.announce(&commit[..1]).feeds, FEEDS, "{kind}");
+            if kind == "of a topic" {
+                assert!(joined.iter_mut().all(|feed| ids(feed) == [1]), "as ever");
+            }
+        }
     }
 
     #[test]

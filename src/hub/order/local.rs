@@ -47,7 +47,7 @@ pub(super) async fn run(intake: &mut Intake, applier: &mut Applier) {
                     break;
                 },
                 Some(work) = pace.next_work(&mut intake.work) => {
-                    pace.work(work, applier).await;
+                    pace.spend(work, applier).await;
                     continue;
                 }
             }
@@ -61,15 +61,17 @@ pub(super) async fn run(intake: &mut Intake, applier: &mut Applier) {
                 taken.push(publication);
             }
         }
-        pace.note_published(&taken);
         backlog.add(&mut taken);
-        publish(backlog.take_small(), applier).await;
-        publish(backlog.take_large(), applier).await;
+        let small = publish(backlog.take_small(), applier).await;
+        let large = publish(backlog.take_large(), applier).await;
+        if small || large {
+            pace.published = Some(Instant::now());
+        }
         // Under constant load there is always a publication, and other work has its turn all the same.
         if pace.is_rested()
             && let Ok(work) = intake.work.try_recv()
         {
-            pace.work(work, applier).await;
+            pace.spend(work, applier).await;
         }
     }
 }
@@ -84,13 +86,6 @@ struct Pace {
 }
 
 impl Pace {
-    fn note_published(&mut self, taken: &[Publication]) {
-        let is_event = |publication: &Publication| matches!(publication, Publication::Events(_));
-        if taken.iter().any(is_event) {
-            self.published = Some(Instant::now());
-        }
-    }
-
     fn is_rested(&self) -> bool {
         self.rested.is_none_or(|rested| rested <= Instant::now())
     }
@@ -105,11 +100,11 @@ impl Pace {
     }
 
     /// Does a piece of work, and rests as long as it took if somebody publishes.
-    async fn work(&mut self, work: Work, applier: &mut Applier) {
-        let begun = Instant::now();
-        self::work(work, applier).await;
+    async fn spend(&mut self, work: Work, applier: &mut Applier) {
         let is_lately = |published: Instant| published.elapsed() < PUBLISHED_LATELY;
         let rests = self.published.is_some_and(is_lately);
+        let begun = Instant::now();
+        do_work(work, applier).await;
         self.rested = rests.then(|| Instant::now() + begun.elapsed());
     }
 }
@@ -157,7 +152,8 @@ impl Backlog {
     }
 }
 
-async fn publish(publications: Vec<Publication>, applier: &mut Applier) {
+/// Commits the events among `publications`; whether there are any.
+async fn publish(publications: Vec<Publication>, applier: &mut Applier) -> bool {
     let mut events = Vec::with_capacity(publications.len());
     let mut replies = Vec::with_capacity(publications.len());
     let mut origins = Origins::default();
@@ -173,7 +169,8 @@ async fn publish(publications: Vec<Publication>, applier: &mut Applier) {
         }
     }
     // A ping that came alone costs no look at the file.
-    if !events.is_empty() {
+    let publishes = !events.is_empty();
+    if publishes {
         let command = Command::now(Act::Publish(events));
         let applied = applier.apply(command, &origins).await;
         Waiting::Publishers(replies).answer(applied.map_err(NotApplied::Log));
@@ -181,9 +178,10 @@ async fn publish(publications: Vec<Publication>, applier: &mut Applier) {
     for ping in pings {
         _ = ping.send(());
     }
+    publishes
 }
 
-async fn work(work: Work, applier: &mut Applier) {
+async fn do_work(work: Work, applier: &mut Applier) {
     match work {
         Work::Change(Change { act, waiting }) => {
             let applied = applier.apply(Command::now(act), &Origins::default()).await;
