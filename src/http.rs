@@ -388,15 +388,29 @@ fn log_id_of(hub: &Hub) -> HeaderValue {
     HeaderValue::from_str(hub.log().id()).expect("a UUID has only letters, digits and '-'")
 }
 
-/// What stands on every answer, also on one that is given without a look at the request.
-///
-/// Where several origins are allowed, their pages cannot read such an answer.
-pub(crate) fn headers_of_all(hub: &Hub, settings: &Settings) -> HeaderMap {
-    let mut headers = HeaderMap::from_iter([(LOG_ID_HEADER, log_id_of(hub))]);
-    if let Some(cors) = Cors::of(&settings.cors_origins, settings.cors_credentials) {
-        headers.extend(cors.headers(&HeaderMap::new()));
+/// What stands on every answer, also on one that is given to a connection that is not served.
+#[derive(Debug)]
+pub(crate) struct HeadersOfAll {
+    log_id: HeaderValue,
+    cors: Option<Cors>,
+}
+
+impl HeadersOfAll {
+    pub(crate) fn of(hub: &Hub, settings: &Settings) -> Self {
+        Self {
+            log_id: log_id_of(hub),
+            cors: Cors::of(&settings.cors_origins, settings.cors_credentials),
+        }
     }
-    headers
+
+    /// Those of the answer to a request with these headers.
+    fn answering(&self, request: &HeaderMap) -> HeaderMap {
+        let mut headers = HeaderMap::from_iter([(LOG_ID_HEADER, self.log_id.clone())]);
+        if let Some(cors) = &self.cors {
+            headers.extend(cors.headers(request));
+        }
+        headers
+    }
 }
 
 /// Why a connection is not served.
@@ -419,14 +433,19 @@ impl NotServed {
         }
     }
 
-    /// What the client is told. `head` is what there is of its first request.
-    pub(crate) fn answer(self, head: &[u8]) -> Response {
-        let stream =
-            refused_stream::parse_head(head).and_then(|request| RefusedStream::of(&request));
-        match stream.filter(|_| matches!(self, Self::Limit(_))) {
+    /// What the client is told. `head` is what there is of its first request; `headers` are known when the hub is open.
+    pub(crate) fn answer(self, head: &[u8], headers: Option<&HeadersOfAll>) -> Response {
+        let request = refused_stream::parse_head(head).unwrap_or_default();
+        let stream = RefusedStream::of(&request).filter(|_| matches!(self, Self::Limit(_)));
+        let mut answer = match stream {
             Some(stream) => stream.answer(&self.problem()),
             None => self.problem().into_response(),
+        };
+        if let Some(headers) = headers {
+            let headers = headers.answering(request.headers());
+            answer.headers_mut().extend(headers);
         }
+        answer
     }
 
     /// The same for people, where there is no request that could be answered.

@@ -277,7 +277,7 @@ impl Server {
         tell_rules(&hub, &access, &settings.keep);
         connections
             .refuser
-            .add(http::headers_of_all(&hub, &http_settings));
+            .add(http::HeadersOfAll::of(&hub, &http_settings));
         let endpoint = http::endpoint(hub.clone(), http_settings);
         connections.terms.endpoint.end(endpoint);
         Ok(Self {

@@ -4,7 +4,6 @@ use poem::{
     IntoResponse, Response,
     http::{HeaderMap, StatusCode},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::api::Following;
 
@@ -54,7 +53,7 @@ impl IntoResponse for Answer {
         match self {
             Self::Response(response) => response,
             Self::Stream(mut head, following) => {
-                head.set_body(following.into_body(CancellationToken::new()));
+                head.set_body(following.into_body(None));
                 head
             }
         }

@@ -19,7 +19,11 @@ use bytes::{Buf, Bytes};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
-use super::{connection::StreamSocket, framing::Framing, listener::Socket};
+use super::{
+    connection::{Heir, StreamSocket},
+    framing::Framing,
+    listener::Socket,
+};
 use crate::{
     auth::Pass,
     http::{EventStream, StreamKind},
@@ -115,15 +119,24 @@ impl Audiences {
     }
 
     /// Sends a stream to its end or until the client has gone, in a task of its own.
-    pub(super) fn serve(self: &Arc<Self>, stream: StreamSocket) {
+    pub(super) fn serve(self: &Arc<Self>, StreamSocket { socket, stream }: StreamSocket) {
+        let Heir {
+            head,
+            following,
+            framing,
+        } = stream;
         let member = Member {
-            socket: stream.socket,
-            _permit: stream.following.permit,
-            _counted: stream.following.counted,
-            pass: stream.following.pass,
+            socket,
+            _permit: following.permit,
+            _counted: following.counted,
+            pass: following.pass,
         };
-        let (head, stream, framing) = (stream.head.into(), stream.following.stream, stream.framing);
-        self.spawn(Audience::of_one(member, head, stream, framing));
+        self.spawn(Audience::of_one(
+            member,
+            head.into(),
+            following.stream,
+            framing,
+        ));
     }
 
     fn spawn(self: &Arc<Self>, audience: Box<Audience>) {

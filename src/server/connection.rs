@@ -1,8 +1,8 @@
 //! One connection: hyper reads its requests and writes its answers, until one of them is a stream.
 //!
 //! A stream gets the socket to itself. hyper's buffers and its state are freed, and an event goes from the bytes that all subscribers
-//! of a feed share to the socket without a copy. Nothing of earlier answers is lost: hyper has written them before it reads the next
-//! request. Through hyper goes a stream that ends after some events, so that the connection goes on, and one that is encrypted.
+//! of a feed share to the socket without a copy. Nothing of earlier answers is lost: the socket has taken them. Through hyper goes a
+//! stream that ends after some events, so that the connection goes on, and one that is encrypted.
 //!
 //! Every connection begins as one of HTTP/1. Where the client speaks HTTP/2, hyper says so before it writes anything, and the
 //! connection begins again as one of HTTP/2: see `http2.rs`.
@@ -48,14 +48,17 @@ pub(super) const BUFFER_MAX_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct StreamSocket {
     pub(super) socket: Socket,
-    /// What is to be sent before the stream.
+    pub(super) stream: Heir,
+}
+
+/// A stream that is to have a socket.
+#[derive(Debug)]
+pub(super) struct Heir {
+    /// What is to be sent before it.
     pub(super) head: Vec<u8>,
     pub(super) following: Following,
     pub(super) framing: Framing,
 }
-
-/// A stream that is to have the socket: what is to be sent before it, the stream, and how its blocks are told apart.
-type Heir = (Vec<u8>, Following, Framing);
 
 /// What a connection of HTTP/1 has come to.
 enum Outcome<S> {
@@ -74,15 +77,10 @@ pub(super) async fn serve<E: Endpoint<Output: Into<Answer>> + 'static>(
     terms: Arc<Terms<E>>,
 ) -> Option<StreamSocket> {
     match serve_http1(socket, true, &client, &terms).await {
-        Outcome::Stream(socket, stream) => {
-            let (head, following, framing) = *stream;
-            Some(StreamSocket {
-                socket,
-                head,
-                following,
-                framing,
-            })
-        }
+        Outcome::Stream(socket, stream) => Some(StreamSocket {
+            socket,
+            stream: *stream,
+        }),
         Outcome::Http2(socket) => {
             Box::pin(http2::serve(socket, client, terms)).await;
             None
@@ -166,13 +164,16 @@ where
             let answer = match terms.answer(request).await {
                 Answer::Stream(head, following) if hands_over && following.lasts() => {
                     let framing = Framing::of(version);
-                    let stream = (answer_head(&head, framing), *following, framing);
-                    *lock(&heir) = Some(Box::new(stream));
+                    *lock(&heir) = Some(Box::new(Heir {
+                        head: answer_head(&head, framing),
+                        following: *following,
+                        framing,
+                    }));
                     return pending().await; // Dropped with hyper's side of the connection.
                 }
                 answer @ (Answer::Response(_) | Answer::Stream(..)) => answer,
             };
-            let (response, open_ended) = into_response(answer, signals.half_closed.clone());
+            let (response, open_ended) = into_response(answer, Some(&signals.half_closed));
             signals.may_wait.store(open_ended, Relaxed);
             Ok::<hyper::Response<_>, Infallible>(response.into())
         }
@@ -196,10 +197,13 @@ where
             Pin::new(&mut connection).graceful_shutdown();
         }
         let served = Pin::new(&mut connection).poll(context);
-        match lock(&heir).take() {
-            Some(stream) => Poll::Ready((Ok(()), Some(stream))),
-            None => served.map(|ended| (ended, None)),
+        // An answer without a body may still wait for the socket. hyper goes on with it then, and comes back.
+        if !signals.is_blocked.load(Relaxed)
+            && let Some(stream) = lock(&heir).take()
+        {
+            return Poll::Ready((Ok(()), Some(stream)));
         }
+        served.map(|ended| (ended, None))
     })
     .await;
     let parts = connection.into_parts();

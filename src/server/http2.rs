@@ -38,7 +38,6 @@ use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, Sleep, sleep},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     paced_socket::PacedSocket,
@@ -199,8 +198,7 @@ async fn answer<E: Endpoint<Output: Into<Answer>> + 'static>(
     let turn = Turn::take(turns).await;
     let mut request = client.request(request);
     request.set_data(turn.clone());
-    let (response, open_ended) =
-        into_response(terms.answer(request).await, CancellationToken::new());
+    let (response, open_ended) = into_response(terms.answer(request).await, None);
     let turn = turn.into_permit().filter(|_| !open_ended);
     let mut response: Response<BoxBody<Bytes, io::Error>> = response.into();
     // hyper does this for HTTP/1 alone.

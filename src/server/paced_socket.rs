@@ -39,6 +39,8 @@ const AHEAD_MAX_BYTES: usize = 2048;
 pub(super) struct Signals {
     /// Whether what is being written may stand still: a stream or a history of any length, which hold a page at most.
     pub(super) may_wait: AtomicBool,
+    /// Whether the socket took nothing of what was written last.
+    pub(super) is_blocked: AtomicBool,
     /// Cancelled when the client has closed its side while it is sent what may stand still.
     pub(super) half_closed: CancellationToken,
 }
@@ -140,6 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
             let mut read = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.socket).poll_read(context, read.unfilled()) {
                 Poll::Pending => break,
+                // Over TLS, where the client did not say goodbye. It may still read, as in the clear.
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => (),
                 Poll::Ready(outcome) => outcome?,
             }
             if read.filled().is_empty() {
@@ -186,6 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for PacedSocket<S> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write(context, bytes);
+        self.signals.is_blocked.store(written.is_pending(), Relaxed);
         self.pace(context, written)
     }
 
@@ -209,6 +214,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Write for PacedSocket<S> {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.socket).poll_write_vectored(context, bytes);
+        self.signals.is_blocked.store(written.is_pending(), Relaxed);
         self.pace(context, written)
     }
 }

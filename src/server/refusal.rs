@@ -14,7 +14,7 @@ use std::{
 
 use poem::{
     Response,
-    http::{HeaderMap, HeaderValue, header},
+    http::{HeaderValue, header},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
@@ -24,13 +24,14 @@ use tokio::{
 };
 
 use super::{
+    connection::BUFFER_MAX_BYTES,
     framing::{Framing, answer_head},
     listener::Socket,
     paced_socket::begins_http2,
     tls::Tls,
 };
 use crate::{
-    http::{self, NotServed},
+    http::{self, HeadersOfAll, NotServed},
     limits::{Limit, LimitHit, Limits},
     metrics::Counters,
 };
@@ -41,8 +42,8 @@ const REFUSALS_AT_ONCE: u32 = 256;
 /// Longest wait for the head of the request, and then for the client to read the answer and close.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Bytes of a head that are looked at.
-const HEAD_MAX_BYTES: usize = 16 * 1024;
+/// Bytes of a head that are looked at: all that a request may have. With those that are answered at once 16 MB, for two seconds.
+const HEAD_MAX_BYTES: usize = BUFFER_MAX_BYTES;
 
 /// Bytes behind the head that are read and thrown away.
 const DISCARD_MAX_BYTES: u64 = 1024 * 1024;
@@ -56,7 +57,7 @@ pub(super) fn refusals_beside(connections: u32) -> u32 {
 #[derive(Debug)]
 pub(super) struct Refuser {
     /// Headers of every answer of the hub, as soon as they are known.
-    headers: Arc<OnceLock<HeaderMap>>,
+    headers: Arc<OnceLock<HeadersOfAll>>,
     limits: Arc<Limits>,
     refusals: Counters,
     room: Arc<Semaphore>,
@@ -77,7 +78,7 @@ impl Refuser {
     }
 
     /// Puts `headers` into every answer from now on.
-    pub(super) fn add(&self, headers: HeaderMap) {
+    pub(super) fn add(&self, headers: HeadersOfAll) {
         self.headers.set(headers).expect("they are known once");
     }
 
@@ -137,7 +138,7 @@ fn explain(hit: LimitHit, peer: IpAddr, head: &[u8], limits: &Limits) -> LimitHi
 async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
     mut socket: S,
     why: impl FnOnce(&[u8]) -> NotServed,
-    headers: Option<&HeaderMap>,
+    headers: Option<&HeadersOfAll>,
 ) -> io::Result<()> {
     let mut head = Vec::new();
     // A client that is too slow gets the answer all the same.
@@ -148,7 +149,7 @@ async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
         let why = why(&head);
         let bytes = match begins_http2(&head) {
             true => goaway(why),
-            false => answer(why.answer(&head), headers).await,
+            false => in_bytes(why.answer(&head, headers)).await,
         };
         socket.write_all(&bytes).await?;
         socket.shutdown().await?;
@@ -162,7 +163,11 @@ async fn tell<S: AsyncRead + AsyncWrite + Unpin>(
 /// Reads until the end of the head is there, or as much as a head may have; fails where the client has gone.
 async fn read_head(socket: &mut (impl AsyncRead + Unpin), head: &mut Vec<u8>) -> io::Result<()> {
     let end = b"\r\n\r\n";
-    while head.len() < HEAD_MAX_BYTES && !head.windows(end.len()).any(|bytes| bytes == end) {
+    let mut looked = 0;
+    while head.len() < HEAD_MAX_BYTES
+        && !head[looked..].windows(end.len()).any(|bytes| bytes == end)
+    {
+        looked = head.len().saturating_sub(end.len());
         if socket.read_buf(head).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
@@ -190,10 +195,7 @@ fn goaway(why: NotServed) -> Vec<u8> {
     [&settings[..], &head, &payload].concat()
 }
 
-async fn answer(mut response: Response, headers: Option<&HeaderMap>) -> Vec<u8> {
-    response
-        .headers_mut()
-        .extend(headers.cloned().unwrap_or_default());
+async fn in_bytes(mut response: Response) -> Vec<u8> {
     let body = response.take_body().into_vec().await.unwrap_or_default();
     response
         .headers_mut()

@@ -104,14 +104,17 @@ impl Client {
 
 /// An answer for hyper to write, and whether it may stand still: one of any length, which holds no more than a page of it. A stream
 /// asks whether its client is there when `half_closed` says that the client sends no more.
-pub(super) fn into_response(answer: Answer, half_closed: CancellationToken) -> (Response, bool) {
+pub(super) fn into_response(
+    answer: Answer,
+    half_closed: Option<&CancellationToken>,
+) -> (Response, bool) {
     match answer {
         Answer::Response(response) => {
             let may_wait = is_open_ended(&response);
             (response, may_wait)
         }
         Answer::Stream(mut head, following) => {
-            head.set_body(following.into_body(half_closed));
+            head.set_body(following.into_body(half_closed.cloned()));
             (head, true)
         }
     }

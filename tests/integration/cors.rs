@@ -156,11 +156,12 @@ async fn other_origins_can_neither_read_nor_change_anything() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_place_can_be_read_where_there_is_one_origin() {
+async fn a_connection_without_a_place_is_told_so_where_a_page_can_read_it() {
     for (allowed, told) in [
         (&[SHOP][..], Some(SHOP)),
         (&["*"], Some("*")),
-        (&[SHOP, DESK], None),
+        (&[DESK, SHOP], Some(SHOP)),
+        (&[DESK, "https://third.example"], None),
     ] {
         let hub = TestHub::start_with(|config| {
             config.cors_origins = origins(allowed);

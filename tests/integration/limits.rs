@@ -463,24 +463,71 @@ async fn a_stream_that_is_refused_for_now_is_a_stream_that_says_when_to_come_bac
     assert_eq!(refusals(&hub, code).await, 10);
 }
 
+/// A query of as many topics of 50 bytes.
+fn long_topics(count: usize) -> String {
+    let topics = (0..count).map(|n| format!("topic={n:0>50}"));
+    topics.collect::<Vec<_>>().join("&")
+}
+
+/// As 64 MiB go, a stream of 900 topics takes 240 KB.
+#[tokio::test]
+async fn what_the_filters_of_an_address_take_is_bounded() {
+    let hub = TestHub::start().await;
+    let topics = long_topics(900);
+    let mut streams = Vec::new();
+    let ask = |client: &reqwest::Client, n: usize| {
+        let url = hub.url(&format!("/sse?topic=own{n}&{topics}"));
+        let request = client.get(url);
+        request.header("accept", "application/problem+json, text/event-stream")
+    };
+    let here = reqwest_client();
+    let refused = loop {
+        let response = ask(&here, streams.len()).send().await.unwrap();
+        match response.status().as_u16() {
+            200 => streams.push(response),
+            _ => break response,
+        }
+        assert!(streams.len() < 400, "none is refused");
+    };
+    assert!(streams.len() > 150, "{} were let in", streams.len());
+    assert_eq!(refused.status(), 429);
+    let problem: Value = serde_json::from_str(&refused.text().await.unwrap()).unwrap();
+    assert_eq!(problem["code"], "filters_of_address_too_large");
+    let elsewhere = ask(&client_at("127.0.0.9"), 0).send().await.unwrap();
+    assert_eq!(elsewhere.status(), 200);
+    streams.clear();
+    within("room for another", async {
+        while ask(&here, 0).send().await.unwrap().status() != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_connection_that_is_not_served_is_told_so_by_a_stream_if_it_asks_for_one() {
     let hub =
         TestHub::start_with(|config| config.limits.max_connections_per_address = few(1)).await;
     let _stream = hub.follow("").await;
-    let ask = |accept| {
-        let request = hub.get("/sse?topic=t").header("accept", accept);
+    let topics = long_topics(900);
+    let ask_for = |topics: &str, accept| {
+        let request = hub.get(&format!("/sse?{topics}")).header("accept", accept);
         request.header("last-event-id", "3")
     };
-    let (_, problem, id) = refused_block(&answer(ask("text/event-stream")).await);
+    let ask = |accept| ask_for("topic=t", accept);
     let code = "too_many_connections_of_address";
-    assert_eq!(problem["code"], code);
-    assert_eq!(id.as_deref(), Some("3"));
+    // The head of the second has 50 KB.
+    for topics in ["topic=t", &topics] {
+        let answer = answer(ask_for(topics, "text/event-stream")).await;
+        let (_, problem, id) = refused_block(&answer);
+        assert_eq!(problem["code"], code);
+        assert_eq!(id.as_deref(), Some("3"));
+    }
     let both = answer(ask("text/event-stream, application/problem+json")).await;
     assert_eq!(both.code(), code);
     let other = answer(hub.get("/events").header("accept", "text/event-stream")).await;
     assert_eq!(other.code(), code);
-    assert_eq!(refusals(&hub, code).await, 3);
+    assert_eq!(refusals(&hub, code).await, 4);
 }
 
 /// A client that asks for `path` and reads nothing of the answer, and leaves the system little room for it.

@@ -22,7 +22,10 @@ use tokio::{
 use super::{
     command_line::{checked, problems, run},
     proxies::Proxy,
-    test_hub::{Port, Program, TestHub, TestStream, answer, config, reqwest_client, segno, within},
+    test_hub::{
+        Port, Program, TestHub, TestStream, answer, config, read_until, reqwest_client, segno,
+        within,
+    },
     tls::{Authority, hub_with},
 };
 
@@ -227,17 +230,9 @@ async fn a_client_of_a_file_that_closes_its_side_still_reads_and_one_that_is_gon
     half.write_all(head).await.unwrap();
     half.shutdown().await.unwrap();
     let mut received = String::new();
-    let mut read_until = async |text: &str| {
-        let mut bytes = [0; 4096];
-        while !received.contains(text) {
-            let count = within(text, half.read(&mut bytes)).await.unwrap();
-            assert_ne!(count, 0, "{received}");
-            received += str::from_utf8(&bytes[..count]).unwrap();
-        }
-    };
-    read_until("segno.cursor").await;
+    read_until(&mut half, &mut received, "segno.cursor").await;
     hub.publish("t", ["it still reads"]).await;
-    read_until("it still reads").await;
+    read_until(&mut half, &mut received, "it still reads").await;
     let streams = async || hub.get_json("/stats").await["subscribers"].as_u64();
     assert_eq!(streams().await, Some(1));
     drop(half);

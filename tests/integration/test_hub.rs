@@ -17,7 +17,11 @@ use segno::{
 };
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio::{net::TcpSocket, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpSocket,
+    task::JoinHandle,
+};
 use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "cluster")]
@@ -80,6 +84,21 @@ pub(crate) async fn within<T>(what: impl fmt::Display, future: impl Future<Outpu
     match tokio::time::timeout(DEADLINE, future).await {
         Ok(value) => value,
         Err(_) => panic!("waited {DEADLINE:?} for {what}"),
+    }
+}
+
+/// Reads on from a connection of a test's own until `text` has come.
+pub(crate) async fn read_until(
+    socket: &mut (impl AsyncRead + Unpin),
+    received: &mut String,
+    text: &str,
+) {
+    let (mut bytes, mut looked) = ([0; 4096], 0);
+    while !received[looked..].contains(text) {
+        looked = received.floor_char_boundary(received.len().saturating_sub(text.len()));
+        let count = within(text, socket.read(&mut bytes)).await.unwrap();
+        assert_ne!(count, 0, "it ended before {text}, {} bytes", received.len());
+        *received += str::from_utf8(&bytes[..count]).unwrap();
     }
 }
 

@@ -19,7 +19,9 @@ use tokio_rustls::client::TlsStream;
 use super::{
     browser::Browser,
     sight::{Figures, pause},
-    test_hub::{DEADLINE, Program, TestHub, TestStream, answer, reqwest_client, segno, within},
+    test_hub::{
+        DEADLINE, Program, TestHub, TestStream, answer, read_until, reqwest_client, segno, within,
+    },
 };
 
 /// An authority of its own, as a company has.
@@ -711,17 +713,9 @@ async fn a_client_over_tls_that_closes_its_side_still_reads_and_one_that_has_gon
             stream.shutdown().await.unwrap();
         }
         let mut received = String::new();
-        let mut read_until = async |text: &str| {
-            let mut bytes = [0; 4096];
-            while !received.contains(text) {
-                let count = within(text, stream.read(&mut bytes)).await.unwrap();
-                assert_ne!(count, 0, "{received}");
-                received += str::from_utf8(&bytes[..count]).unwrap();
-            }
-        };
-        read_until("segno.cursor").await;
+        read_until(&mut stream, &mut received, "segno.cursor").await;
         hub.publish("t", ["it still reads"]).await;
-        read_until("it still reads").await;
+        read_until(&mut stream, &mut received, "it still reads").await;
         let subscribers = async || hub.get_json("/stats").await["subscribers"].clone();
         assert_eq!(subscribers().await, 1);
         drop(stream);

@@ -241,7 +241,7 @@ impl Following {
 
     /// The stream as the body of an answer. When its reader has closed its side, which `half_closed` tells, it shows that it is
     /// alive: if the reader has gone, a write fails.
-    pub(crate) fn into_body(self, half_closed: CancellationToken) -> Body {
+    pub(crate) fn into_body(self, half_closed: Option<CancellationToken>) -> Body {
         let probing = Probing {
             half_closed,
             probes: 0,
@@ -249,9 +249,11 @@ impl Following {
         let blocks = stream::unfold(Some((self, probing)), |state| async move {
             let (mut following, mut probing) = state?;
             let Following { stream, pass, .. } = &mut following;
+            // What there is to send shows as well that somebody reads, or nobody.
             let bytes = tokio::select! {
-                bytes = stream.next() => bytes,
+                biased;
                 reason = Pass::wait(pass.as_ref()) => return Some((stream.expired(&reason), None)),
+                bytes = stream.next() => bytes,
                 () = probing.due() => {
                     probing.probes += 1;
                     Some(stream.sign_of_life())
@@ -270,7 +272,8 @@ impl Following {
 
 /// Finds out whether a reader that has closed its side has gone.
 struct Probing {
-    half_closed: CancellationToken,
+    /// `None` where the client tells that it has gone.
+    half_closed: Option<CancellationToken>,
     /// How many were sent. The first is answered with a reset, with which the second fails.
     probes: u32,
 }
@@ -278,10 +281,10 @@ struct Probing {
 impl Probing {
     /// Waits until it is time to send another.
     async fn due(&self) {
-        match self.probes {
-            0 => self.half_closed.cancelled().await,
-            1 => tokio::time::sleep(SECOND_PROBE_AFTER).await,
-            _ => pending().await,
+        match (&self.half_closed, self.probes) {
+            (Some(half_closed), 0) => half_closed.cancelled().await,
+            (Some(_), 1) => tokio::time::sleep(SECOND_PROBE_AFTER).await,
+            (Some(_) | None, _) => pending().await,
         }
     }
 }
