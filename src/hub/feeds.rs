@@ -95,6 +95,13 @@ struct Entry {
     candidates: Vec<Arc<Event>>,
 }
 
+/// What a feed of just some topics may want of a commit.
+struct Candidates {
+    feed: Arc<Feed>,
+    /// The events of its topics; `None` where there are too many for all such feeds.
+    events: Option<Vec<Arc<Event>>>,
+}
+
 /// A filter, and the channel to those who follow it.
 #[derive(Debug)]
 struct Feed {
@@ -182,8 +189,8 @@ impl Feeds {
             announced.receivers += sent.unwrap_or(0);
         };
         let mut matching = Matching::begin();
-        for (feed, candidates) in of_topics {
-            let announcement = match candidates {
+        for Candidates { feed, events } in of_topics {
+            let announcement = match events {
                 None => Some(Announcement::Look),
                 Some(events) if feed.filter.wants_any_type() => {
                     Some(Announcement::Events(Batch::new(events)))
@@ -225,11 +232,8 @@ impl Feeds {
 }
 
 impl Table {
-    /// The feeds that want just some topics, each with the events of its topics; `None` where they are too many.
-    fn take_candidates(
-        &mut self,
-        events: &[Arc<Event>],
-    ) -> Vec<(Arc<Feed>, Option<Vec<Arc<Event>>>)> {
+    /// The feeds that want just some topics.
+    fn take_candidates(&mut self, events: &[Arc<Event>]) -> Vec<Candidates> {
         let mut count = 0;
         for event in events {
             let Some(of_topic) = self.by_topic.get(event.topic.as_str()) else {
@@ -249,20 +253,25 @@ impl Table {
         }
         let take = |index| {
             let entry: &mut Entry = &mut self.entries[index];
-            (entry.feed.clone(), Some(mem::take(&mut entry.candidates)))
+            Candidates {
+                feed: entry.feed.clone(),
+                events: Some(mem::take(&mut entry.candidates)),
+            }
         };
         self.touched.drain(..).map(take).collect()
     }
 
-    /// All feeds that want just some topics, without events.
-    fn feeds_of_topics(&mut self) -> Vec<(Arc<Feed>, Option<Vec<Arc<Event>>>)> {
+    /// All of them, without events.
+    fn feeds_of_topics(&mut self) -> Vec<Candidates> {
         for index in self.touched.drain(..) {
             self.entries[index].candidates = Vec::new();
         }
         let of_topics = self.entries.iter().filter(|(_, entry)| !entry.is_wide);
-        of_topics
-            .map(|(_, entry)| (entry.feed.clone(), None))
-            .collect()
+        let without_events = |entry: &Entry| Candidates {
+            feed: entry.feed.clone(),
+            events: None,
+        };
+        of_topics.map(|(_, entry)| without_events(entry)).collect()
     }
 
     fn wide_feeds(&mut self) -> Arc<[Arc<Feed>]> {
@@ -475,20 +484,19 @@ mod tests {
     fn a_large_commit_costs_no_more_because_many_follow() {
         const FEEDS: usize = 3000;
         let commit: Vec<_> = (1..=10_000).map(|id| event(id, "topic")).collect();
-        let of_own_topic = |n| filter(&["topic", &format!("own{n}")], &[]);
-        let of_types = |n| filter(&[], &["message", &format!("own{n}")]);
-        let costly = |n| {
+        let of_own_topic = |n: usize| filter(&["topic", &format!("own{n}")], &[]);
+        let of_types = |n: usize| filter(&[], &["message", &format!("own{n}")]);
+        let costly = |n: usize| {
             let patterns: Vec<_> = (0..16).map(|m| format!("*o*c{n}.{m}*")).collect();
             let mut patterns: Vec<_> = patterns.iter().map(String::as_str).collect();
             patterns.push("t*");
             filter(&patterns, &[])
         };
-        let kinds: [(&str, &dyn Fn(usize) -> Arc<Filter>); 3] = [
-            ("of a topic", &of_own_topic),
-            ("of types", &of_types),
-            ("that are costly", &costly),
-        ];
-        for (kind, filter) in kinds {
+        for (kind, filter) in [
+            ("of a topic", of_own_topic as fn(usize) -> Arc<Filter>),
+            ("of types", of_types),
+            ("that are costly", costly),
+        ] {
             let feeds = Feeds::new();
             let mut joined: Vec<_> = (0..FEEDS)
                 .map(|n| feeds.join(&filter(n)).unwrap())
