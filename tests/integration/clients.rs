@@ -17,6 +17,7 @@ use std::{
 
 use reqwest::Url;
 use serde::Deserialize;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -536,6 +537,48 @@ pub(crate) async fn expect(followers: &[Follower], relays: &[Relay], last: u64) 
         followers.len(),
         faults.join("\n")
     );
+}
+
+/// A hub of a later version, which has blocks and events of its own that no client knows yet.
+#[tokio::test]
+async fn clients_of_ours_skip_types_of_the_hub_that_they_do_not_know() {
+    let event = |id: u64, event_type: &str| {
+        let created_at = "2026-01-31T12:00:00.000Z";
+        json!({"id": id, "topic": "ticks", "type": event_type, "data": 1, "created_at": created_at})
+    };
+    let (theirs, mine) = (event(1, "segno.newer"), event(2, "message"));
+    let opening = json!({"cursor": 0, "log": "x"});
+    let lines = format!(
+        "{}\n{}\n{theirs}\n{mine}\n",
+        json!({"segno": "cursor", "cursor": 0, "log": "x", "retry_ms": 2000}),
+        json!({"segno": "newer", "cursor": 0}),
+    );
+    let blocks = format!(
+        ":\nretry: 2000\nevent: segno.cursor\ndata: {opening}\nid: 0\n\nevent: segno.newer\ndata: {{}}\nid: 0\n\n\
+         data: {theirs}\nid: 1\n\ndata: {mine}\nid: 2\n\n"
+    );
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/sse?topic=ticks", listener.local_addr().unwrap());
+    let newer = tokio::spawn(async move {
+        let mut sockets = Vec::new();
+        loop {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let bytes = socket.read(&mut head).await.unwrap();
+            let (media_type, body) =
+                match String::from_utf8_lossy(&head[..bytes]).contains("ndjson") {
+                    true => ("application/x-ndjson", &lines),
+                    false => ("text/event-stream; charset=utf-8", &blocks),
+                };
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-type: {media_type}\r\n\r\n{body}");
+            socket.write_all(answer.as_bytes()).await.unwrap();
+            sockets.push(socket);
+        }
+    });
+    let names = ["segno js", "segno", "segno async"];
+    let followers = names.map(|name| Follower::scripted(name, &url, 1));
+    expect(&followers, &[], 1).await;
+    newer.abort();
 }
 
 #[tokio::test]

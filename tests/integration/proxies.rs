@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use super::{
     browser::Browser,
-    test_hub::{Port, Program, reqwest_client, within},
+    clients::{Follower, Pages, expect, publish},
+    test_hub::{Port, Program, reqwest_client, segno, within},
 };
 
 /// How long the hub is away: long enough for each proxy to give up several times.
@@ -138,9 +139,18 @@ impl Proxy {
 async fn slow_a_browser_behind_a_proxy_outlives_a_hub_that_is_away() {
     let folder = tempfile::tempdir().unwrap();
     let port = Port::reserve();
-    let program = Program::start_at(folder.path(), &port).await;
+    let serve = async || {
+        let mut command = segno();
+        let listen = port.address().to_string();
+        // The pages of Firefox are of another origin.
+        command.args(["serve", "--cors-origin", "*", "--listen", &listen, "--db"]);
+        command.arg(folder.path().join("segno.db"));
+        Program::spawn(command).await
+    };
+    let program = serve().await;
     let mut proxies = Vec::new();
     let mut browsers = Vec::new();
+    let (mut foxes, pages) = (Vec::new(), Pages::start().await);
     for name in ["nginx", "haproxy", "caddyfile"] {
         let proxy = Proxy::start(name, &port, folder.path()).await;
         let browser = Browser::open(&format!("{}/health/live", proxy.url)).await;
@@ -156,6 +166,14 @@ async fn slow_a_browser_behind_a_proxy_outlives_a_hub_that_is_away() {
             )
             .await;
         browser.expect("window.opened ?? false", true).await;
+        let stream = format!("{}/sse?topic=ticks&since=start", proxy.url);
+        let page = format!("http://{}/page", pages.address);
+        foxes.push(Follower::browser(
+            "firefox",
+            &page,
+            &[("url", &stream)],
+            &pages,
+        ));
         proxies.push(proxy);
         browsers.push(browser);
     }
@@ -164,6 +182,8 @@ async fn slow_a_browser_behind_a_proxy_outlives_a_hub_that_is_away() {
     for browser in &browsers {
         browser.expect("ids", json!([1])).await;
     }
+    publish(&port.url(), 1..=1).await;
+    expect(&foxes, &[], 1).await;
     program.kill();
     let killed = Instant::now();
     for proxy in &proxies {
@@ -178,9 +198,11 @@ async fn slow_a_browser_behind_a_proxy_outlives_a_hub_that_is_away() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 
-    let program = Program::start_at(folder.path(), &port).await;
+    let program = serve().await;
     program.as_hub().publish("t", ["meanwhile", "after"]).await;
     for browser in &browsers {
-        browser.expect("ids", json!([1, 2, 3])).await;
+        browser.expect("ids", json!([1, 3, 4])).await;
     }
+    publish(&port.url(), 2..=3).await;
+    expect(&foxes, &[], 3).await;
 }
