@@ -220,3 +220,63 @@ impl EventLog {
         Ok(highest)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        db::{self, Published},
+        event::{Data, EventType, NewEvent, Timestamp},
+    };
+
+    /// The writer takes the steps: whoever read for long would hold up every publisher.
+    #[tokio::test]
+    async fn a_trim_waits_for_nobody_who_reads() {
+        let folder = tempfile::tempdir().unwrap();
+        let (log, mut appender) = db::open(&folder.path().join("segno.db")).await.unwrap();
+        let topic = Topic::new("t").unwrap();
+        let event = NewEvent {
+            topic: topic.clone(),
+            event_type: EventType::default(),
+            data: Data::from_text("x").unwrap(),
+            key: None,
+        };
+        let published = Published {
+            at: Timestamp::now(),
+            events: vec![event; 2000],
+        };
+        appender.append(vec![published]).await.unwrap();
+        // All that there are, each in the middle of what is trimmed.
+        let mut readers = Vec::new();
+        while let Some(mut reader) = log.pool.try_acquire() {
+            sqlx::query("begin").execute(&mut *reader).await.unwrap();
+            let found: i64 = sqlx::query_scalar(FIRST_ID)
+                .fetch_one(&mut *reader)
+                .await
+                .unwrap();
+            assert_eq!(found, 1);
+            readers.push(reader);
+        }
+        assert!(!readers.is_empty());
+        let trimming = async {
+            let mut trimmed = 0;
+            for (topic, through) in [(None, 1000), (Some(topic), 2000)] {
+                let trim = Trim {
+                    topic,
+                    through: EventId::from_row(through),
+                    erases: false,
+                };
+                while let Some(step) = appender.trim_step(&trim).await.unwrap() {
+                    let topic = trim.topic.as_ref();
+                    trimmed += appender.trim(topic, step.through).await.unwrap();
+                }
+            }
+            trimmed
+        };
+        let trimmed = tokio::time::timeout(Duration::from_secs(10), trimming).await;
+        assert_eq!(trimmed.expect("readers hold it up"), 2000);
+        assert_eq!(appender.first_id(), None);
+    }
+}

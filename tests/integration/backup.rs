@@ -395,6 +395,43 @@ async fn an_import_takes_topics_that_nobody_can_publish_on_any_more() {
     assert_eq!(answer(erasure).await.json()["data"]["through"], 7);
 }
 
+/// A browser's `EventSource` uses `open` and `error` for itself. What was published with such a type before that was known is kept.
+#[tokio::test]
+async fn events_of_types_that_nobody_can_publish_any_more_are_kept_and_delivered() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("old.ndjson");
+    let old = [("open", 7), ("error", 8), ("message", 9)].map(|(event_type, id)| {
+        format!(r#"{{"id":{id},"topic":"t","type":"{event_type}","data":{id},"created_at":"2026-01-31T12:00:00.000Z"}}"#)
+    });
+    fs::write(&lines, old.join("\n") + "\n").unwrap();
+    let db = folder.path().join("segno.db");
+    succeed(&["import", lines.to_str().unwrap()], &db).await;
+    // One that no import has looked at.
+    sqlite(&db, "update events set type = 'open' where id = 9");
+    succeed(&["check"], &db).await;
+
+    let hub = TestHub::start_in(folder, |_| ()).await;
+    let expected = ["open", "error", "open"];
+    let mut stream = hub.follow("?since=start").await;
+    for event_type in expected {
+        assert_eq!(stream.next().await.event_type, event_type);
+    }
+    let page = hub.get_json("/events").await;
+    let types = page["events"].as_array().unwrap().iter();
+    assert_eq!(
+        types.map(|event| &event["type"]).collect::<Vec<_>>(),
+        expected
+    );
+    for event_type in ["open", "error"] {
+        let again = hub.post(&format!("/topics/t?type={event_type}"));
+        let again = answer(again.body("2")).await;
+        assert_eq!(
+            (again.status.as_u16(), &*again.code()),
+            (400, "invalid_type")
+        );
+    }
+}
+
 #[tokio::test]
 async fn an_import_does_not_mix_two_logs() {
     let (hub, other) = (TestHub::start().await, TestHub::start().await);

@@ -389,6 +389,39 @@ async fn the_memory_of_bodies_has_a_bound_and_an_address_has_a_quarter_of_it() {
     assert_eq!(full.header("retry-after"), "1");
 }
 
+/// A client that asks first is told before it sends for nothing what there is no memory for.
+#[tokio::test]
+async fn a_body_that_finds_no_memory_is_refused_before_it_is_asked_for() {
+    let ask = async |hub: &TestHub, length: usize| {
+        let request = format!(
+            "POST /topics/t HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {length}\r\n\r\n"
+        );
+        head(&mut connect(hub, &request).await).await
+    };
+    for (proxies, fits, too_large, expected) in [
+        (vec![], 16, 17, (429, "too_many_body_bytes_of_address")),
+        (
+            vec!["127.0.0.0/8".parse().unwrap()],
+            64,
+            65,
+            (503, "too_many_body_bytes"),
+        ),
+    ] {
+        let hub = TestHub::start_with(|config| {
+            config.limits.max_body_memory = 64 * 1024;
+            config.limits.trusted_proxies = proxies;
+        })
+        .await;
+        let told = ask(&hub, fits * 1024).await;
+        assert!(told.starts_with("HTTP/1.1 100 "), "{told}");
+        let (status, code) = expected;
+        let told = ask(&hub, too_large * 1024).await;
+        assert!(told.starts_with(&format!("HTTP/1.1 {status} ")), "{told}");
+        assert!(told.contains("\r\nretry-after: 1\r\n"), "{told}");
+        assert!(told.contains(&format!("\"code\":\"{code}\"")), "{told}");
+    }
+}
+
 #[tokio::test]
 async fn json_ends_with_a_line_end_and_links_begin_with_the_public_url() {
     let hub = TestHub::start_with(|config| {

@@ -2,7 +2,13 @@
 
 use std::process::{Command, Stdio};
 
-use super::test_hub::{Program, TestHub, answer, within};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::test_hub::{Program, TestHub, answer, queued_bytes, within};
 
 #[tokio::test]
 async fn streams_end_cleanly_with_a_retry_that_is_spread() {
@@ -153,6 +159,59 @@ async fn a_draining_hub_refuses_to_publish() {
     let hub = TestHub::start_in(folder, |_| ()).await;
     assert_eq!(hub.last_id().await, 1);
     assert_eq!(answer(hub.get("/health/ready")).await.status, 200);
+}
+
+/// A browser's `EventSource` that is answered with any other status than 200 never asks again, and so would miss the next hub.
+#[tokio::test]
+async fn a_stream_that_a_draining_hub_refuses_is_a_stream_that_says_when_to_come_back() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a"]).await;
+    let mut held = hub.follow("?since=start").await;
+    // Requests that have begun: the hub reads them to their end while it drains.
+    let mut asking = Vec::new();
+    for accept in ["text/event-stream", "application/json"] {
+        let mut socket = TcpStream::connect(hub.address()).await.unwrap();
+        let head =
+            format!("GET /sse HTTP/1.1\r\nhost: x\r\nlast-event-id: 1\r\naccept: {accept}\r\n");
+        socket.write_all(head.as_bytes()).await.unwrap();
+        asking.push(socket);
+    }
+    let port = hub.address().rsplit_once(':').unwrap().1.parse().unwrap();
+    within("the hub to read what was sent", async {
+        while queued_bytes(port) > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    hub.begin_to_stop();
+    held.read_to_end().await.unwrap();
+    let mut answers = Vec::new();
+    for mut socket in asking {
+        let mut answer = String::new();
+        socket.write_all(b"\r\n").await.unwrap();
+        within("an answer", socket.read_to_string(&mut answer))
+            .await
+            .unwrap();
+        assert!(answer.contains("\r\nretry-after: 5\r\n"), "{answer}");
+        answers.push(answer);
+    }
+    let [stream, refusal] = &answers[..] else {
+        unreachable!("two have asked")
+    };
+    assert!(stream.starts_with("HTTP/1.1 200 "), "{stream}");
+    let (_, block) = stream
+        .split_once("\nevent: segno.refused\ndata: ")
+        .unwrap_or_else(|| panic!("{stream}"));
+    let (problem, id) = block.split_once('\n').unwrap();
+    let problem: Value = serde_json::from_str(problem).unwrap();
+    assert_eq!(
+        (&problem["status"], &problem["code"]),
+        (&503.into(), &"draining".into())
+    );
+    assert!(id.starts_with("id: 1\n\n"), "{stream}");
+    assert!(refusal.starts_with("HTTP/1.1 503 "), "{refusal}");
+    assert!(refusal.contains(r#""code":"draining""#), "{refusal}");
+    hub.stop().await;
 }
 
 /// A start that must be looked for takes as long as the log is large, and the drain does not wait for it.

@@ -1,12 +1,15 @@
 //! Erasing an event or a topic: for good, and told to everybody.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use reqwest::{RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
 use super::sight::Traced;
-use super::test_hub::{TestHub, answer, segno, within};
+use super::test_hub::{TestHub, answer, only_local, segno, within};
 
 fn delete(hub: &TestHub, path: &str) -> RequestBuilder {
     super::test_hub::reqwest_client().delete(hub.url(path))
@@ -230,4 +233,40 @@ async fn stats_tell_how_far_a_deletion_is() {
     );
     events.dedup();
     assert!(events.len() > 2, "it moves: {events:?}");
+}
+
+/// What others publish is committed, and announced, between two steps of a deletion.
+#[tokio::test]
+#[expect(clippy::print_stdout, reason = "the figures")]
+async fn slow_streams_of_other_topics_go_on_while_a_large_topic_is_deleted() {
+    if only_local("it measures the steps of one writer; here each goes through the server") {
+        return;
+    }
+    let hub = TestHub::start().await;
+    // 50 MB.
+    let line = format!(
+        "{{\"topic\":\"large\",\"data\":\"{}\"}}\n",
+        "x".repeat(1000)
+    );
+    for _ in 0..5 {
+        let batch = hub.post("/events").body(line.repeat(10_000));
+        let batch = batch.header("content-type", "application/x-ndjson");
+        assert_eq!(answer(batch).await.status, StatusCode::CREATED);
+    }
+    let mut stream = hub.follow("?topic=other").await;
+    let begun = Instant::now();
+    let deleting = tokio::spawn(answer(delete(&hub, "/topics/large")));
+    let mut waits = Vec::new();
+    while !deleting.is_finished() {
+        let sent = Instant::now();
+        hub.publish("other", ["x"]).await;
+        assert_eq!(stream.next_data().await, ["\"x\""]);
+        waits.push(sent.elapsed());
+    }
+    let whole = begun.elapsed();
+    assert_eq!(deleting.await.unwrap().status, StatusCode::OK);
+    waits.sort();
+    let (median, longest) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    println!("while a deletion takes {whole:?}, others wait {median:?}, at most {longest:?}");
+    assert!(longest < whole / 8, "{longest:?} of {whole:?}");
 }

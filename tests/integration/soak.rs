@@ -416,9 +416,9 @@ impl Adversary {
                 Ok(())
             }
             Attack::CostlyFilter(path) => {
-                let a = "a".repeat(40);
+                let runs = format!("*{}", "a".repeat(90)).repeat(2);
                 let patterns: String = (0..self.strength.patterns)
-                    .map(|own| format!("topic=**{a}b*{a}b**{n}.{own}x*{a}**&"))
+                    .map(|own| format!("topic={runs}*{n}.{own}x*&"))
                     .collect();
                 let asked = get(&format!("{path}?{patterns}last_event_id=0"));
                 let asked = match path {
