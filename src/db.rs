@@ -63,7 +63,7 @@ use self::{
     highest::{Highest, all_lost, skip_lost},
     intact::Intact,
     ordered::{Before, find_reached},
-    place::{Lock, Place, beside},
+    place::{Lock, Place},
     readers::{ReadingThreads, open_readers},
     reserve::Reserve,
     schema::{Content, guarded, inspect, migrate, read_only},
@@ -155,15 +155,15 @@ pub enum OpenError {
     /// The log's own id is missing, or is not a UUID.
     #[error("the log id in {0} is not a UUID; restore a backup")]
     InvalidLogId(PathBuf),
-    /// Ids end at [`EventId::LAST`].
+    /// Ids begin above zero and end at [`EventId::LAST`].
     #[error(
-        "{path} has the id {id}, and the last there can be is {}; restore a backup",
+        "{path} has the id {id}, and ids are from 1 to {}; restore a backup",
         EventId::LAST
     )]
-    IdTooHigh {
+    IdOutOfRange {
         /// The file that was asked for.
         path: PathBuf,
-        /// The highest id in it.
+        /// What stands where an id should.
         id: i64,
     },
     /// SQLite found that what is needed to start is broken.
@@ -190,6 +190,9 @@ pub enum OpenError {
         "{0} is a symbolic link to a file that does not exist; remove the link, or make the file's folder and name the file"
     )]
     DanglingLink(PathBuf),
+    /// Somebody put it there, or it was moved: who locks what it leads to does not lock the log.
+    #[error("{0} is a symbolic link; remove it")]
+    LinkedLock(PathBuf),
     /// A folder, a device or a pipe.
     #[error("{0} is not a file; name a file with --db")]
     NotAFile(PathBuf),

@@ -24,7 +24,7 @@
 //!    │
 //!  rights            knows: what a caller may do                   no I/O
 //!    │
-//!  files             knows: when a file has changed, and is whole  not what is in it
+//!  files             knows: when a file has changed, and is whole; how one is made   not what is in it
 //!    │
 //!  filter, event     know: what a valid topic, id or filter is     no I/O
 //!  peer_address      knows: who is at the other end of a connection

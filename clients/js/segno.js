@@ -420,10 +420,13 @@ export function fileStore(path) {
       return { cursor, log };
     },
     async save({ cursor, log }) {
-      const { rename, writeFile } = await files;
+      const { rename, rm, writeFile } = await files;
+      const unfinished = `${path}.new`;
+      // Of a write that was broken off, or a link that somebody put there: not to be followed.
+      await rm(unfinished, { force: true });
       // In one step, so that a crash leaves the old cursor or the new one.
-      await writeFile(`${path}.new`, `${cursor}\n${log ?? ""}\n`);
-      await rename(`${path}.new`, path);
+      await writeFile(unfinished, `${cursor}\n${log ?? ""}\n`, { flag: "wx" });
+      await rename(unfinished, path);
     },
   };
 }

@@ -1,9 +1,9 @@
 //! Changes to the access file that keep its comments and its order.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, ErrorKind, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    fs::{self, File},
+    io::{self, ErrorKind},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     event::Timestamp,
+    files::{self, OWNER_ONLY},
     filter::Pattern,
     rights::{Grants, Quota},
 };
@@ -28,9 +29,6 @@ const HEAD: &str = "\
 # [anonymous]
 # follow = [\"public.**\"]
 ";
-
-/// Permissions of a new file: there is no secret in it, but it says where to look for one.
-const MODE: u32 = 0o600;
 
 /// Why the access file was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -232,22 +230,9 @@ fn lock_folder(path: &Path) -> Result<File, EditError> {
 /// Replaces the file in one step, with the permissions that it had: a hub that reads it meanwhile sees the old one or the new
 /// one.
 fn write(path: &Path, document: &DocumentMut, folder: &File) -> Result<(), EditError> {
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    let mode = fs::metadata(path).map_or(MODE, |found| found.permissions().mode());
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(MODE)
-        .open(&new)
-        .and_then(|mut file| {
-            file.set_permissions(fs::Permissions::from_mode(mode))?;
-            file.write_all(document.to_string().as_bytes())?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&new, path))
+    // There is no secret in it, but it says where to look for one.
+    let mode = fs::metadata(path).map_or(OWNER_ONLY, |found| found.permissions().mode());
+    files::replace(path, mode, document.to_string().as_bytes())
         // A token that was printed is good after a power cut, too.
         .and_then(|()| folder.sync_all())
         .map_err(|source| io_error(path, source))

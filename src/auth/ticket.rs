@@ -4,9 +4,8 @@
 //! So it needs no store, and every hub that shares the key takes it. What is in it can be read by whoever holds it.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs,
     io::{self, ErrorKind, Write},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
 };
@@ -19,7 +18,11 @@ use super::{
     Reason, Root,
     token::{from_hex, hex, random},
 };
-use crate::{event::Timestamp, rights::Grants};
+use crate::{
+    event::Timestamp,
+    files::{OWNER_ONLY, create_new},
+    rights::Grants,
+};
 
 /// Longest ticket that is looked at, in bytes: four times what 20 patterns of 100 bytes need.
 pub const TICKET_MAX_BYTES: usize = 16 * 1024;
@@ -176,11 +179,7 @@ impl TicketKeys {
         let mut name = self.path.as_os_str().to_owned();
         name.push(format!(".{}", hex(&random()[..8])));
         let new = PathBuf::from(name);
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&new)
+        let made = create_new(&new, OWNER_ONLY)
             .and_then(|mut file| {
                 writeln!(file, "{}", hex(&random()))?;
                 file.sync_all()

@@ -20,7 +20,10 @@ use super::{
     terminal::{Color, Style, harmless, is_output_a_terminal, padded, styled},
     usage,
 };
-use crate::client::{FollowQuery, Followed};
+use crate::{
+    client::{FollowQuery, Followed},
+    files,
+};
 
 /// The type of the frame that tells of lost events. Source: the hub's HTTP contract.
 const GAP_TYPE: &str = "segno.gap";
@@ -283,9 +286,10 @@ fn read_state(file: &Path) -> anyhow::Result<State> {
 /// Replaces the file in one step, so that a crash leaves the old cursor or the new one.
 fn write_state(file: &Path, cursor: &str, log_id: Option<&str>) -> anyhow::Result<()> {
     let failed = || format!("cannot write {}", file.display());
-    let mut name = file.as_os_str().to_owned();
-    name.push(".new");
     let log_id = log_id.unwrap_or_default();
-    fs::write(&name, format!("{cursor}\n{log_id}\n")).with_context(failed)?;
-    fs::rename(&name, file).with_context(failed)
+    // Nobody's secret, and not synced: that would cost more than the events, and an older cursor loses none.
+    files::begin_beside(file, 0o666)
+        .and_then(|mut new| new.write_all(format!("{cursor}\n{log_id}\n").as_bytes()))
+        .and_then(|()| fs::rename(files::unfinished(file), file))
+        .with_context(failed)
 }

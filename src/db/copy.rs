@@ -12,10 +12,13 @@ use sqlx::{ConnectOptions, Connection, Row, SqliteConnection, sqlite::SqliteRow}
 
 use super::{
     OpenError, code, existing, open_error,
-    place::{self, beside, create_new, resolve},
+    place::{self, resolve},
     schema::read_only,
 };
-use crate::event::{DATA_MAX_BYTES, EventId, EventType, Key, Topic};
+use crate::{
+    event::{DATA_MAX_BYTES, EventId, EventType, Key, Topic},
+    files::{self, OWNER_ONLY, beside},
+};
 
 /// Faults of one kind that are listed.
 const FAULTS_MAX: i64 = 20;
@@ -106,13 +109,8 @@ pub async fn restore(
 
 /// Makes an empty file beside `to`, for what is to be put there when it is complete. Only its owner may read it.
 pub(super) fn begin_beside(to: &Path) -> Result<(PathBuf, File), CopyError> {
-    let unfinished = beside(to, ".new");
-    // Of a copy that was broken off, or a link that somebody put there: not to be followed.
-    let made = match fs::remove_file(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => create_new(&unfinished),
-    };
-    match made {
+    let unfinished = files::unfinished(to);
+    match files::begin_beside(to, OWNER_ONLY) {
         Ok(file) => Ok((unfinished, file)),
         Err(source) => Err(CopyError::Write {
             path: unfinished,

@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{self, ErrorKind, Write},
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -12,11 +12,11 @@ use std::sync::Arc;
 
 use sqlx::{Connection, SqliteConnection};
 
-use super::{
-    EventLog, OpenError, newest,
-    place::{beside, create_new},
+use super::{EventLog, OpenError, newest};
+use crate::{
+    event::{EventId, Timestamp},
+    files::{self, OWNER_ONLY, beside},
 };
-use crate::event::{EventId, Timestamp};
 
 /// The most ids that may have been announced since the note was written: it is written once a second, and the log takes
 /// 460,000 events a second at best.
@@ -52,12 +52,7 @@ impl Highest {
 
     /// Replaces the note in one step: a crash leaves the old one or the new one.
     pub(super) fn write(&self, id: EventId) -> io::Result<()> {
-        let new = beside(&self.path, ".new");
-        _ = fs::remove_file(&new);
-        let mut file = create_new(&new)?;
-        file.write_all(format!("{id}\n").as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, &self.path)
+        files::replace(&self.path, OWNER_ONLY, format!("{id}\n").as_bytes())
     }
 }
 

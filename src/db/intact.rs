@@ -23,9 +23,10 @@ use sqlx::SqliteConnection;
 
 use super::{
     Appender, Error, OpenError, open_error,
-    place::{beside, io_error},
+    place::io_error,
     schema::{Objects, difference, objects},
 };
+use crate::files::beside;
 
 /// Bytes of the head of every SQLite file. Source: <https://sqlite.org/fileformat2.html>, 1.3.
 const HEAD_BYTES: usize = 100;

@@ -10,10 +10,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::OpenError;
+use rustix::{fs::OFlags, io::Errno};
 
-/// Read and write for the owner, nothing for anybody else: whoever reads the file reads every event.
-const OWNER_ONLY: u32 = 0o600;
+use super::OpenError;
+use crate::files::{OWNER_ONLY, beside, create_new};
 
 /// Where the system says what is mounted where. Source: `man 5 proc_pid_mountinfo`.
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -82,21 +82,12 @@ fn mount_points(mounts: &str) -> impl Iterator<Item = String> {
     })
 }
 
-/// Makes an empty file that only its owner may read, unless there is one.
+/// Makes an empty file that only its owner may read, unless there is one: whoever reads it reads every event.
 pub(super) fn make(path: &Path) -> Result<(), OpenError> {
-    match create_new(path) {
+    match create_new(path, OWNER_ONLY) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(io_error(path, error)),
         _ => Ok(()),
     }
-}
-
-/// Makes an empty file that only its owner may read. Follows no link, and refuses where there is anything already.
-pub(super) fn create_new(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(OWNER_ONLY)
-        .open(path)
 }
 
 /// The lock on a log, held as long as this is.
@@ -115,17 +106,29 @@ impl Drop for Lock {
 /// Locks the log at a [resolved](resolve) path for this process. Two hubs on one file would each announce only their own
 /// events.
 pub(super) fn lock(path: &Path) -> Result<Lock, OpenError> {
-    let file = OpenOptions::new()
+    let lock = beside(path, "-lock");
+    let file = lock_options()
         .create(true)
         .truncate(false)
-        .write(true)
         .mode(OWNER_ONLY)
-        .open(beside(path, "-lock"));
-    let file = file.map_err(|source| io_error(path, source))?;
+        .open(&lock);
+    let file = file.map_err(|source| match source.raw_os_error() {
+        Some(error) if error == Errno::LOOP.raw_os_error() => OpenError::LinkedLock(lock),
+        _ => io_error(path, source),
+    })?;
     try_lock(file).map_err(|error| match error {
         TryLockError::WouldBlock => OpenError::InUse(path.into()),
         TryLockError::Error(source) => io_error(path, source),
     })
+}
+
+/// A link that somebody put there would have a file made or held wherever it leads.
+fn lock_options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options
+        .write(true)
+        .custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    options
 }
 
 fn try_lock(file: File) -> Result<Lock, TryLockError> {
@@ -135,14 +138,8 @@ fn try_lock(file: File) -> Result<Lock, TryLockError> {
 
 /// Whether a process has the log at a [resolved](resolve) path locked.
 pub(super) fn is_locked(path: &Path) -> bool {
-    let file = OpenOptions::new().write(true).open(beside(path, "-lock"));
+    let file = lock_options().open(beside(path, "-lock"));
     file.is_ok_and(|file| matches!(try_lock(file), Err(TryLockError::WouldBlock)))
-}
-
-pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
 }
 
 pub(super) fn io_error(path: &Path, source: io::Error) -> OpenError {
@@ -219,17 +216,18 @@ mod tests {
         drop(inherited);
     }
 
-    /// Somebody may put a link there after what was there is removed.
     #[test]
-    fn a_file_that_is_made_is_a_new_one_and_not_where_a_link_leads() {
+    fn a_lock_is_not_made_or_held_where_a_link_leads() {
         let folder = tempfile::tempdir().unwrap();
-        let (link, led_to) = (folder.path().join("link"), folder.path().join("led-to"));
-        symlink(&led_to, &link).unwrap();
-        let refused = create_new(&link).unwrap_err();
-        assert_eq!(refused.kind(), ErrorKind::AlreadyExists);
+        let (log, led_to) = (folder.path().join("segno.db"), folder.path().join("led-to"));
+        symlink(&led_to, beside(&log, "-lock")).unwrap();
+        assert!(matches!(lock(&log), Err(OpenError::LinkedLock(_))));
         assert!(!led_to.exists());
         fs::write(&led_to, "precious").unwrap();
-        create_new(&link).unwrap_err();
+        let held = File::open(&led_to).unwrap();
+        held.lock().unwrap();
+        assert!(matches!(lock(&log), Err(OpenError::LinkedLock(_))));
+        assert!(!is_locked(&log), "what is locked is another file");
         assert_eq!(fs::read(&led_to).unwrap(), b"precious");
     }
 }

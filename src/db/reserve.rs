@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::place::{beside, create_new};
+use crate::files::{OWNER_ONLY, beside, create_new};
 
 /// Bytes of the reserve.
 ///
@@ -70,7 +70,7 @@ impl Reserve {
         // Random, because some file systems keep zeros for nothing.
         let mut block = vec![0; BLOCK_BYTES];
         fastrand::fill(&mut block);
-        let made = create_new(&self.path).and_then(|mut file| {
+        let made = create_new(&self.path, OWNER_ONLY).and_then(|mut file| {
             (0..RESERVE_BYTES / BLOCK_BYTES).try_for_each(|_| file.write_all(&block))
         });
         match made {

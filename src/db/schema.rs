@@ -16,9 +16,12 @@ use super::{
     highest::Highest,
     migrations::MIGRATIONS,
     open_error,
-    place::{beside, io_error, is_locked, resolve},
+    place::{io_error, is_locked, resolve},
 };
-use crate::event::EventId;
+use crate::{
+    event::EventId,
+    files::{OWNER_ONLY, beside, create_new},
+};
 
 /// What `pragma application_id` says of a file that segno made: "SEGN".
 const APPLICATION_ID: i32 = 0x5345_474E;
@@ -35,12 +38,31 @@ const VERSION: &str = "select coalesce(max(version), 0) from _sqlx_migrations wh
 
 const LOG_IDS: &str = "select id from log limit 2";
 
-/// The highest id in the file, in the sequence or in a row: a file from elsewhere may have one without the other.
-const HIGHEST_ID: &str = "
-select max(
-    coalesce((select max(seq) from sqlite_sequence where name = 'events'), 0),
-    coalesce((select max(id) from events), 0)
-)";
+/// Every table with ids of events in it, and what finds the lowest and the highest of them: a file from elsewhere may have in one what
+/// it has in no other.
+const IDS: &[(&str, &str)] = &[
+    (
+        "sqlite_sequence",
+        "select min(seq), max(seq) from sqlite_sequence where name = 'events'",
+    ),
+    (
+        "events",
+        "select (select min(id) from events), (select max(id) from events)",
+    ),
+    ("trimmed", "select min(last_id), max(last_id) from trimmed"),
+    (
+        "lost",
+        "select min(min(after_id, through_id)), max(max(after_id, through_id)) from lost",
+    ),
+    (
+        "command_ids",
+        "select min(min(first_id, last_id)), max(max(first_id, last_id)) from command_ids",
+    ),
+    (
+        "command_duplicates",
+        "select (select min(event_id) from command_duplicates), (select max(event_id) from command_duplicates)",
+    ),
+];
 
 /// What there is at a path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +82,7 @@ pub async fn look(path: &Path) -> Result<Found, OpenError> {
     let path = resolve(path)?;
     super::place::refuse_shared(&path)?;
     let probe = beside(&path, &format!("-look-{}", std::process::id()));
-    super::place::create_new(&probe)
+    create_new(&probe, OWNER_ONLY)
         .and_then(|_| std::fs::remove_file(&probe))
         .map_err(|source| io_error(&path, source))?;
     Highest::of(&path).read()?;
@@ -134,7 +156,7 @@ pub(super) async fn content_of(
     if application_id != APPLICATION_ID {
         return Err(OpenError::NotSegno(path.into()));
     }
-    refuse_foreign_objects(connection, path).await?;
+    let objects = refuse_foreign_objects(connection, path).await?;
     let ids: Vec<String> = sqlx::query_scalar(LOG_IDS)
         .fetch_all(&mut *connection)
         .await
@@ -143,30 +165,45 @@ pub(super) async fn content_of(
         [id] if is_uuid(id) => (),
         _ => return Err(OpenError::InvalidLogId(path.into())),
     }
-    let highest = sqlx::query_scalar(HIGHEST_ID).fetch_one(connection).await;
-    let highest: i64 = match highest {
-        // A damaged page of events is for `check` to list, and no reason not to serve the others.
-        Err(error) if code(&error).is_some_and(|code| code & 0xff == 11) => 0,
-        highest => highest.map_err(failed)?,
-    };
-    match highest > EventId::LAST.as_i64() {
-        true => Err(OpenError::IdTooHigh {
-            path: path.into(),
-            id: highest,
-        }),
-        false => Ok(Content::Log),
+    refuse_ids_out_of_range(connection, &objects, path).await?;
+    Ok(Content::Log)
+}
+
+/// Zero is in the range: it stands for the place before the first event.
+async fn refuse_ids_out_of_range(
+    connection: &mut SqliteConnection,
+    objects: &Objects,
+    path: &Path,
+) -> Result<(), OpenError> {
+    let is_there = |table: &str| objects.keys().any(|(_, name)| name == table);
+    // An older file does not have all the tables yet.
+    for (_, sql) in IDS.iter().filter(|(table, _)| is_there(table)) {
+        let found = sqlx::query_as(*sql).fetch_one(&mut *connection).await;
+        let (lowest, highest): (Option<i64>, Option<i64>) = match found {
+            // A damaged page is for `check` to list, and no reason not to serve the other events.
+            Err(error) if code(&error).is_some_and(|code| code & 0xff == 11) => continue,
+            found => found.map_err(|source| open_error(path, source))?,
+        };
+        let mut ids = [highest, lowest].into_iter().flatten();
+        if let Some(id) = ids.find(|id| !(0..=EventId::LAST.as_i64()).contains(id)) {
+            return Err(OpenError::IdOutOfRange {
+                path: path.into(),
+                id,
+            });
+        }
     }
+    Ok(())
 }
 
 fn is_uuid(id: &str) -> bool {
     Uuid::parse_str(id).is_ok_and(|uuid| uuid.hyphenated().to_string() == id)
 }
 
-/// Compares the schema with what the migrations make of an empty file.
+/// Compares the schema, which it returns, with what the migrations make of an empty file.
 async fn refuse_foreign_objects(
     connection: &mut SqliteConnection,
     path: &Path,
-) -> Result<(), OpenError> {
+) -> Result<Objects, OpenError> {
     let failed = |source| open_error(path, source);
     let found = objects(connection).await.map_err(failed)?;
     let foreign = |difference: String| {
@@ -192,7 +229,7 @@ async fn refuse_foreign_objects(
     let expected = made_by_migrations(version, path).await?;
     match difference(&found, &expected) {
         Some(difference) => foreign(difference),
-        None => Ok(()),
+        None => Ok(found),
     }
 }
 

@@ -13,8 +13,9 @@ use super::{
     copy::{begin_beside, connect, copy_beside, put_in_place, set_aside, sound},
     open_error,
     ordered::find_reached,
-    place::{self, Lock, beside, resolve},
+    place::{self, Lock, resolve},
 };
+use crate::files::beside;
 
 impl EventLog {
     /// Copies the log, as it is at one moment, to a file that has no name any more: it is gone when the handle is. Its length is in

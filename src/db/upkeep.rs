@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Appender, Error, EventLog, beside, reserve::GROWTH_MAX_BYTES};
+use super::{Appender, Error, EventLog, reserve::GROWTH_MAX_BYTES};
+use crate::files::beside;
 
 /// A reader that is in the way costs a publisher 5 ms, and the WAL is cleaned another time.
 const WAIT_FOR_NOBODY: &str = "pragma busy_timeout = 5";

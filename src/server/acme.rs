@@ -9,9 +9,9 @@
 use std::{
     convert::Infallible,
     error::Error as StdError,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     pin::Pin,
     time::{Duration, SystemTime},
@@ -37,6 +37,7 @@ use super::{
     certificates::{CertificateError, CertificateFiles, Certificates, provider, read_certificates},
     validity::Validity,
 };
+use crate::files::{self, OWNER_ONLY};
 
 /// Wait after the first failure; twice as long after each more.
 ///
@@ -437,19 +438,8 @@ async fn why_refused(order: &mut Order, of_order: String) -> OrderError {
 /// Puts a file in the place of the one before it in one step; nobody else may read it.
 fn replace(path: &Path, bytes: &[u8]) -> Result<(), OrderError> {
     let folder = path.parent().expect("the file is in a folder");
-    let new = path.with_extension("new");
-    let written = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.sync_all()
-        })
-        .and_then(|()| fs::rename(&new, path))
-        .and_then(|()| File::open(folder)?.sync_all());
+    let written =
+        files::replace(path, OWNER_ONLY, bytes).and_then(|()| File::open(folder)?.sync_all());
     written.map_err(|source| OrderError::Write {
         path: path.to_owned(),
         source,

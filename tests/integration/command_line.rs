@@ -438,6 +438,10 @@ async fn tail_remembers_its_cursor_across_runs_and_restarts() {
         Some("2")
     );
 
+    // Somebody put a link where it writes, or a crash left half a file there.
+    let (victim, new) = (folder.path().join("victim"), state.with_extension("new"));
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, &new).unwrap();
     // The hub goes away in the middle of a run, and comes back.
     let following = tokio::spawn(run(tail("3"), ""));
     program.as_hub().publish("t", ["4"]).await;
@@ -449,6 +453,8 @@ async fn tail_remembers_its_cursor_across_runs_and_restarts() {
         fs::read_to_string(&state).unwrap().lines().next(),
         Some("5")
     );
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    assert!(state.symlink_metadata().unwrap().is_file());
 
     fs::write(&state, "rubbish").unwrap();
     let refused = run(tail("1"), "").await;

@@ -163,6 +163,18 @@ fn tokens_that_are_added_at_once_are_all_there() {
         .collect();
     assert_eq!(names.len(), 8 * 9, "{names:?}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+
+    // A link that somebody put where it is written is not followed.
+    let (victim, new) = (
+        folder.path().join("victim"),
+        folder.path().join("access.toml.new"),
+    );
+    fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, &new).unwrap();
+    auth::add_token(&path, &new_token("last", "last", Grants::default())).unwrap();
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+    assert!(path.symlink_metadata().unwrap().is_file());
+    assert_eq!(auth::list_tokens(&path).unwrap().len(), 8 * 9 + 1);
 }
 
 #[tokio::test]

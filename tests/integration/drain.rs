@@ -8,7 +8,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::test_hub::{Program, TestHub, answer, queued_bytes, within};
+use super::test_hub::{Program, TestHub, answer, queued_bytes, segno, within};
 
 #[tokio::test]
 async fn streams_end_cleanly_with_a_retry_that_is_spread() {
@@ -115,7 +115,12 @@ async fn sigterm_answers_publishers_ends_curl_and_empties_the_wal() {
 #[tokio::test]
 async fn a_second_signal_stops_at_once() {
     let folder = tempfile::tempdir().unwrap();
-    let mut program = Program::start(folder.path()).await;
+    let mut command = segno();
+    command
+        .args(["serve", "--listen", "127.0.0.1:0", "--db"])
+        .arg(folder.path().join("segno.db"))
+        .stderr(Stdio::piped());
+    let mut program = Program::spawn(command).await;
     // A request whose body never comes keeps the drain waiting.
     let mut socket = std::net::TcpStream::connect(("127.0.0.1", program.port)).unwrap();
     std::io::Write::write_all(
@@ -126,8 +131,16 @@ async fn a_second_signal_stops_at_once() {
     let began = std::time::Instant::now();
     program.signal("INT");
     while answer_is(&program).await {}
-    program.signal("INT");
+    program.signal("TERM");
     assert_eq!(program.exit_code().await, Some(1));
+    let told = std::io::read_to_string(program.take_stderr()).unwrap();
+    assert_eq!(
+        told.lines().last(),
+        Some(
+            "segno: stopped at once by a second signal, SIGTERM; every acknowledged event is stored"
+        ),
+        "{told}"
+    );
     assert!(
         began.elapsed().as_secs() < 9,
         "it did not wait for the drain timeout"

@@ -193,7 +193,8 @@ async fn the_log_tells_that_a_topic_was_erased() {
     );
 }
 
-/// A topic of a GB takes a minute; whoever waits for that, or for the room, can see that something happens.
+/// A topic of a GB takes 10 s, and half a minute beside publishers; whoever waits for that, or for the room, can see that something
+/// happens.
 #[tokio::test]
 async fn stats_tell_how_far_a_deletion_is() {
     let hub = TestHub::start().await;

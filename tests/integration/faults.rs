@@ -300,7 +300,6 @@ impl SmallDisk {
     }
 
     /// Its root, as seen by programs that run on it.
-    #[cfg(feature = "cluster")]
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()
     }
@@ -343,6 +342,39 @@ impl SmallDisk {
         for bytes in [1 << 20, 4096, 1] {
             while ballast.write(&vec![1; bytes]).is_ok_and(|bytes| bytes > 0) {}
         }
+    }
+
+    /// Takes the ballast away, if there is one.
+    fn empty(&self) {
+        _ = fs::remove_file(self.inside().join("ballast"));
+    }
+
+    /// Leaves room for this many blocks, and the WAL empty: the next commits have these blocks and no more.
+    fn leave(&self, blocks: u64) {
+        self.empty();
+        let emptied = self
+            .run("sqlite3")
+            .args(["-cmd", ".timeout 10000"])
+            .arg(self.path().join("segno.db"))
+            .arg("pragma wal_checkpoint(truncate)")
+            .output()
+            .unwrap();
+        assert_eq!(emptied.stdout, b"0|0|0\n", "{emptied:?}");
+        self.fill();
+        let ballast = fs::OpenOptions::new()
+            .write(true)
+            .open(self.inside().join("ballast"))
+            .unwrap();
+        let bytes = ballast.metadata().unwrap().len();
+        ballast.set_len(bytes - blocks * 4096).unwrap();
+    }
+
+    /// Starts a hub that logs to the file, with these flags, on a disk with a ballast that leaves it room for its reserve and some MB.
+    async fn start_logging_hub(&self, log: &Path, flags: &[&str]) -> Program {
+        fs::write(self.inside().join("ballast"), vec![1; 8 << 20]).unwrap();
+        let mut command = self.serve();
+        command.args(flags).stderr(fs::File::create(log).unwrap());
+        Program::spawn(command).await
     }
 }
 
@@ -428,6 +460,117 @@ async fn a_hub_on_a_full_disk_starts_reads_and_deletes_until_there_is_room() {
     assert!(reserve.exists(), "it is held again");
     assert_eq!(answer(hub.get("/health/ready")).await.status, 200);
     assert_eq!(hub.get_json("/events/1").await["data"], "first");
+}
+
+/// What a hub logs when deleting needs the room that is kept for it.
+const GIVEN_UP: &str = "its reserve was given up";
+
+async fn publish_until_the_disk_is_full(hub: &TestHub) {
+    let big = "x".repeat(500_000);
+    let refusal = loop {
+        let answered = answer(hub.post("/topics/old").body(big.clone())).await;
+        if answered.status != 201 {
+            break answered;
+        }
+    };
+    assert_eq!(
+        (refusal.status.as_u16(), refusal.code().as_str()),
+        (507, "disk_full"),
+        "{refusal:?}"
+    );
+}
+
+async fn wait_for_room(hub: &TestHub) {
+    within("room", async {
+        while answer(hub.post("/topics/t").body("x")).await.status != 201 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// To mark a topic, to delete its events and to tell of it are commits of their own, and each may be the one that has no room.
+#[tokio::test]
+async fn on_a_disk_that_fills_up_while_the_hub_runs_deleting_works_wherever_the_room_ends() {
+    let disk = SmallDisk::mount("24m").await;
+    let log = disk.folder.path().join("log");
+    let program = disk.start_logging_hub(&log, &[]).await;
+    let hub = program.as_hub();
+    hub.publish("kept", ["first"]).await;
+    let given_up = || fs::read_to_string(&log).unwrap().matches(GIVEN_UP).count();
+    let delete = async |path: &str, blocks| {
+        let before = given_up();
+        disk.leave(blocks);
+        let deleted = answer(reqwest_client().delete(hub.url(path))).await;
+        assert_eq!(deleted.status, 200, "{path}, {blocks} blocks: {deleted:?}");
+        assert_eq!(hub.get_json("/events/1").await["data"], "first");
+        disk.empty();
+        wait_for_room(&hub).await;
+        given_up() > before
+    };
+    let [id] = hub.publish("old", ["x"]).await;
+    assert!(delete(&format!("/events/{id}"), 0).await);
+    let mut blocks = 0;
+    // Until there is room for all of it.
+    while delete("/topics/old", blocks).await {
+        hub.publish("old", ["x"]).await;
+        blocks += 1;
+    }
+    assert!(blocks > 3, "only {blocks} blocks are enough");
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_while_the_hub_runs_has_room_again_when_an_event_and_a_topic_are_deleted()
+ {
+    let disk = SmallDisk::mount("40m").await;
+    let log = disk.folder.path().join("log");
+    let program = disk.start_logging_hub(&log, &[]).await;
+    let hub = program.as_hub();
+    hub.publish("kept", ["first"]).await;
+    publish_until_the_disk_is_full(&hub).await;
+    disk.leave(0);
+    let small = answer(hub.post("/topics/old").body("small")).await;
+    assert_eq!(small.code(), "disk_full");
+    let reserve = disk.inside().join("segno.db-reserve");
+    assert!(reserve.exists(), "publishing does not take it");
+
+    for path in ["/events/2", "/topics/old"] {
+        let deleted = answer(reqwest_client().delete(hub.url(path))).await;
+        assert_eq!(deleted.status, 200, "{path}: {deleted:?}");
+        let told = fs::read_to_string(&log).unwrap();
+        assert_eq!(told.matches(GIVEN_UP).count(), 1, "{path}: {told}");
+        assert_eq!(hub.get_json("/events/1").await["data"], "first", "{path}");
+        let mut stream = hub.follow("?since=start").await;
+        assert_eq!(stream.next_data().await, ["\"first\""], "{path}");
+    }
+    wait_for_room(&hub).await;
+    assert!(reserve.exists(), "it is held again");
+    assert_eq!(answer(hub.get("/health/ready")).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_disk_that_fills_up_while_the_hub_runs_has_room_again_when_retention_deletes_what_is_old()
+{
+    let disk = SmallDisk::mount("40m").await;
+    let log = disk.folder.path().join("log");
+    let program = disk.start_logging_hub(&log, &["--keep-age", "6s"]).await;
+    let hub = program.as_hub();
+    publish_until_the_disk_is_full(&hub).await;
+    disk.leave(0);
+    let last_id = hub.last_id().await;
+    within("what is old to be deleted", async {
+        while hub.get_json("/stats").await["events"] != 0 {
+            assert_eq!(answer(hub.get("/events?limit=1")).await.status, 200);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    let told = fs::read_to_string(&log).unwrap();
+    assert_eq!(told.matches(GIVEN_UP).count(), 1, "{told}");
+    assert!(!told.contains("old events cannot be trimmed"), "{told}");
+    wait_for_room(&hub).await;
+    assert!(disk.inside().join("segno.db-reserve").exists());
+    assert_eq!(hub.last_id().await, last_id + 1);
 }
 
 #[tokio::test]

@@ -89,6 +89,14 @@ async fn assert_refused_as_changed(hub: &TestHub, what: &str) {
     assert_eq!(last_id().await, before, "{what}: nothing was stored");
 }
 
+/// By a request and by a stream, from this event on.
+async fn assert_reading_goes_on(hub: &TestHub, id: u64, data: &str, what: &str) {
+    let event = hub.get_json(&format!("/events/{id}")).await;
+    assert_eq!(event["data"], data, "{what}: {event}");
+    let mut stream = hub.resume("", id - 1).await;
+    assert_eq!(stream.next_data().await, [format!("\"{data}\"")], "{what}");
+}
+
 /// A hub in a process of its own, whose log has three events, the last of them after the backup `backup.db` in its folder.
 struct Running {
     program: Program,
@@ -201,6 +209,7 @@ async fn a_restore_by_sqlite_into_the_open_file_is_noticed_before_anything_is_ac
         .unwrap();
     assert!(restore.status.success(), "{restore:?}");
     assert_refused_as_changed(&running.hub(), ".restore").await;
+    assert_reading_goes_on(&running.hub(), 2, "second", ".restore").await;
     running.start_again(".restore", 2, false).await;
 }
 
@@ -220,7 +229,32 @@ async fn a_row_that_somebody_else_inserts_is_noticed_and_never_a_500() {
         hub.publish("t", ["first", "second"]).await;
         sqlite(&hub.db(), sql);
         assert_refused_as_changed(&hub, sql).await;
+        match sql {
+            "delete from events" => assert_eq!(answer(hub.get("/events/2")).await.status, 404),
+            _ => assert_reading_goes_on(&hub, 2, "second", sql).await,
+        }
     }
+}
+
+/// A trigger could forge events, so the next start does not run it.
+#[tokio::test]
+async fn a_trigger_that_was_made_while_the_hub_ran_is_refused_at_the_next_start_until_it_is_dropped()
+ {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["first"]).await;
+    sqlite(
+        &hub.db(),
+        "create trigger forge after insert on events begin delete from events where id = 1; end",
+    );
+    assert_refused_as_changed(&hub, "a trigger").await;
+    let folder = hub.stop().await;
+    let db = folder.path().join("segno.db");
+    let told = refused(&db).await;
+    assert!(told.contains("it has a trigger forge"), "{told}");
+    sqlite(&db, "drop trigger forge");
+    let hub = TestHub::start_in(folder, |_| ()).await;
+    assert_eq!(hub.publish("t", ["second"]).await, [2]);
+    assert_reading_goes_on(&hub, 1, "first", "without the trigger").await;
 }
 
 /// After a restart the row is one of the log.
@@ -535,6 +569,49 @@ async fn ids_end_where_javascript_rounds_them() {
     assert!(told.contains("9007199254740992"), "{told}");
 }
 
+/// Nobody is told an id that is none, wherever it stands in the file.
+#[tokio::test]
+async fn an_id_out_of_range_is_refused_in_every_table() {
+    let folder = stopped_log().await;
+    let db = folder.path().join("segno.db");
+    let hostile = folder.path().join("hostile.db");
+    for id in [1 << 53, i64::MAX, -1, i64::MIN] {
+        for sql in [
+            format!("update sqlite_sequence set seq = {id}"),
+            format!("insert into events values ({id}, 't', 'm', '1', 0, null)"),
+            format!("insert into trimmed values ('t', {id})"),
+            format!("insert into lost values ({id}, 1, 0)"),
+            format!("insert into lost values (0, {id}, 0)"),
+            format!("insert into command_ids values ({id}, 1, 1)"),
+            format!("insert into command_ids values (1, {id}, 1)"),
+            format!("insert into command_duplicates values ({id}, 1)"),
+        ] {
+            fs::copy(&db, &hostile).unwrap();
+            sqlite(&hostile, &sql);
+            let new = folder.path().join("new.db");
+            for told in [
+                refused(&hostile).await,
+                fail(&["check"], &hostile).await,
+                fail(&["restore", hostile.to_str().unwrap()], &new).await,
+            ] {
+                let expected = format!("has the id {id}, and ids are from 1 to 9007199254740991");
+                assert!(told.contains(&expected), "{sql}: {told}");
+            }
+            assert!(!new.exists(), "{sql}");
+        }
+    }
+    // Tables that get ids later than this test are to be looked at too.
+    let schema = sqlite(
+        &db,
+        "select group_concat(m.name || '.' || c.name, ' ') from sqlite_schema m, pragma_table_info(m.name) c
+         where m.type = 'table' and m.name <> 'log' and (c.name = 'id' or substr(c.name, -3) = '_id') and c.type = 'INTEGER'",
+    );
+    assert_eq!(
+        schema,
+        "events.id trimmed.last_id lost.after_id lost.through_id command_ids.first_id command_ids.last_id command_duplicates.event_id"
+    );
+}
+
 /// Nobody but the owner reads the events.
 #[tokio::test]
 async fn files_are_made_for_their_owner_alone() {
@@ -572,6 +649,17 @@ async fn a_restore_and_a_backup_follow_no_link_that_somebody_put_there() {
     symlink(&victim, &link).unwrap();
     let told = fail(&["restore", backup.to_str().unwrap()], &link).await;
     assert!(told.contains("`--replace` moves it aside"), "{told}");
+
+    let db = hub.db();
+    let _folder = hub.stop().await;
+    fs::remove_file(beside(&db, "-lock")).unwrap();
+    symlink(&victim, beside(&db, "-lock")).unwrap();
+    let told = refused(&db).await;
+    assert!(
+        told.contains("-lock is a symbolic link; remove it"),
+        "{told}"
+    );
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
 }
 
 /// The name of each file in a folder, with what is in it; but for the index of the WAL, which every reader makes anew.

@@ -240,11 +240,16 @@ async fn javascript_keeps_its_cursor_in_a_file_that_tail_reads_as_well() {
             "[\"a\",\"b\"] []\n",
             "{runtime:?}"
         );
+        // Somebody put a link where it writes.
+        let (victim, new) = (format!("{path}.victim"), format!("{path}.new"));
+        std::fs::write(&victim, "precious").unwrap();
+        std::os::unix::fs::symlink(&victim, &new).unwrap();
         assert_eq!(
             remember(&hub, "2").await,
             "[\"b\",\"c\"] []\n",
             "{runtime:?}"
         );
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
         let mut tail = segno();
         tail.args([
             "tail",

@@ -156,8 +156,13 @@ async fn python_keeps_its_cursor_in_a_file_that_tail_reads_as_well() {
         )
     };
     assert_eq!(run(follow("2")).await, "1\n2\n");
+    // Somebody put a link where it writes.
+    let (victim, new) = (state.with_extension("victim"), state.with_extension("new"));
+    std::fs::write(&victim, "precious").unwrap();
+    std::os::unix::fs::symlink(&victim, &new).unwrap();
     // It was at the second when it ended.
     assert_eq!(run(follow("2")).await, "2\n3\n");
+    assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
     let mut tail = segno();
     tail.args([
         "tail",

@@ -66,6 +66,13 @@ const ARROWS: &[(&str, &[&str], &str)] = &[
     ),
     ("broadcast", &["hub"], "announcing is the hub's"),
     (
+        "create(true)",
+        &["cli", "db"],
+        "a name that others can guess may be a link of theirs: `files` makes files, or it is one that the user named, or NOFOLLOW",
+    ),
+    ("truncate(true)", &[], "the same"),
+    ("File::create", &[], "the same"),
+    (
         "unbounded_channel",
         &[],
         "everything that waits has a bound",

@@ -38,5 +38,8 @@ class FileStore:
     def save(self, cursor: str, log: str | None) -> None:
         """Replaces the file in one step, so that a crash leaves the old cursor or the new one."""
         new = self._path.with_name(self._path.name + ".new")
-        new.write_text(f"{cursor}\n{log or ''}\n", encoding="utf-8")
+        # Of a write that was broken off, or a link that somebody put there: not to be followed.
+        new.unlink(missing_ok=True)
+        with new.open("x", encoding="utf-8") as file:
+            file.write(f"{cursor}\n{log or ''}\n")
         os.replace(new, self._path)
