@@ -49,6 +49,7 @@ pub use self::{
     api::{Following, openapi_document},
     cors::{CorsOrigin, InvalidOrigin},
     opening::Opening,
+    problem::codes,
     public_url::{InvalidPublicUrl, PublicUrl},
 };
 use self::{

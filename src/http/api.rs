@@ -48,7 +48,7 @@ use super::{
     public_url::PublicUrl,
     schema::{NEW_NAME_PATTERN, NEW_TYPE_PATTERN},
 };
-use crate::{filter::Filter, hub::Hub};
+use crate::{auth::TICKET_MAX_PATTERNS, filter::Filter, hub::Hub};
 
 /// The OpenAPI document, as it stands under `openapi/`.
 pub fn openapi_document() -> String {
@@ -59,13 +59,15 @@ pub fn openapi_document() -> String {
 /// and some patterns are none of the regex crate, by which it would check them.
 pub(super) fn document(service: &OpenApiService<Operations, ()>) -> String {
     let mut document: Value = serde_json::from_str(&service.spec()).expect("the document is JSON");
-    for name in REQUEST_OBJECTS {
-        document["components"]["schemas"][name]["additionalProperties"] = false.into();
+    for schema in sent_schemas(&mut document) {
+        document["components"]["schemas"][schema]["additionalProperties"] = false.into();
     }
     for (field, pattern) in [("topic", NEW_NAME_PATTERN), ("type", NEW_TYPE_PATTERN)] {
         document["components"]["schemas"]["NewEvent"]["properties"][field]["pattern"] =
             pattern.into();
     }
+    let follow = &mut document["components"]["schemas"]["NewTicket"]["properties"]["follow"];
+    (follow["minItems"], follow["maxItems"]) = (1.into(), TICKET_MAX_PATTERNS.into());
     order_groups(&mut document);
     for operation in operations_of(&mut document) {
         mend_parameters(operation);
@@ -74,6 +76,28 @@ pub(super) fn document(service: &OpenApiService<Operations, ()>) -> String {
     let mut document = serde_json::to_string_pretty(&document).expect("JSON always serializes");
     document.push('\n');
     document
+}
+
+/// Names of what a client sends, and must not add to: the schemas that bodies of requests refer to.
+fn sent_schemas(document: &mut Value) -> Vec<String> {
+    let mut names = Vec::new();
+    for operation in operations_of(document) {
+        add_referred(&operation["requestBody"], &mut names);
+    }
+    names
+}
+
+fn add_referred(value: &Value, names: &mut Vec<String>) {
+    match value {
+        Value::Object(fields) => {
+            let reference = fields.get("$ref").and_then(Value::as_str);
+            let name = reference.and_then(|path| path.strip_prefix("#/components/schemas/"));
+            names.extend(name.map(str::to_owned));
+            fields.values().for_each(|field| add_referred(field, names));
+        }
+        Value::Array(values) => values.iter().for_each(|value| add_referred(value, names)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => (),
+    }
 }
 
 /// The order of the groups: what one needs first, first, and what deletes for good last. A page that shows them keeps it.
@@ -199,16 +223,14 @@ pub(super) fn service(
     let service = OpenApiService::new(operations, "segno", env!("CARGO_PKG_VERSION")).description(
         "A persistent event hub. Publish over REST; follow over Server-Sent Events; resume where you were. Every answer has \
          two headers: `segno-log-id` is the UUID of the event log, and a cursor is valid only in the log it came from; `x-request-id` \
-         repeats that of the request if it is 1 to 128 visible ASCII characters, else the hub makes one.",
+         repeats that of the request if it is 1 to 128 visible ASCII characters, else the hub makes one. A path that is \
+         not in this document is refused with 404 `unknown_path`, and a method that a path does not have with 405 `method_not_allowed`.",
     );
     match public_url {
         Some(url) => service.server(url.to_string()),
         None => service,
     }
 }
-
-/// What a client sends, and must not add to.
-const REQUEST_OBJECTS: [&str; 2] = ["NewEvent", "NewMessage"];
 
 /// All groups, in the order of the document.
 type Groups = (

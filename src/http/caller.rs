@@ -181,10 +181,13 @@ impl Caller {
     }
 }
 
-/// Where the header is there more than once, the last is the newest.
+/// Where the header is there more than once, the last is the newest. Bytes that are no text spoil the entry they stand in and no other:
+/// the first entries may be the client's own words, and the last are those of proxies.
 fn forwarded(headers: &HeaderMap) -> Option<Arc<str>> {
     let values = headers.get_all("x-forwarded-for").iter();
-    let hops: Vec<_> = values.map(|value| value.to_str().unwrap_or("?")).collect();
+    let hops: Vec<_> = values
+        .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        .collect();
     (!hops.is_empty()).then(|| hops.join(",").into())
 }
 

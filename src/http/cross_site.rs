@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use poem::{
     Request,
-    http::{HeaderName, HeaderValue, Method, Version, header, uri::Scheme},
+    http::{HeaderName, Method, Version, header, uri::Scheme},
 };
 
 use super::{
@@ -24,14 +24,19 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// Paths that take JSON, which a page of another site cannot send unasked, but by a body without a content type.
 const JSON_PATHS: [&str; 3] = ["/events", "/messages", "/send_rest"];
 
-/// The one `Host` of a request; before HTTP/1.1 there may be none.
+/// The one `Host` of a request; before HTTP/1.1 there may be none. One that cannot be read is an error, and never taken for a name.
 ///
 /// Source: RFC 9112, 3.2: a request of HTTP/1.1 has one, and who receives another refuses it, because proxies before and behind
 /// may disagree about where it goes.
-fn host_of(request: &Request) -> Result<Option<&HeaderValue>, Problem> {
+fn host_of(request: &Request) -> Result<Option<&str>, Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let detail = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => return Ok(Some(host)),
+        (Some(host), None) => match host.to_str() {
+            Ok(host) => return Ok(Some(host)),
+            Err(_) => {
+                "the Host header is not ASCII; send the name as DNS has it, such as xn--bcher-kva.example"
+            }
+        },
         (None, _) if request.version() < Version::HTTP_11 => return Ok(None),
         (None, _) => "the request has no Host header; HTTP/1.1 requires one",
         (Some(_), Some(_)) => "the request has more than one Host header; send one",
@@ -95,8 +100,7 @@ impl CrossSite {
     }
 
     /// Whether the request names the hub by a name that nobody else can point to it.
-    fn check_host(&self, host: &HeaderValue) -> Result<(), Problem> {
-        let host = host.to_str().unwrap_or("?");
+    fn check_host(&self, host: &str) -> Result<(), Problem> {
         if self.is_own(host) {
             return Ok(());
         }
@@ -133,7 +137,7 @@ impl CrossSite {
     fn check_origin(
         &self,
         request: &Request,
-        host: Option<&HeaderValue>,
+        host: Option<&str>,
         cors: Option<&Cors>,
     ) -> Result<(), Problem> {
         let headers = request.headers();
@@ -169,8 +173,7 @@ impl CrossSite {
         }
     }
 
-    fn is_same(&self, authority: &str, host: Option<&HeaderValue>) -> bool {
-        let host = host.and_then(|host| host.to_str().ok());
+    fn is_same(&self, authority: &str, host: Option<&str>) -> bool {
         let is_host = host.is_some_and(|host| {
             let host = host.to_ascii_lowercase();
             let usual = [":80", ":443"].map(|port| host.strip_suffix(port));
@@ -328,11 +331,14 @@ mod tests {
                 assert_eq!(found, expected, "{host:?} {request}");
             }
         }
-        let two = [("host", "localhost"), ("host", "evil.example")];
-        assert_eq!(
-            check(&on_loopback(), &[], "GET /", &two),
-            Some("invalid_host")
-        );
+        for unclear in [
+            &[("host", "localhost"), ("host", "evil.example")][..],
+            &[("host", "büro")],
+            &[("host", "büro.evil.example")],
+        ] {
+            let found = check(&on_loopback(), &[], "GET /", unclear);
+            assert_eq!(found, Some("invalid_host"), "{unclear:?}");
+        }
         let with_access = CrossSite {
             public: None,
             names: Vec::new(),

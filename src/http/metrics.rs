@@ -323,5 +323,10 @@ pub(super) enum MetricsText {
 pub(super) struct ReadMetrics;
 
 impl Codes for ReadMetrics {
-    const CODES: &'static [Code] = &[Code::Internal, Code::LogBusy];
+    const CODES: &'static [Code] = &[
+        Code::Internal,
+        Code::LogBusy,
+        Code::LogCorrupt,
+        Code::DiskFailed,
+    ];
 }

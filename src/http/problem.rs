@@ -71,7 +71,7 @@ codes! {
     FilterTooLarge, BAD_REQUEST, "filter_too_large", "the filter has too many topics, types or wildcards";
     InvalidFormat, BAD_REQUEST, "invalid_format", "the format is unknown";
     InvalidHeader, BAD_REQUEST, "invalid_header", "a header cannot be read, or is given more than once";
-    InvalidHost, BAD_REQUEST, "invalid_host", "an HTTP/1.1 request has no `Host` header, or more than one";
+    InvalidHost, BAD_REQUEST, "invalid_host", "an HTTP/1.1 request has no `Host` header, or more than one, or one that is not ASCII";
     TlsRequired, BAD_REQUEST, "tls_required", "the hub speaks TLS at this port; use `https://`";
     InvalidEncoding, BAD_REQUEST, "invalid_encoding", "the body is not what its `Content-Encoding` says";
     InvalidParameter, BAD_REQUEST, "invalid_parameter", "a parameter cannot be read";
@@ -121,6 +121,14 @@ codes! {
     DiskFull, INSUFFICIENT_STORAGE, "disk_full", "the disk is full";
     IdsExhausted, INSUFFICIENT_STORAGE, "ids_exhausted", "the last id there can be was given";
     ReadOnly, INSUFFICIENT_STORAGE, "read_only", "the file cannot be written";
+}
+
+/// Every code, as its status, its word and what it means.
+pub fn codes() -> impl Iterator<Item = (u16, &'static str, &'static str)> {
+    Code::ALL.iter().map(|code| {
+        let (status, word, meaning) = code.entry();
+        (status.as_u16(), word, meaning)
+    })
 }
 
 impl Code {
@@ -371,13 +379,14 @@ pub(crate) fn translate(status: StatusCode, text: &str, allow: Option<String>) -
 }
 
 /// Refusals that any request may get.
-const EVERYWHERE: [Code; 7] = [
+const EVERYWHERE: [Code; 8] = [
     Code::InvalidHost,
     Code::TlsRequired,
     Code::WrongHost,
     Code::CrossSite,
     Code::TooManyConnectionsOfAddress,
     Code::TooManyConnections,
+    Code::InvalidParameter,
     Code::UnknownParameter,
 ];
 

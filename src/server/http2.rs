@@ -187,7 +187,12 @@ async fn answer<E: Endpoint<Output: Into<Answer>> + 'static>(
     turns: Arc<Semaphore>,
 ) -> Response<AnswerBody> {
     if request.headers().len() > HEAD_MAX_FIELDS {
-        terms.count_refused("head_too_large");
+        terms.note_refused(
+            "head_too_large",
+            client,
+            &format_args!("more than {HEAD_MAX_FIELDS} fields"),
+            "refused a head of HTTP/2",
+        );
         let mut refusal = Response::new(AnswerBody::empty());
         *refusal.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         PROGRESS.set(Some(Progress::Ended));

@@ -65,15 +65,11 @@ impl<E> Terms<E> {
         error: &dyn Display,
         what: &'static str,
     ) {
-        self.count_refused(code);
+        self.metrics.refusals.get_or_create(&[("code", code)]).inc();
         if let Some(untold) = self.refused_below.pass() {
             let client = client.peer;
             tracing::info!(%client, code, %error, untold, "{what}");
         }
-    }
-
-    pub(super) fn count_refused(&self, code: &'static str) {
-        self.metrics.refusals.get_or_create(&[("code", code)]).inc();
     }
 }
 

@@ -225,22 +225,32 @@ async fn a_compressed_body_is_decoded_within_the_limits() {
 #[tokio::test]
 async fn a_body_of_a_type_that_would_be_read_wrong_is_refused_with_what_to_do() {
     let hub = TestHub::start().await;
-    for (content_type, path) in [
-        ("application/json; charset=iso-8859-1", "/events"),
-        ("text/plain; charset=\"utf-16\"", "/topics/t"),
-        ("multipart/form-data; boundary=x", "/topics/t"),
-        ("application/cloudevents+json", "/events"),
-        ("application/cloudevents+json; charset=utf-8", "/topics/t"),
-        ("application/cloudevents-batch+json", "/topics/t"),
-        ("application/cloudevents+json", "/messages"),
+    let as_utf8 = "send the body as UTF-8";
+    let as_fields = "send topic, type and data as application/json";
+    for (content_type, path, advice) in [
+        ("application/json; charset=iso-8859-1", "/events", as_utf8),
+        ("text/plain; charset=\"utf-16\"", "/topics/t", as_utf8),
+        (
+            "multipart/form-data; boundary=x",
+            "/topics/t",
+            "send the data alone, with curl by -d",
+        ),
+        ("application/cloudevents+json", "/events", as_fields),
+        (
+            "application/cloudevents+json; charset=utf-8",
+            "/topics/t",
+            as_fields,
+        ),
+        ("application/cloudevents-batch+json", "/topics/t", as_fields),
+        ("application/cloudevents+json", "/messages", as_fields),
+        ("text/plain", "/events", "send application/json"),
     ] {
         let header = [("content-type", content_type.as_bytes())];
-        let unsupported = refused(&hub, path, &header, br#"{"data":1,"message":1}"#).await;
-        assert_eq!(
-            unsupported,
-            (415, "unsupported_content_type".into()),
-            "{content_type} {path}"
-        );
+        let unsupported = post(&hub, path, &header, br#"{"data":1,"message":1}"#).await;
+        assert_eq!(unsupported.status, 415, "{content_type} {path}");
+        assert_eq!(unsupported.code(), "unsupported_content_type");
+        let detail = unsupported.json()["detail"].to_string();
+        assert!(detail.contains(advice), "{content_type} {path}: {detail}");
     }
     assert_eq!(hub.last_id().await, 0);
     for charset in ["utf-8", "UTF-8", "\"utf-8\"", "us-ascii"] {
@@ -301,6 +311,7 @@ async fn a_request_has_one_host() {
         ("", 400),
         ("host: a\r\n", 200),
         ("host: a\r\nhost: a\r\n", 400),
+        ("host: büro\r\n", 400),
     ] {
         for (version, path) in [
             ("1.1", "/events"),

@@ -3,14 +3,17 @@
 use std::{process::Command, time::Duration};
 
 use futures_util::future::join_all;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use super::test_hub::{
-    Answer, Program, TestHub, TestStream, answer, reqwest_client, resident_bytes, within,
+use super::{
+    sight::Traced,
+    test_hub::{
+        Answer, Program, TestHub, TestStream, answer, reqwest_client, resident_bytes, within,
+    },
 };
 
 /// What a client says first. Source: RFC 9113, 3.4.
@@ -646,8 +649,10 @@ async fn a_head_has_an_end() {
 /// More than HTTP/1 takes, each a byte on the wire.
 #[tokio::test]
 async fn a_head_has_few_fields() {
-    let hub = TestHub::start().await;
-    let mut raw = Raw::open(&hub, 65_535).await;
+    let folder = tempfile::tempdir().unwrap();
+    let traced = Traced::start(folder.path(), &[], "info").await;
+    let hub = &traced.hub;
+    let mut raw = Raw::open(hub, 65_535).await;
     let mut many = head("/events");
     many.extend([0x40, 1, b'a', 1, b'b']); // into the table, where it is number 62
     many.extend([0x80 | 62; 200]);
@@ -655,11 +660,17 @@ async fn a_head_has_few_fields() {
         .await;
     let refusal = raw.until(HEADERS).await;
     assert!(refusal.payload.starts_with(STATUS_431), "{refusal:?}");
+    let line = traced.wait_for_line("refused a head of HTTP/2").await;
+    assert_eq!(
+        (&line["code"], &line["error"]),
+        (&json!("head_too_large"), &json!("more than 100 fields"))
+    );
     let mut many = client().get(hub.url("/events"));
     for n in 0..150 {
         many = many.header(format!("x-{n}"), "y");
     }
     assert_eq!(answer(many).await.status, 431);
+    assert_eq!(refusals(hub, "head_too_large").await, 2);
 }
 
 #[tokio::test]

@@ -11,9 +11,12 @@ use tokio::{
     time::timeout,
 };
 
-use super::test_hub::{
-    Answer, HeldFile, Program, TestHub, TestStream, answer, queued_bytes, reqwest_client,
-    resident_bytes, segno, within,
+use super::{
+    sight::Traced,
+    test_hub::{
+        Answer, HeldFile, Program, TestHub, TestStream, answer, queued_bytes, reqwest_client,
+        resident_bytes, segno, within,
+    },
 };
 
 fn few(number: u32) -> std::num::NonZeroU32 {
@@ -230,7 +233,12 @@ async fn behind_a_trusted_proxy_clients_are_counted_and_not_the_proxy() {
         assert_eq!(answer(publish(client)).await.status, 201, "{client}");
     }
     // The last hop counts: what a client wrote before it is its own tale.
-    for forged in ["192.0.2.1", "198.51.100.9, 192.0.2.1", "rubbish, 192.0.2.1"] {
+    for forged in [
+        "192.0.2.1",
+        "198.51.100.9, 192.0.2.1",
+        "rubbish, 192.0.2.1",
+        "rübbish, 192.0.2.1",
+    ] {
         let refusal = answer(follow(forged)).await;
         assert_eq!(told(&refusal).1, "too_many_streams_of_address", "{forged}");
         assert!(!refusal.body.contains("--trusted-proxy"), "{refusal:?}");
@@ -650,8 +658,10 @@ async fn an_answer_that_nobody_reads_is_cut_and_a_stream_is_not() {
 
 /// hyper answers these by itself.
 #[tokio::test]
-async fn what_is_no_request_is_counted() {
-    let hub = TestHub::start().await;
+async fn what_is_no_request_is_counted_and_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let traced = Traced::start(folder.path(), &[], "info").await;
+    let hub = &traced.hub;
     let long = "x".repeat(200_000);
     for (request, status, code) in [
         (
@@ -666,7 +676,7 @@ async fn what_is_no_request_is_counted() {
             "head_too_large",
         ),
     ] {
-        let before = refusals(&hub, code).await;
+        let before = refusals(hub, code).await;
         let mut socket = TcpStream::connect(hub.address()).await.unwrap();
         // The answer may come, and the connection end, before all is sent.
         _ = socket.write_all(request.as_bytes()).await;
@@ -677,12 +687,16 @@ async fn what_is_no_request_is_counted() {
         let answer = str::from_utf8(&answer).unwrap();
         assert!(status.contains(&answer["HTTP/1.1 ".len()..]), "{answer}");
         within("the count", async {
-            while refusals(&hub, code).await == before {
+            while refusals(hub, code).await == before {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
         .await;
     }
+    // One line a second, which says how many had none.
+    let told = "refused what is no request of HTTP/1";
+    traced.wait_for_line(told).await;
+    assert_eq!(traced.lines(told)[0]["code"], "invalid_head");
 }
 
 /// Where there are fewer processors than work, a commit would wait behind replays and pages of history.

@@ -92,45 +92,140 @@ fn the_table_of_codes_is_written_from_the_code() {
     written_from_the_code("docs/http.md", "codes", &codes_table());
 }
 
-/// Every code of the API document, with its status and its meaning.
+/// Every code, with its status and its meaning.
 fn codes_table() -> String {
-    let document: Value = serde_json::from_str(&segno::http::openapi_document()).unwrap();
-    let mut codes = BTreeMap::new();
-    let operations = document["paths"]
-        .as_object()
-        .unwrap()
-        .values()
-        .flat_map(|methods| methods.as_object().unwrap().values());
-    for operation in operations {
-        for (status, answer) in operation["responses"].as_object().unwrap() {
-            let description = answer["description"].as_str().unwrap();
-            // "`code`: meaning; `code`: meaning", where a meaning may have "; " and "`" in it.
-            let mut last: Option<String> = None;
-            for part in description.split("; ") {
-                let begun = part
-                    .strip_prefix('`')
-                    .and_then(|part| part.split_once("`: "));
-                match (begun, &last) {
-                    (Some((code, meaning)), _) => {
-                        codes.insert((status.clone(), code.to_owned()), meaning.to_owned());
-                        last = Some(code.to_owned());
-                    }
-                    (None, Some(code)) => {
-                        let meaning = codes.get_mut(&(status.clone(), code.clone())).unwrap();
-                        *meaning += "; ";
-                        *meaning += part;
-                    }
-                    (None, None) => (),
-                }
-            }
-        }
-    }
-    assert!(codes.len() > 30);
+    let mut codes: Vec<_> = segno::http::codes().collect();
+    codes.sort_unstable();
     let mut table = String::from("| status | code | |\n|---|---|---|\n");
-    for ((status, code), meaning) in codes {
+    for (status, code, meaning) in codes {
         table += &format!("| {status} | `{code}` | {meaning} |\n");
     }
     table
+}
+
+/// Whether the document says of this operation that it refuses with `code`.
+fn says(operation: &Value, status: u16, code: &str) -> bool {
+    let described = &operation["responses"][status.to_string()]["description"];
+    let begin = format!("`{code}`: ");
+    described
+        .as_str()
+        .is_some_and(|codes| codes.starts_with(&begin) || codes.contains(&format!("; {begin}")))
+}
+
+#[test]
+fn every_code_stands_in_the_document_at_an_operation_that_refuses_with_it() {
+    let document: Value = serde_json::from_str(&segno::http::openapi_document()).unwrap();
+    let operations: Vec<&Value> = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|methods| methods.as_object().unwrap().values())
+        .collect();
+    // These are of no operation: they say that there is none.
+    let of_none = [(404, "unknown_path"), (405, "method_not_allowed")];
+    let about = document["info"]["description"].as_str().unwrap();
+    for (status, code, _) in segno::http::codes() {
+        let is_said = operations
+            .iter()
+            .any(|operation| says(operation, status, code));
+        assert_eq!(is_said, !of_none.contains(&(status, code)), "{code}");
+        assert!(is_said || about.contains(&format!("`{code}`")), "{code}");
+    }
+}
+
+/// Refusals that clients have to live with and cannot look up.
+#[tokio::test]
+async fn what_an_operation_refuses_with_stands_in_the_document() {
+    let hub = TestHub::start_with(|config| {
+        config.limits.max_body_memory = 64 * 1024;
+        config.limits.max_streams_per_address = 1.try_into().unwrap();
+    })
+    .await;
+    let _stream = hub.follow("").await;
+    let document: Value = serde_json::from_str(&segno::http::openapi_document()).unwrap();
+    let (mut refused, mut missing) = (BTreeSet::new(), Vec::new());
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let url = hub.url(&path.replace("{id}", "1").replace("{topic}", "t"));
+        for (method, operation) in methods.as_object().unwrap() {
+            let name = method.to_uppercase().parse().unwrap();
+            let ask = |url| reqwest_client().request(reqwest::Method::clone(&name), url);
+            let json = || ask(url.clone()).header("content-type", "application/json");
+            let mut requests = vec![
+                ask(format!("{url}?a=%ff")),
+                ask(format!("{url}?nobody=knows")),
+                ask(url.clone()).header("host", "evil.example"),
+                ask(url.clone()).header("host", "büro"),
+            ];
+            if operation.get("requestBody").is_some() {
+                requests.extend([
+                    json().body("{"),
+                    json().body(r#"{"unknown":1}"#),
+                    json().header("content-encoding", "br").body("{}"),
+                    json().header("content-encoding", "gzip").body("{}"),
+                    json().header("ce-id", "1").body("{}"),
+                    json().body("[".repeat(17 * 1024)),
+                    ask(url.clone()).header("content-type", "multipart/a"),
+                ]);
+            }
+            if path == "/events" && method == "get" {
+                requests.push(ask(format!("{url}?wait=1s")));
+                requests.push(ask(format!("{url}?wait=1s&order=desc")));
+            }
+            for request in requests {
+                let told = format!("{request:?}");
+                let refusal = answer(request).await;
+                // A body without a type means any text.
+                if refusal.status.is_success() {
+                    continue;
+                }
+                let code = refusal.code();
+                let status = refusal.status.as_u16();
+                if !says(operation, status, &code) {
+                    missing.push(format!("{status} {code}: {told}"));
+                }
+                refused.insert(code);
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    for code in [
+        "invalid_parameter",
+        "invalid_host",
+        "too_many_streams_of_address",
+        "too_many_body_bytes_of_address",
+        "unsupported_content_encoding",
+        "wrong_host",
+    ] {
+        assert!(refused.contains(code), "{code} of {refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_object_with_a_field_that_is_not_described_is_refused_where_the_document_says_so() {
+    let hub = TestHub::start().await;
+    let document: Value = serde_json::from_str(&segno::http::openapi_document()).unwrap();
+    let schemas = &document["components"]["schemas"];
+    for (path, name) in [
+        ("/events", "NewEvent"),
+        ("/messages", "NewMessage"),
+        ("/send_rest", "NewMessage"),
+        ("/tickets", "NewTicket"),
+    ] {
+        let mut object = schemas[name]["example"].clone();
+        object["more"] = 1.into();
+        let refused = answer(hub.post_json(path, object.to_string())).await;
+        assert_eq!(refused.code(), "unknown_field", "{path}");
+        assert_eq!(schemas[name]["additionalProperties"], false, "{path}");
+    }
+    let follow = &schemas["NewTicket"]["properties"]["follow"];
+    for (items, status) in [(0, 400), (1, 200), (20, 200), (21, 400)] {
+        let wish = serde_json::json!({"follow": vec!["t"; items]}).to_string();
+        let made = answer(hub.post_json("/tickets", &wish)).await;
+        assert_eq!(made.status, status, "{items}");
+        let is_described = follow["minItems"].as_u64() <= Some(items as u64)
+            && Some(items as u64) <= follow["maxItems"].as_u64();
+        assert_eq!(is_described, status == 200, "{items}");
+    }
 }
 
 /// A page that shows the document shows what each answer looks like.

@@ -386,7 +386,7 @@ impl Traced {
             .collect()
     }
 
-    async fn wait_for_line(&self, message: &str) -> serde_json::Value {
+    pub(crate) async fn wait_for_line(&self, message: &str) -> serde_json::Value {
         within(format_args!("the line '{message}'"), async {
             loop {
                 if let Some(line) = self.lines(message).pop() {

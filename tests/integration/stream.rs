@@ -678,6 +678,25 @@ async fn a_cursor_that_is_no_id_is_told_as_a_gap_and_everything_kept_follows() {
     assert_eq!(refused.code(), "invalid_cursor");
 }
 
+/// The first of them alone was taken, and what came after the other was lost if it was the lower one.
+#[tokio::test]
+async fn a_cursor_that_comes_twice_is_one_and_two_that_differ_are_told_as_a_gap() {
+    let hub = TestHub::start().await;
+    hub.publish("t", ["a", "b", "c"]).await;
+    let resume = |second: &str| {
+        let request = hub.get("/sse").header("last-event-id", "2");
+        request.header("last-event-id", second)
+    };
+    let mut stream = TestStream::open(resume("2")).await;
+    assert_eq!(stream.next().await.last_event_id, "3");
+    let mut stream = TestStream::open(resume("1")).await;
+    let told = stream.next().await;
+    assert_eq!(told.event_type, "segno.gap");
+    let data: Value = serde_json::from_str(&told.data).unwrap();
+    assert_eq!(data["reason"], "unknown");
+    assert_eq!(stream.next_ids(3).await, [1, 2, 3]);
+}
+
 /// Everything a publisher can put into topic, type and data, read back by a parser written from the standard.
 #[test]
 fn nothing_a_publisher_sends_forges_a_field_or_an_event() {

@@ -374,7 +374,7 @@ macro_rules! follow_codes {
             $(Code::$more,)*
             Code::InvalidTopic, Code::InvalidType, Code::FilterTooLarge, Code::InvalidCursor, Code::InvalidTime, Code::InvalidLimit,
             Code::InvalidFormat, Code::InvalidHeader, Code::ConflictingStarts, Code::TooManyStreamsOfAddress, Code::TooManyStreamsOfCaller,
-            Code::FiltersOfAddressTooLarge, Code::Internal, Code::Draining, Code::LogBusy, Code::LogCorrupt, Code::DiskFailed,
+            Code::FiltersOfAddressTooLarge, Code::Internal, Code::Draining, Code::NotJoined, Code::LogBusy, Code::LogCorrupt, Code::DiskFailed,
         ]
     };
 }

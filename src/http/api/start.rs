@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use poem::Request;
+use poem::{Request, http::HeaderMap};
 use poem_openapi::registry::MetaSchema;
 
 use super::parameter::{
@@ -75,8 +75,7 @@ impl FollowQuery {
             (None, Some(topic)) => return Err(not_acceptable(topic)),
         };
         let topic = topic.map(read_topic).transpose()?;
-        let header = request.headers().get(LAST_EVENT_ID);
-        let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()));
+        let header = reconnect_header(request.headers());
         Ok(Self {
             topics: topic.map_or_else(|| query.all("topic"), |topic| vec![topic]),
             types: query.all("type"),
@@ -142,6 +141,20 @@ impl<'r> QueryValues<'r> {
 
     fn all<T: Parameter>(&self, name: &str) -> Vec<Checked<T>> {
         self.values(name).map(Checked::read).collect()
+    }
+}
+
+/// What the header says that a client adds when it reconnects. Of two cursors that differ nobody knows which one is right: together
+/// they are no id, as they are where a proxy joins the two headers. Source: RFC 9110, 5.3.
+fn reconnect_header(headers: &HeaderMap) -> Option<Cow<'_, str>> {
+    let values = headers.get_all(LAST_EVENT_ID).iter();
+    let mut cursors: Vec<_> = values
+        .map(|cursor| String::from_utf8_lossy(cursor.as_bytes()))
+        .collect();
+    cursors.dedup();
+    match cursors.len() {
+        0 | 1 => cursors.pop(),
+        _ => Some(cursors.join(", ").into()),
     }
 }
 
@@ -216,8 +229,7 @@ impl Starts {
 
 /// The cursor that a request to follow came with, as the client wrote it.
 pub(in crate::http) fn cursor_of(request: &Request) -> Option<String> {
-    let header = request.headers().get(LAST_EVENT_ID);
-    let header = header.map(|cursor| String::from_utf8_lossy(cursor.as_bytes()).into_owned());
+    let header = reconnect_header(request.headers()).map(Cow::into_owned);
     let query = QueryValues(request.params().unwrap_or_default());
     let parameters = [
         RECONNECT_PARAMETERS[0],

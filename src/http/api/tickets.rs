@@ -194,6 +194,8 @@ pub(super) struct MakeTicket;
 impl Codes for MakeTicket {
     const CODES: &'static [Code] = &[
         Code::InvalidJson,
+        Code::InvalidHeader,
+        Code::InvalidEncoding,
         Code::MissingField,
         Code::UnknownField,
         Code::InvalidField,
@@ -202,6 +204,9 @@ impl Codes for MakeTicket {
         Code::RequestTimeout,
         Code::EventTooLarge,
         Code::UnsupportedContentType,
+        Code::UnsupportedContentEncoding,
+        Code::TooManyBodyBytesOfAddress,
+        Code::TooManyBodyBytes,
         Code::Internal,
     ];
 }
