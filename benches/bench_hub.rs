@@ -97,7 +97,7 @@ pub(crate) fn post_batch(events: usize, topic: impl Fn(usize) -> String) -> Vec<
     post_body("application/x-ndjson", &lines)
 }
 
-fn post_body(content_type: &str, body: &str) -> Vec<u8> {
+pub(crate) fn post_body(content_type: &str, body: &str) -> Vec<u8> {
     format!(
         "POST /events HTTP/1.1\r\nhost: localhost\r\nuser-agent: segno-bench\r\naccept: */*\r\n\
          content-type: {content_type}\r\ncontent-length: {}\r\n\r\n{body}",

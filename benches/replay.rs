@@ -15,7 +15,7 @@ use std::{
 use bench_hub::{
     TURN, TURNS, folder, follow,
     load::Load,
-    post_batch,
+    post_batch, post_body,
     process::Process,
     report::{Report, Target, Unit, median},
 };
@@ -38,11 +38,15 @@ const FIRST_BYTES: usize = 21;
 const SLOW_READERS: usize = 100;
 const SLOW_BYTES_PER_SECOND: usize = 10_000;
 
+/// Bytes of all large events, half of them on a topic that is read.
+const LARGE_BYTES: usize = 200_000_000;
+
 fn main() {
     bench_hub::main(&[
         ("replay", replay),
         ("first_byte", first_byte),
         ("slow_readers", slow_readers),
+        ("large_events", large_events),
     ]);
 }
 
@@ -82,24 +86,101 @@ fn replay(report: &mut Report) {
                 load.deliveries() == REPLAY_EVENTS as u64
             });
             let replayed = REPLAY_EVENTS as f64 / start.elapsed().as_secs_f64();
-            (replayed, runtime.block_on(bare_rows_per_second(&path)))
+            (
+                replayed,
+                runtime.block_on(bare_rows_per_second(&path, BARE)),
+            )
         })
         .collect();
     report.compare("replay", Unit::PerSecond, &turns, Target::RatioAtLeast(0.6));
 }
 
+/// Pages of a topic whose events are large, against the same rows read bare. A page that sorts them, and not their ids, reads each of
+/// them twice.
+fn large_events(report: &mut Report) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (size, bytes) in [("10 KB", 10_000), ("200 KB", 200_000)] {
+        let folder = folder();
+        let hub = Process::hub(folder.path());
+        let events = LARGE_BYTES / bytes;
+        let mut load = Load::new();
+        let in_a_batch = 2_000_000 / bytes;
+        let data = "x".repeat(bytes - 2);
+        let event = |n| {
+            format!(
+                "{{\"topic\":\"{}\",\"data\":\"{data}\"}}",
+                ["a", "b"][n % 2]
+            )
+        };
+        let batch: Vec<_> = (0..in_a_batch).map(event).collect();
+        let batch = post_body("application/json", &format!("[{}]", batch.join(",")));
+        load.add_publisher(hub.address, vec![batch]);
+        for _ in 0..events / in_a_batch {
+            load.publish();
+            load.wait_for("a batch to be stored", Load::is_idle);
+        }
+        let path = folder.path().join("segno.db");
+        let turns: Vec<_> = (0..TURNS)
+            .map(|_| {
+                let start = Instant::now();
+                let read = runtime.block_on(read_topic(&hub));
+                assert_eq!(read, events / 2);
+                let paged = read as f64 / start.elapsed().as_secs_f64();
+                (
+                    paged,
+                    runtime.block_on(bare_rows_per_second(&path, BARE_TOPIC)),
+                )
+            })
+            .collect();
+        report.compare(
+            &format!("large_events: pages of a topic, {size}"),
+            Unit::PerSecond,
+            &turns,
+            Target::RatioAtLeast(0.15),
+        );
+    }
+}
+
+/// Reads all events of the topic `a` in pages, and counts them.
+async fn read_topic(hub: &Process) -> usize {
+    _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::new();
+    let (mut after, mut read) = (0, 0);
+    loop {
+        let path = format!("/events?topic=a&limit=1000&after={after}");
+        let page = client.get(format!("http://{}{path}", hub.address)).send();
+        let page = page.await.unwrap().bytes().await.unwrap();
+        let ids: Vec<_> = memmem::find_iter(&page, b"{\"id\":").collect();
+        let Some(&last) = ids.last() else {
+            return read;
+        };
+        read += ids.len();
+        let digits = page[last + 6..]
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit());
+        after = digits.fold(0_u64, |id, digit| 10 * id + u64::from(digit - b'0'));
+    }
+}
+
+/// All rows, page by page.
+const BARE: &str = "
+    select id, topic, type, data, created_at, key from events
+    where id > ?1 and id < ?2 order by id limit ?3";
+
+/// Those of the topic `a`.
+const BARE_TOPIC: &str = "
+    select id, topic, type, data, created_at, key from events
+    where topic = 'a' and id > ?1 and id < ?2 order by id limit ?3";
+
 /// Reads the file page by page, every column of every row.
-async fn bare_rows_per_second(path: &Path) -> f64 {
-    const PAGE: &str = "
-        select id, topic, type, data, created_at, key from events
-        where id > ?1 and id < ?2 order by id limit ?3";
+async fn bare_rows_per_second(path: &Path, page: &'static str) -> f64 {
     let options = SqliteConnectOptions::new().filename(path).read_only(true);
     let mut connection = SqliteConnection::connect_with(&options).await.unwrap();
     let start = Instant::now();
     let mut after = 0_i64;
     let mut rows_read = 0;
     loop {
-        let rows = sqlx::query(PAGE)
+        let rows = sqlx::query(page)
             .bind(after)
             .bind(i64::MAX)
             .bind(PAGE_ROWS)
