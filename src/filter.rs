@@ -32,9 +32,9 @@ const COSTLY: usize = 256;
 /// Topics, and types, that are remembered for each [costly](Filter::is_costly) filter that is followed.
 pub const REMEMBERED_NAMES: usize = 32;
 
-/// Memory for a topic that is followed by its name, beside the name itself, which is there twice. Measured: 700 topics of 10 bytes
-/// take 134 KB.
-const FOLLOWED_NAME_BYTES: usize = 170;
+/// Memory for a topic that is followed by its name, beside the name itself, which is there twice. Measured: 200 streams of 700 topics
+/// of 10 bytes, which nobody else follows, took 163 KB each.
+const FOLLOWED_NAME_BYTES: usize = 210;
 
 /// The topics and types a reader wants, and the topics it is allowed. Empty lists want everything; within a list one match is
 /// enough. What is wanted *and* allowed is read; the two are kept apart.

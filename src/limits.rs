@@ -59,7 +59,7 @@ const ONE_LESS_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// When a client may try again that found no memory for its body: bodies arrive within seconds.
 const BODY_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// Bytes that the filters of an address's streams may take: 480 streams of 700 topics each, or 4,000 of 80, or 3,300 of many patterns.
+/// Bytes that the filters of an address's streams may take: 400 streams of 700 topics each, or 3,500 of 80, or 3,300 of many patterns.
 ///
 /// Not a setting: who needs more than that can ask for patterns, and whoever runs the hub can allow fewer streams.
 const FILTERS_MAX_BYTES_OF_ADDRESS: usize = 64 * 1024 * 1024;

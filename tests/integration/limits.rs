@@ -477,7 +477,7 @@ fn long_topics(count: usize) -> String {
     topics.collect::<Vec<_>>().join("&")
 }
 
-/// As 64 MiB go, a stream of 900 topics takes 240 KB.
+/// As 64 MiB go, a stream of 900 topics takes 280 KB.
 #[tokio::test]
 async fn what_the_filters_of_an_address_take_is_bounded() {
     let hub = TestHub::start().await;
