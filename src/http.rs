@@ -122,9 +122,8 @@ pub struct Settings {
 
 /// Everything that the hub answers. Each request carries the [`ConnectionPermit`](crate::limits::ConnectionPermit) of its connection.
 pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
-    let log_id = log_id_of(&hub);
+    let headers_of_all = HeadersOfAll::of(&hub, &settings);
     let refusals = hub.metrics().refusals.clone();
-    let cors = Cors::of(&settings.cors_origins, settings.cors_credentials);
     let (access, packs_pages) = (settings.access.clone(), settings.packs_pages);
     let turns = settings.limits.turns.clone();
     let cross_site = CrossSite {
@@ -146,8 +145,7 @@ pub fn endpoint(hub: Hub, settings: Settings) -> HubEndpoint {
         refusals,
         failures: Failures::default(),
         refused_credentials: RefusedCredentials::default(),
-        log_id,
-        cors,
+        headers_of_all,
         packs_pages,
         turns,
         routes: console::add_to(Route::new())
@@ -167,8 +165,7 @@ pub struct HubEndpoint {
     refusals: Counters,
     failures: Failures,
     refused_credentials: RefusedCredentials,
-    log_id: HeaderValue,
-    cors: Option<Cors>,
+    headers_of_all: HeadersOfAll,
     packs_pages: bool,
     turns: Turns,
     routes: Route,
@@ -192,8 +189,7 @@ impl Endpoint for HubEndpoint {
             true => Uri::from_static(EVENTS_PATH),
             false => request.uri().clone(),
         };
-        let cors = self.cors.as_ref();
-        let cors_headers = cors.map(|cors| cors.headers(request.headers()));
+        let cors_headers = self.headers_of_all.cors_headers(request.headers());
         let mut answer = match hub::is_traced() {
             // In a box: a future is moved about whole, with what it would need if it were traced.
             true => Box::pin(self.answer_traced(&request_id, &method, &uri, request, found)).await,
@@ -208,25 +204,20 @@ impl Endpoint for HubEndpoint {
         }
         let headers = answer.headers_mut();
         headers.insert(request_id::HEADER, request_id.into_header());
-        headers.insert(LOG_ID_HEADER, self.log_id.clone());
-        if let Some(cors_headers) = cors_headers {
-            for (name, value) in &cors_headers {
-                match *name == header::VARY {
-                    // An answer may depend on `Accept` as well.
-                    true => headers.append(name, value.clone()),
-                    false => headers.insert(name, value.clone()).is_some(),
-                };
-            }
-        }
+        self.headers_of_all.put_on(headers, cors_headers);
         Ok(answer)
     }
 }
 
 impl HubEndpoint {
+    fn cors(&self) -> Option<&Cors> {
+        self.headers_of_all.cors.as_ref()
+    }
+
     async fn answer(&self, mut request: Request, found: Result<(), RefusedCredential>) -> Answer {
         if let Err(problem) =
             self.cross_site
-                .check(&request, Caller::of(&request).peer, self.cors.as_ref())
+                .check(&request, Caller::of(&request).peer, self.cors())
         {
             return problem.into_response().into();
         }
@@ -236,7 +227,7 @@ impl HubEndpoint {
                 Err(problem) => problem.into_response().into(),
             };
         }
-        if let Some(response) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
+        if let Some(response) = self.cors().and_then(|cors| cors.preflight(&request)) {
             return response.into();
         }
         join_topic(&mut request);
@@ -404,13 +395,21 @@ impl HeadersOfAll {
         }
     }
 
-    /// Those of the answer to a request with these headers.
-    fn answering(&self, request: &HeaderMap) -> HeaderMap {
-        let mut headers = HeaderMap::from_iter([(LOG_ID_HEADER, self.log_id.clone())]);
-        if let Some(cors) = &self.cors {
-            headers.extend(cors.headers(request));
+    /// Those that depend on the request, of the answer to one with these headers.
+    fn cors_headers(&self, request: &HeaderMap) -> Option<HeaderMap> {
+        self.cors.as_ref().map(|cors| cors.headers(request))
+    }
+
+    /// Puts them on an answer.
+    fn put_on(&self, answer: &mut HeaderMap, cors_headers: Option<HeaderMap>) {
+        answer.insert(LOG_ID_HEADER, self.log_id.clone());
+        for (name, value) in cors_headers.iter().flatten() {
+            match *name == header::VARY {
+                // An answer may depend on `Accept` as well.
+                true => answer.append(name, value.clone()),
+                false => answer.insert(name, value.clone()).is_some(),
+            };
         }
-        headers
     }
 }
 
@@ -443,8 +442,8 @@ impl NotServed {
             None => self.problem().into_response(),
         };
         if let Some(headers) = headers {
-            let headers = headers.answering(request.headers());
-            answer.headers_mut().extend(headers);
+            let cors_headers = headers.cors_headers(request.headers());
+            headers.put_on(answer.headers_mut(), cors_headers);
         }
         answer
     }

@@ -53,7 +53,7 @@ use self::{
 use crate::joining::{self, PeerAccess};
 use crate::{
     auth::{Access, AccessFileError},
-    db,
+    db, files,
     http::{self, Answer, CorsOrigin, OneASecond, Opening, PublicUrl},
     hub::{self, Bounds, Hub, Writer},
     limits::{self, ConnectionPermit, LimitHit, Limits},
@@ -161,11 +161,8 @@ pub struct Server {
 
 /// Reads who may do what, if that is said.
 fn open_access(settings: &Settings) -> Result<Access, AccessFileError> {
-    let ticket_key = settings.ticket_key.clone().unwrap_or_else(|| {
-        let mut name = settings.db.as_os_str().to_owned();
-        name.push("-ticket-key");
-        name.into()
-    });
+    let ticket_key = settings.ticket_key.clone();
+    let ticket_key = ticket_key.unwrap_or_else(|| files::beside(&settings.db, "-ticket-key"));
     match &settings.access {
         Some(path) => Access::read(path, ticket_key),
         None => Ok(Access::open(ticket_key)),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     event::Timestamp,
-    files::{OWNER_ONLY, create_new},
+    files::{OWNER_ONLY, beside, create_new},
     rights::Grants,
 };
 
@@ -176,9 +176,7 @@ impl TicketKeys {
 
     /// Makes the file with a new key, readable by its owner alone. One that is there already stays.
     fn make(&self) -> Result<(), TicketKeyError> {
-        let mut name = self.path.as_os_str().to_owned();
-        name.push(format!(".{}", hex(&random()[..8])));
-        let new = PathBuf::from(name);
+        let new = beside(&self.path, &format!(".{}", hex(&random()[..8])));
         let made = create_new(&new, OWNER_ONLY)
             .and_then(|mut file| {
                 writeln!(file, "{}", hex(&random()))?;

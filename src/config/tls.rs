@@ -84,12 +84,11 @@ impl TlsFlags {
         #[cfg(feature = "acme")]
         if !self.acme_domains.is_empty() {
             let (domains, directory) = (self.acme_domains.clone(), self.acme_directory.clone());
-            let mut folder = _db.as_os_str().to_owned();
-            folder.push("-acme");
+            let folder = crate::files::beside(_db, "-acme");
             return Some(CertificateSource::Acme(AcmeSettings {
                 email: self.acme_email.clone(),
                 ca: self.acme_ca.clone(),
-                ..AcmeSettings::new(domains, directory, folder.into())
+                ..AcmeSettings::new(domains, directory, folder)
             }));
         }
         Some(CertificateSource::Files(CertificateFiles {

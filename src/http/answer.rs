@@ -4,6 +4,7 @@ use poem::{
     IntoResponse, Response,
     http::{HeaderMap, StatusCode},
 };
+use tokio_util::sync::CancellationToken;
 
 use super::api::Following;
 
@@ -35,6 +36,20 @@ impl Answer {
     }
 }
 
+impl Answer {
+    /// The stream as a body, for whoever cannot give it a socket. `half_closed` is cancelled when its reader has closed its side;
+    /// `None` where the reader tells that it has gone.
+    pub(crate) fn with_body(self, half_closed: Option<&CancellationToken>) -> Response {
+        match self {
+            Self::Response(response) => response,
+            Self::Stream(mut head, following) => {
+                head.set_body(following.into_body(half_closed.cloned()));
+                head
+            }
+        }
+    }
+}
+
 impl From<Response> for Answer {
     fn from(response: Response) -> Self {
         Self::Response(response)
@@ -48,14 +63,7 @@ impl From<Following> for Answer {
 }
 
 impl IntoResponse for Answer {
-    /// The stream as a body, for whoever cannot give it a socket.
     fn into_response(self) -> Response {
-        match self {
-            Self::Response(response) => response,
-            Self::Stream(mut head, following) => {
-                head.set_body(following.into_body(None));
-                head
-            }
-        }
+        self.with_body(None)
     }
 }

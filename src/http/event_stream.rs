@@ -87,7 +87,7 @@ impl EventStream {
     }
 
     /// Whether it ends without the hub's or its reader's end.
-    pub(super) fn ends_by_itself(&self) -> bool {
+    pub(crate) fn ends_by_itself(&self) -> bool {
         self.left.is_some()
     }
 

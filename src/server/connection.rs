@@ -162,7 +162,9 @@ where
         let request = client.request(request);
         async move {
             let answer = match terms.answer(request).await {
-                Answer::Stream(head, following) if hands_over && following.lasts() => {
+                Answer::Stream(head, following)
+                    if hands_over && !following.stream.ends_by_itself() =>
+                {
                     let framing = Framing::of(version);
                     *lock(&heir) = Some(Box::new(Heir {
                         head: answer_head(&head, framing),

@@ -28,10 +28,8 @@ use tokio_util::sync::CancellationToken;
 /// What a client of HTTP/2 says first. Source: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Bytes that are read at first: the head of nearly every request.
-const FIRST_MAX_BYTES: usize = 2048;
-
-/// Bytes of later requests that are read while an answer of any length is written, to see the client close its side behind them.
+/// Bytes that are read before hyper asks for them: at first, which is the head of nearly every request, and of later requests while an
+/// answer of any length is written, to see the client close its side behind them.
 const AHEAD_MAX_BYTES: usize = 2048;
 
 /// What the socket of a connection and who answers on it tell each other.
@@ -115,41 +113,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> PacedSocket<S> {
     /// Reads what the client says first. A part of [`PREFACE`] is held back until the rest is there, or something else.
     fn poll_opening(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.is_opening {
-            let mut bytes = [0; FIRST_MAX_BYTES];
-            let mut read = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut self.socket).poll_read(context, read.unfilled()))?;
-            let is_end = read.filled().is_empty();
-            self.before = [&self.before, read.filled()].concat().into();
+            let is_end = ready!(self.poll_ahead(context, AHEAD_MAX_BYTES))? == 0;
             let is_part = PREFACE.starts_with(&self.before) && self.before.len() < PREFACE.len();
             self.is_opening = is_part && !is_end;
         }
         Poll::Ready(Ok(()))
     }
 
+    /// Reads up to `max_bytes` that are still to be given, and tells how many there were: none at the end of what the client sends.
+    fn poll_ahead(
+        &mut self,
+        context: &mut Context<'_>,
+        max_bytes: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut bytes = [0; AHEAD_MAX_BYTES];
+        let mut read = ReadBuf::new(&mut bytes[..max_bytes]);
+        ready!(Pin::new(&mut self.socket).poll_read(context, read.unfilled()))?;
+        self.before = [&self.before, read.filled()].concat().into();
+        Poll::Ready(Ok(read.filled().len()))
+    }
+
     /// Sees whether the client has closed its side, while it is sent what may stand still. A reset is an error.
     fn look_ahead(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        let Signals {
-            may_wait,
-            half_closed,
-            ..
-        } = &*self.signals;
         while self.reads_ahead
-            && may_wait.load(Relaxed)
-            && !half_closed.is_cancelled()
+            && self.signals.may_wait.load(Relaxed)
+            && !self.signals.half_closed.is_cancelled()
             && self.before.len() < AHEAD_MAX_BYTES
         {
-            let mut bytes = [0; 256];
-            let mut read = ReadBuf::new(&mut bytes);
-            match Pin::new(&mut self.socket).poll_read(context, read.unfilled()) {
+            let read = match self.poll_ahead(context, AHEAD_MAX_BYTES - self.before.len()) {
                 Poll::Pending => break,
                 // Over TLS, where the client did not say goodbye. It may still read, as in the clear.
-                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => (),
-                Poll::Ready(outcome) => outcome?,
+                Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => 0,
+                Poll::Ready(read) => read?,
+            };
+            if read == 0 {
+                self.signals.half_closed.cancel();
             }
-            if read.filled().is_empty() {
-                half_closed.cancel();
-            }
-            self.before = [&self.before, read.filled()].concat().into();
             context.waker().wake_by_ref(); // It may be what hyper waits for.
         }
         Ok(())

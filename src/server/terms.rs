@@ -104,16 +104,10 @@ pub(super) fn into_response(
     answer: Answer,
     half_closed: Option<&CancellationToken>,
 ) -> (Response, bool) {
-    match answer {
-        Answer::Response(response) => {
-            let may_wait = is_open_ended(&response);
-            (response, may_wait)
-        }
-        Answer::Stream(mut head, following) => {
-            head.set_body(following.into_body(half_closed.cloned()));
-            (head, true)
-        }
-    }
+    let is_stream = matches!(answer, Answer::Stream(..));
+    let response = answer.with_body(half_closed);
+    let may_wait = is_stream || is_open_ended(&response);
+    (response, may_wait)
 }
 
 fn is_open_ended(response: &Response) -> bool {

@@ -234,11 +234,6 @@ impl Following {
         head
     }
 
-    /// Whether it goes on until the hub or its reader ends it, as most streams do.
-    pub(crate) fn lasts(&self) -> bool {
-        !self.stream.ends_by_itself()
-    }
-
     /// The stream as the body of an answer. When its reader has closed its side, which `half_closed` tells, it shows that it is
     /// alive: if the reader has gone, a write fails.
     pub(crate) fn into_body(self, half_closed: Option<CancellationToken>) -> Body {
