@@ -22,6 +22,9 @@ use super::test_hub::{DEADLINE, reqwest_client, within};
 const INSTALL: &str =
     "the console is tested in a real browser: apt-get install chromium chromium-driver";
 
+/// How often a chromedriver is started that ends at once.
+const STARTS_MAX: usize = 5;
+
 /// A running chromedriver: one for all browsers there are at a time.
 struct Driver {
     child: Child,
@@ -44,7 +47,18 @@ impl Driver {
         driver
     }
 
+    /// It chooses a port of IPv6 or IPv4, and ends where another program has the same one of the other.
     async fn start() -> Self {
+        for _ in 0..STARTS_MAX {
+            if let Some(driver) = Self::try_start().await {
+                return driver;
+            }
+        }
+        panic!("chromedriver ended each time it was started; {INSTALL}")
+    }
+
+    /// `None` if it ends before it tells its port.
+    async fn try_start() -> Option<Self> {
         let mut child = Command::new("chromedriver")
             .arg("--port=0")
             .stdout(Stdio::piped())
@@ -55,19 +69,24 @@ impl Driver {
         let reading = tokio::task::spawn_blocking(move || {
             loop {
                 let mut line = String::new();
-                let bytes = stdout.read_line(&mut line).unwrap();
-                assert_ne!(bytes, 0, "chromedriver ended");
+                if stdout.read_line(&mut line).unwrap() == 0 {
+                    return None;
+                }
                 let told = line.trim().strip_suffix('.');
                 if let Some((_, port)) =
                     told.and_then(|told| told.split_once("started successfully on port "))
                 {
-                    return (port.parse().unwrap(), stdout);
+                    return Some((port.parse().unwrap(), stdout));
                 }
             }
         });
-        let (port, stdout) = within("chromedriver to tell its port", reading)
+        let told = within("chromedriver to tell its port", reading)
             .await
             .unwrap();
+        let Some((port, stdout)) = told else {
+            child.wait().unwrap();
+            return None;
+        };
         let driver = Self {
             child,
             _stdout: stdout,
@@ -85,7 +104,7 @@ impl Driver {
             }
         })
         .await;
-        driver
+        Some(driver)
     }
 
     fn url(&self, path: &str) -> String {
